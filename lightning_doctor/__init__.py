@@ -1,0 +1,61 @@
+"""A doctor on call for PyTorch Lightning training runs.
+
+Importing this package imports neither torch nor lightning: the names below are loaded when they are first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lightning_doctor.callbacks.doctor import Doctor
+    from lightning_doctor.callbacks.generalization import GeneralizationMonitor
+    from lightning_doctor.callbacks.gradients import GradientMonitor
+    from lightning_doctor.callbacks.learning_rates import LearningRateMonitor
+    from lightning_doctor.callbacks.losses import LossMonitor
+    from lightning_doctor.findings import Confidence, Finding, Severity
+    from lightning_doctor.history import History
+    from lightning_doctor.lightning_cli import DoctorCLI
+    from lightning_doctor.report import Report
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Confidence": "findings",
+    "Doctor": "callbacks.doctor",
+    "DoctorCLI": "lightning_cli",
+    "Finding": "findings",
+    "GeneralizationMonitor": "callbacks.generalization",
+    "GradientMonitor": "callbacks.gradients",
+    "History": "history",
+    "LearningRateMonitor": "callbacks.learning_rates",
+    "LossMonitor": "callbacks.losses",
+    "Report": "report",
+    "Severity": "findings",
+}
+
+__all__ = [
+    "Confidence",
+    "Doctor",
+    "DoctorCLI",
+    "Finding",
+    "GeneralizationMonitor",
+    "GradientMonitor",
+    "History",
+    "LearningRateMonitor",
+    "LossMonitor",
+    "Report",
+    "Severity",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,196 @@
+"""From a history to findings: every rule is asked, the answers are ranked, and the course of each illness is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from lightning_doctor.findings import Finding
+from lightning_doctor.guide import walk
+from lightning_doctor.history import History
+from lightning_doctor.report import Report
+from lightning_doctor.rule import Rule
+from lightning_doctor.rules import all_rules
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the rules said of one history.
+
+    Attributes:
+        findings: One a rule that found something, in the order of the codes.
+        healthy: Codes of the rules that looked and found nothing.
+        unassessed: Codes of the rules that could not judge, with the reason.
+    """
+
+    findings: list[Finding] = field(default_factory=list)
+    healthy: list[str] = field(default_factory=list)
+    unassessed: dict[str, str] = field(default_factory=dict)
+
+
+def examine(
+    history: History,
+    rules: Iterable[Rule],
+    thresholds: Mapping[str, Mapping[str, float]] | None = None,
+    on_failure: Callable[[Rule, Exception], None] | None = None,
+) -> Verdict:
+    """Asks every rule.
+
+    Args:
+        history: What to judge.
+        rules: Whom to ask.
+        thresholds: By rule code, as :func:`~lightning_doctor.rules.check_thresholds` returns them.
+        on_failure: Told of a rule that raised, which is then unassessed; without it the error passes through.
+    """
+    verdict = Verdict()
+    for rule in rules:
+        lack = rule.lacks(history)
+        if lack is not None:
+            verdict.unassessed[rule.code] = lack
+            continue
+        try:
+            finding = rule(history, **(thresholds or {}).get(rule.code, {}))
+        except Exception as error:
+            if on_failure is None:
+                raise
+            on_failure(rule, error)
+            verdict.unassessed[rule.code] = f"the rule failed: {type(error).__name__}: {error}"
+            continue
+        if finding is None:
+            verdict.healthy.append(rule.code)
+        else:
+            verdict.findings.append(finding)
+    return verdict
+
+
+def rank(findings: Iterable[Finding]) -> list[Finding]:
+    """Orders findings: root causes first, the most severe, surest and earliest first among them, then symptoms.
+
+    A finding is a symptom of another that names it among what it explains, unless it began clearly earlier: an
+    effect does not come before its cause. Of several causes it hangs under the first in the order.
+    """
+    explains = {rule.code: set(rule.explains) for rule in all_rules()}
+    ordered = sorted(findings, key=_weight)
+    ranked: list[Finding] = []
+    for finding in ordered:
+        causes = [
+            other
+            for other in ordered
+            if other is not finding and finding.name in explains.get(other.code, ()) and _may_cause(other, finding)
+        ]
+        ranked.append(replace(finding, explained_by=causes[0].code if causes else None))
+    # A symptom of a symptom hangs under the root, so that the report is one level deep.
+    by_code = {finding.code: finding for finding in ranked}
+    ranked = [replace(finding, explained_by=_root(finding, by_code)) for finding in ranked]
+    return sorted(ranked, key=lambda finding: finding.explained_by is not None)
+
+
+def _weight(finding: Finding) -> tuple[int, int, int, str]:
+    onset = finding.step if finding.onset is None else finding.onset
+    return (-finding.severity.rank, -finding.confidence.rank, onset, finding.code)
+
+
+def _may_cause(cause: Finding, effect: Finding) -> bool:
+    if cause.onset is None or effect.onset is None:
+        return True
+    # Onsets are estimates: a tenth of the run so far is within their error.
+    return cause.onset <= effect.onset + max(10, effect.last_step // 10)
+
+
+def _root(finding: Finding, by_code: Mapping[str, Finding]) -> str | None:
+    seen = {finding.code}
+    root = finding.explained_by
+    while root is not None and root not in seen and by_code[root].explained_by is not None:
+        seen.add(root)
+        root = by_code[root].explained_by
+    return None if root in seen else root
+
+
+class Course:
+    """The findings of a run over time: each is announced once, kept up to date, and marked recovered."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Finding] = {}
+
+    def update(self, verdict: Verdict, step: int) -> list[Finding]:
+        """Takes in a new verdict.
+
+        A rule that is unassessed now keeps what it found: only a rule that looked again can withdraw it.
+
+        Returns:
+            The findings that are new since the last call, in the order of the codes.
+        """
+        new: list[Finding] = []
+        for finding in verdict.findings:
+            known = self._known.get(finding.code)
+            onset = finding.onset if finding.onset is not None else known.onset if known else step
+            if known is None:
+                self._known[finding.code] = replace(finding, step=step, last_step=step, onset=onset)
+                new.append(self._known[finding.code])
+            else:
+                self._known[finding.code] = replace(finding, step=known.step, last_step=step, onset=onset)
+        for code in verdict.healthy:
+            known = self._known.get(code)
+            if known is not None and known.recovered_at is None:
+                self._known[code] = replace(known, recovered_at=step)
+        return new
+
+    @property
+    def ongoing(self) -> list[Finding]:
+        """What is ill now, ranked."""
+        return rank(finding for finding in self._known.values() if finding.recovered_at is None)
+
+    @property
+    def recovered(self) -> list[Finding]:
+        """What was announced and has passed, in the order it was announced."""
+        passed = [finding for finding in self._known.values() if finding.recovered_at is not None]
+        return sorted(passed, key=lambda finding: (finding.step, finding.code))
+
+    def to_dict(self) -> list[dict[str, Any]]:
+        """Returns plain builtins that :meth:`from_dict` reads back."""
+        return [finding.to_dict() for finding in self._known.values()]
+
+    @classmethod
+    def from_dict(cls, data: Iterable[Any]) -> Course:
+        """Reads what :meth:`to_dict` wrote."""
+        course = cls()
+        course._known = {finding.code: finding for finding in map(Finding.from_dict, data)}
+        return course
+
+
+def diagnose(
+    history: History,
+    *,
+    rules: Iterable[Rule] | None = None,
+    thresholds: Mapping[str, Mapping[str, float]] | None = None,
+) -> Report:
+    """Judges a whole history at once, as at the end of its run."""
+    verdict = examine(history, all_rules() if rules is None else rules, thresholds)
+    course = Course()
+    course.update(verdict, history.last_step)
+    return compose(history, verdict, course)
+
+
+def compose(
+    history: History,
+    verdict: Verdict,
+    course: Course,
+    *,
+    overhead: float | None = None,
+    notes: Iterable[str] = (),
+) -> Report:
+    """Puts a report together."""
+    findings = course.ongoing
+    ill = {finding.code for finding in findings}
+    return Report(
+        findings=findings,
+        recovered=course.recovered,
+        healthy=[code for code in verdict.healthy if code not in ill],
+        unassessed={code: reason for code, reason in verdict.unassessed.items() if code not in ill},
+        guide=walk(history, findings),
+        overhead=overhead,
+        step=history.last_step,
+        notes=list(notes),
+        history=history,
+    )

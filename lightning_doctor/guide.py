@@ -1,0 +1,138 @@
+"""The decision tree of a network that fails to train or to generalize, walked with what the rules found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from lightning_doctor.findings import Confidence, Finding, Severity
+from lightning_doctor.history import History
+from lightning_doctor.jsonable import MalformedError
+from lightning_doctor.noise import levels
+
+Reply = Literal["yes", "no", "unknown"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One question of the tree.
+
+    Attributes:
+        question: As it is put to the reader.
+        reply: Yes, no or unknown.
+        because: The numbers or codes the reply rests on, or why it is unknown, as a clause.
+    """
+
+    question: str
+    reply: Reply
+    because: str
+
+
+@dataclass(frozen=True)
+class Guide:
+    """The path taken through the tree.
+
+    Attributes:
+        answers: The questions asked, in order.
+        conclusion: Where the path ends: ``optimization``, ``overfitting``, ``healthy``, ``unknown`` …
+    """
+
+    answers: list[Answer] = field(default_factory=list)
+    conclusion: str = "unknown"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain builtins that :meth:`from_dict` reads back."""
+        return {
+            "conclusion": self.conclusion,
+            "answers": [{"question": a.question, "reply": a.reply, "because": a.because} for a in self.answers],
+        }
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Guide:
+        """Reads what :meth:`to_dict` wrote.
+
+        Raises:
+            MalformedError: Where it is not a walk through the tree.
+        """
+        if not isinstance(data, Mapping):
+            raise MalformedError(f"the guide must be an object, got {type(data).__name__}")
+        try:
+            answers = [Answer(str(a["question"]), a["reply"], str(a["because"])) for a in data.get("answers", [])]
+        except (KeyError, TypeError) as error:
+            raise MalformedError(f"an answer of the guide lacks {error}") from error
+        return cls(answers, str(data.get("conclusion", "unknown")))
+
+
+# How far a loss must have fallen, as a share of what the untrained network scored, to count as low without any
+# other reference. Between this and a finding the answer is unknown.
+_LOW = 0.1
+
+
+def walk(history: History, findings: Sequence[Finding]) -> Guide:
+    """Walks the tree with what is known; "unknown" wherever that is the truth."""
+    ill = [finding for finding in findings if finding.severity is not Severity.NOTE]
+    optimization = [f for f in ill if f.code[:3] in ("LD1", "LD2", "LD3") and f.explained_by is None]
+    generalization = [f for f in findings if f.name in ("overfitting", "distribution_mismatch")]
+    training = _training_loss(history, optimization)
+    answers = [training]
+    if training.reply == "no" or (optimization and not generalization):
+        answers.append(_better_possible(optimization))
+        if answers[-1].reply != "yes":
+            return Guide(answers, "unknown")
+        answers.append(Answer("Is the gradient near zero?", "unknown", "no curvature probe ran"))
+        return Guide(answers, "optimization")
+    validation = _validation_loss(history, generalization)
+    answers.append(validation)
+    if validation.reply == "no":
+        answers.append(
+            Answer("Does held-out data of the training distribution do well?", "unknown", "no such data was held out")
+        )
+        return Guide(answers, generalization[0].name if generalization else "unknown")
+    well = training.reply == "yes" and validation.reply == "yes" and not ill
+    return Guide(answers, "healthy" if well else "unknown")
+
+
+def _training_loss(history: History, causes: Sequence[Finding]) -> Answer:
+    question = "Is the training loss low enough?"
+    losses = history.get("train_loss")
+    lost = [finding for finding in causes if finding.severity is Severity.ERROR]
+    if lost:
+        return Answer(question, "no", _named(lost))
+    if "train_loss" in history.absent:
+        return Answer(question, "unknown", history.absent["train_loss"])
+    if len(losses) < 10 or len(losses.finite()) < len(losses):
+        return Answer(question, "unknown", f"{len(losses.finite())} finite training losses are too few to tell")
+    start, *_, now = levels(losses.values, 20)
+    numbers = f"{now:.4g} now, {start:.4g} at the start"
+    if min(losses.values) >= 0 and now <= _LOW * start:
+        return Answer(question, "yes", numbers)
+    return Answer(question, "unknown", f"{numbers}, and there is no reference (a simpler model, a target) to compare")
+
+
+def _better_possible(causes: Sequence[Finding]) -> Answer:
+    question = "Could this model do better?"
+    confirmed = [finding for finding in causes if finding.confidence is Confidence.CONFIRMED]
+    if confirmed:
+        return Answer(question, "yes", f"an optimization cause is confirmed: {_named(confirmed)}")
+    return Answer(question, "unknown", "no optimization cause is confirmed and no simpler model was fitted")
+
+
+def _validation_loss(history: History, causes: Sequence[Finding]) -> Answer:
+    question = "Is the validation loss low too?"
+    if causes:
+        return Answer(question, "no", _named(causes))
+    validation, training = history.get("val_loss").finite().values, history.get("train_loss").finite().values
+    if "val_loss" in history.absent or not validation:
+        return Answer(question, "unknown", history.absent.get("val_loss", "there was no validation loss"))
+    if len(training) < 10:
+        return Answer(question, "unknown", "there is no training loss to compare it with")
+    start = levels(training, 20)[0]
+    numbers = f"{validation[-1]:.4g} now, the training loss began at {start:.4g}"
+    if min(validation) >= 0 and validation[-1] <= _LOW * start:
+        return Answer(question, "yes", numbers)
+    return Answer(question, "unknown", f"{numbers}, and there is no reference to compare")
+
+
+def _named(findings: Sequence[Finding]) -> str:
+    return ", ".join(f"{finding.code} {finding.name}" for finding in findings)

@@ -1,0 +1,198 @@
+"""What a run has shown so far: named series of plain numbers, facts about the run, and events. No tensors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from lightning_doctor.jsonable import MalformedError, from_jsonable, to_jsonable
+
+SERIES_CAPACITY = 2048
+EVENT_CAPACITY = 64
+
+
+class Series:
+    """One signal: values with the steps they belong to, oldest first.
+
+    A full series thins its older half to every second point. The first point, the extremes and everything that is
+    not finite stay, so that an onset or a peak is never lost; the newer half always keeps every point.
+
+    Args:
+        capacity: The number of points above which the older half is thinned.
+    """
+
+    __slots__ = ("capacity", "steps", "values")
+
+    def __init__(self, capacity: int = SERIES_CAPACITY) -> None:
+        self.capacity = capacity
+        self.steps: list[int] = []
+        self.values: list[float] = []
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Series):
+            return NotImplemented
+        return self.steps == other.steps and list(map(repr, self.values)) == list(map(repr, other.values))
+
+    def __repr__(self) -> str:
+        return f"Series({len(self)} points, steps {self.steps[:1]}..{self.steps[-1:]})"
+
+    def append(self, step: int, value: float) -> None:
+        """Adds a point; of several at one step each is kept."""
+        self.steps.append(step)
+        self.values.append(value)
+        if len(self.values) > self.capacity:
+            self._thin()
+
+    def since(self, step: int) -> list[float]:
+        """Returns the values at ``step`` and later."""
+        return [value for at, value in zip(self.steps, self.values, strict=True) if at >= step]
+
+    def finite(self) -> Series:
+        """Returns the part before the first value that is NaN or infinite; itself where all are finite."""
+        end = next((i for i, value in enumerate(self.values) if not math.isfinite(value)), None)
+        if end is None:
+            return self
+        part = Series(self.capacity)
+        part.steps, part.values = self.steps[:end], self.values[:end]
+        return part
+
+    def _thin(self) -> None:
+        half = len(self.values) // 2
+        finite = [value for value in self.values[:half] if math.isfinite(value)]
+        extremes = {min(finite), max(finite)} if finite else set()
+        keep = [i for i in range(half) if i % 2 == 0 or self.values[i] in extremes or not math.isfinite(self.values[i])]
+        if len(keep) == half:
+            # Nothing but NaN and extremes: without this the series would grow for ever.
+            keep = keep[::2]
+        self.steps = [self.steps[i] for i in keep] + self.steps[half:]
+        self.values = [self.values[i] for i in keep] + self.values[half:]
+
+
+class History:
+    """Everything a rule may look at.
+
+    Attributes:
+        facts: A JSON description of the model, the optimizers, the trainer and the data.
+        absent: For a series that this run cannot have, the reason, as a clause: ``"no validation loader"``.
+        events: Single happenings, oldest first, each a dict with at least ``name`` and ``step``.
+    """
+
+    def __init__(self) -> None:
+        self.facts: dict[str, Any] = {}
+        self.absent: dict[str, str] = {}
+        self.events: list[dict[str, Any]] = []
+        self._series: dict[str, Series] = {}
+
+    def record(self, name: str, step: int, value: float, *, capacity: int = SERIES_CAPACITY) -> None:
+        """Appends one value to the series ``name``, which begins, with this capacity, at its first value."""
+        series = self._series.get(name)
+        if series is None:
+            series = self._series[name] = Series(capacity)
+        series.append(int(step), float(value))
+
+    def happened(self, name: str, step: int, **details: Any) -> None:
+        """Notes an event; the first ones are kept when there are too many."""
+        if len(self.events) < EVENT_CAPACITY:
+            self.events.append({"name": name, "step": int(step), **details})
+
+    def event(self, name: str) -> dict[str, Any] | None:
+        """Returns the first event of that name, or None."""
+        return next((event for event in self.events if event["name"] == name), None)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._series
+
+    def __getitem__(self, name: str) -> Series:
+        return self._series[name]
+
+    def get(self, name: str) -> Series:
+        """Returns the series, an empty one where nothing was recorded."""
+        return self._series.get(name) or Series()
+
+    def names(self, prefix: str = "") -> list[str]:
+        """Returns the names of the recorded series that begin with ``prefix``, in order of their first value."""
+        return [name for name in self._series if name.startswith(prefix)]
+
+    @property
+    def last_step(self) -> int:
+        """The newest step of any series; 0 before the first."""
+        return max((series.steps[-1] for series in self._series.values()), default=0)
+
+    def fact(self, path: str, default: Any = None) -> Any:
+        """Looks a fact up by its dotted path: ``fact("trainer.gradient_clip_val")``."""
+        node: Any = self.facts
+        for key in path.split("."):
+            if not isinstance(node, Mapping) or key not in node:
+                return default
+            node = node[key]
+        return default if node is None else node
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, History):
+            return NotImplemented
+        return self.to_dict() == other.to_dict()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain builtins that :meth:`from_dict` reads back, fit for strict JSON and for a checkpoint."""
+        return {
+            "facts": to_jsonable(self.facts),
+            "absent": dict(self.absent),
+            "events": to_jsonable(self.events),
+            "series": {
+                name: {
+                    "capacity": series.capacity,
+                    "steps": list(series.steps),
+                    "values": to_jsonable(series.values),
+                }
+                for name, series in self._series.items()
+            },
+        }
+
+    @classmethod
+    def from_dict(cls, data: Any) -> History:
+        """Reads what :meth:`to_dict` wrote.
+
+        Raises:
+            MalformedError: Where ``data`` is anything else; the message names the place.
+        """
+        history = cls()
+        table = _mapping(data, "history")
+        history.facts = dict(_mapping(from_jsonable(table.get("facts", {})), "history.facts"))
+        history.absent = {str(k): str(v) for k, v in _mapping(table.get("absent", {}), "history.absent").items()}
+        for event in _sequence(table.get("events", []), "history.events"):
+            details = dict(_mapping(from_jsonable(event), "an event"))
+            name, step = details.pop("name", None), details.pop("step", None)
+            if not isinstance(name, str) or not isinstance(step, int):
+                raise MalformedError("an event must have a name and a whole step")
+            history.happened(name, step, **details)
+        for name, points in _mapping(table.get("series", {}), "history.series").items():
+            place = f"series {name!r}"
+            points = _mapping(points, place)
+            steps = _sequence(points.get("steps"), f"the steps of {place}")
+            values = _sequence(from_jsonable(points.get("values")), f"the values of {place}")
+            if len(steps) != len(values):
+                raise MalformedError(f"{place} has {len(steps)} steps and {len(values)} values; they must be as many")
+            capacity = points.get("capacity", SERIES_CAPACITY)
+            if isinstance(capacity, bool) or not isinstance(capacity, int) or capacity < 4:
+                raise MalformedError(f"the capacity of {place} must be a whole number of at least 4, got {capacity!r}")
+            for step, value in zip(steps, values, strict=True):
+                if isinstance(step, bool) or not isinstance(step, int) or not isinstance(value, (int, float)):
+                    raise MalformedError(f"{place} must hold numbers, got {step!r}: {value!r}")
+                history.record(str(name), step, value, capacity=capacity)
+        return history
+
+
+def _mapping(value: Any, place: str) -> Mapping[Any, Any]:
+    if not isinstance(value, Mapping):
+        raise MalformedError(f"{place} must be an object, got {type(value).__name__}")
+    return value
+
+
+def _sequence(value: Any, place: str) -> list[Any]:
+    if not isinstance(value, Iterable) or isinstance(value, (str, bytes, Mapping)):
+        raise MalformedError(f"{place} must be a list, got {type(value).__name__}")
+    return list(value)

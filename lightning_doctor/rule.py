@@ -1,0 +1,85 @@
+"""The rule decorator: what a rule needs, what it explains, and its thresholds, read off its signature."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from lightning_doctor.findings import Finding
+from lightning_doctor.history import History
+
+Check = Callable[..., Finding | None]
+
+
+@dataclass(frozen=True, eq=False)
+class Rule:
+    """One illness and the function that looks for it.
+
+    Attributes:
+        code: ``"LD504"``.
+        name: The name of the illness, its function, its file and its test.
+        check: A pure function of a history: a finding, or None for *looked, and it is well*.
+        needs: Series that must be there, with the number of finite values each must have.
+        explains: Names of the illnesses that are only symptoms where this one is found.
+        non_finite: Whether the rule looks at series that hold NaN or infinite values.
+        thresholds: The keyword arguments of ``check`` with their defaults.
+    """
+
+    code: str
+    name: str
+    check: Check
+    needs: Mapping[str, int]
+    explains: tuple[str, ...]
+    non_finite: bool
+    thresholds: Mapping[str, float]
+
+    def __call__(self, history: History, **thresholds: float) -> Finding | None:
+        """Runs the check on a history that :meth:`lacks` nothing; names the finding after the rule."""
+        finding = self.check(history, **thresholds)
+        return None if finding is None else replace(finding, code=self.code, name=self.name)
+
+    @property
+    def manual(self) -> str:
+        """The manual page: the docstring of the check."""
+        return inspect.getdoc(self.check) or ""
+
+    @property
+    def title(self) -> str:
+        """The first line of the manual page."""
+        return self.manual.split("\n", 1)[0]
+
+    def lacks(self, history: History) -> str | None:
+        """Says why this history cannot be judged, as a clause; None where it can."""
+        for name, least in self.needs.items():
+            if name in history.absent:
+                return history.absent[name]
+            values = history.get(name).values
+            bad = next((i for i, value in enumerate(values) if not math.isfinite(value)), None)
+            if bad is not None and not self.non_finite:
+                return f"{name} is not finite at step {history[name].steps[bad]}"
+            if len(values) < least:
+                return f"{name} has {len(values)} of the {least} values needed"
+        return None
+
+
+def rule(
+    code: str, *, needs: Mapping[str, int], explains: tuple[str, ...] = (), non_finite: bool = False
+) -> Callable[[Check], Rule]:
+    """Makes a function of a history into a :class:`Rule`.
+
+    Args:
+        code: Its code in the catalogue, never used before.
+        needs: Series and the least number of values of each. Without them the rule is unassessed; so it is where
+            one of them holds NaN or infinity.
+        explains: Names of the illnesses that this one causes.
+        non_finite: The rule wants to see the NaN and infinite values too.
+    """
+
+    def decorate(check: Check) -> Rule:
+        keywords = [p for p in inspect.signature(check).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        thresholds = {p.name: p.default for p in keywords}
+        return Rule(code, check.__name__, check, dict(needs), explains, non_finite, thresholds)
+
+    return decorate
