@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from lightning_doctor.callbacks.doctor import Doctor
     from lightning_doctor.callbacks.generalization import GeneralizationMonitor
     from lightning_doctor.callbacks.gradients import GradientMonitor
-    from lightning_doctor.callbacks.learning_rates import LearningRateMonitor
     from lightning_doctor.callbacks.losses import LossMonitor
+    from lightning_doctor.callbacks.optimizers import OptimizerMonitor
     from lightning_doctor.findings import Confidence, Finding, Severity
     from lightning_doctor.history import History
     from lightning_doctor.lightning_cli import DoctorCLI
@@ -29,8 +29,8 @@ _HOMES = {
     "GeneralizationMonitor": "callbacks.generalization",
     "GradientMonitor": "callbacks.gradients",
     "History": "history",
-    "LearningRateMonitor": "callbacks.learning_rates",
     "LossMonitor": "callbacks.losses",
+    "OptimizerMonitor": "callbacks.optimizers",
     "Report": "report",
     "Severity": "findings",
 }
@@ -43,8 +43,8 @@ __all__ = [
     "GeneralizationMonitor",
     "GradientMonitor",
     "History",
-    "LearningRateMonitor",
     "LossMonitor",
+    "OptimizerMonitor",
     "Report",
     "Severity",
     "__version__",

@@ -1,0 +1,316 @@
+"""One run under observation: the leader's hooks reach the monitors, and their readings the rules and the sinks."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from math import ceil
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from lightning_doctor.budget import Budget
+from lightning_doctor.callbacks import facts, ranks
+from lightning_doctor.callbacks.consultation import Consultation
+from lightning_doctor.callbacks.publisher import Publisher, log_folder
+from lightning_doctor.history import History
+from lightning_doctor.jsonable import MalformedError
+from lightning_doctor.measure.window import Window
+from lightning_doctor.report import Report
+from lightning_doctor.sinks import terminal
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+    from lightning_doctor.callbacks.base import LightningModule, Trainer
+    from lightning_doctor.callbacks.monitor import Monitor
+    from lightning_doctor.callbacks.settings import Settings
+
+T = TypeVar("T")
+
+# Windows end after these steps, and then every so many, so that a run that is lost at once is told so at once.
+_FIRST_WINDOWS = (1, 2, 4, 8, 16, 32)
+# What sampling gradients may take of the budget; the rest is for windows, rules and sinks.
+_SAMPLING_SHARE = 0.7
+
+
+class Case:
+    """One ``fit`` under observation.
+
+    Args:
+        leader: The callback through which the Trainer's hooks arrive.
+        parts: The monitors, in the order in which they are called.
+        settings: What the user set.
+        trainer: The Trainer.
+        module: The model.
+
+    Attributes:
+        stepped: Whether the current batch has reached an optimizer step.
+        sampling: Whether the coming step is one whose gradients are measured.
+        report: The newest report.
+    """
+
+    def __init__(
+        self, leader: Monitor, parts: list[Monitor], settings: Settings, trainer: Trainer, module: LightningModule
+    ) -> None:
+        self.leader = leader
+        self.trainer = trainer
+        self.module = module
+        self.history = History()
+        self.consultation = Consultation(settings, speaks=trainer.is_global_zero)
+        self.report: Report | None = None
+        self.window = Window()
+        self.budget = Budget(settings.overhead)
+        self.stepped = False
+        self.sampling = True
+        self.optimizers: list[Optimizer] = []
+        self.automatic = True
+        self.clips = False
+        self.scaler: Any = None
+        self._trainer = weakref.ref(trainer)
+        self._parts = list(parts)
+        self._stepping: set[int] = set()
+        self._settings = settings
+        self._publisher: Publisher | None = None
+        self._began = False
+        self._finished = False
+        self._together = False
+        self._steps = 0
+        self._next_close = 1
+        self._sample_every = 1
+        self._sampling_time = 0.0
+        self._samples = 0
+        self._closed_at = (0.0, 0)
+        self._consultation_time = 0.0
+
+    # --- what the monitors ask -----------------------------------------------------------------------------------
+
+    @property
+    def step(self) -> int:
+        """The step on the axis of the logged metrics, which counts batches that stepped."""
+        step: int = self.trainer.fit_loop.epoch_loop._batches_that_stepped
+        return step
+
+    @property
+    def accumulate(self) -> int:
+        """The number of micro-batches a step, which a scheduler may change."""
+        return self.trainer.accumulate_grad_batches
+
+    def read(self, name: str, value: Tensor) -> None:
+        """Records a scalar that is still on its device, when the window closes."""
+        self.window.put(self.step, value, lambda step, numbers: self.history.record(name, step, numbers[0]))
+
+    def index(self, optimizer: Optimizer) -> int:
+        """The place of this optimizer among the Trainer's; 0 for one that is wrapped beyond recognition."""
+        return next((i for i, known in enumerate(self.optimizers) if known is optimizer), 0)
+
+    def loss_scale(self) -> Tensor | None:
+        """What an fp16 scaler multiplies the loss by, on its device; None without one."""
+        if self.scaler is None:
+            return None
+        # The scaler's own getter would block.
+        scale: Tensor = self.scaler.scale(torch.ones((), device=self.trainer.strategy.root_device))
+        return scale
+
+    def scale_left(self, optimizer: Optimizer) -> Tensor | None:
+        """What gradients are still multiplied by before the step: only a fused optimizer unscales them itself."""
+        return self.loss_scale() if getattr(optimizer, "_step_supports_amp_scaling", False) else None
+
+    # --- the Trainer's hooks -------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Training starts."""
+        self.budget = Budget(self._settings.overhead)
+        self._began = True
+        self._closed_at = (self.budget.clock(), 0)
+        self._try("the doctor's start", self._prepare)
+        if self._publisher is None and self.trainer.is_global_zero:
+            # Nothing is known of this run, so nothing can be said of it.
+            self._parts.clear()
+        self._each("begin", self)
+
+    def _prepare(self) -> None:
+        trainer, module = self.trainer, self.module
+        several = trainer.world_size > 1
+        self._together = several and ranks.everyone()
+        if several and not self._together:
+            self.consultation.notes.append("not every rank has a doctor, so this one sees its own rank alone")
+        self.window = Window(self._together)
+        self.optimizers = list(trainer.optimizers)
+        self.automatic = module.automatic_optimization
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        self.scaler = scaler if scaler is not None and scaler.is_enabled() else None
+        default = type(module).configure_gradient_clipping.__module__.endswith(".core.module")
+        self.clips = bool(trainer.gradient_clip_val) or not default or not self.automatic
+        self.history.facts = facts.describe(trainer, module)
+        self.history.absent.clear()
+        if trainer.is_global_zero:
+            self._publisher = Publisher(trainer, log_folder(trainer))
+
+    def before_backward(self, loss: Tensor) -> None:
+        """A loss is about to be sent backward."""
+        if not self.automatic:
+            self._each("before_backward", self, loss)
+
+    def after_backward(self) -> None:
+        """Gradients have been computed."""
+        if not self.automatic:
+            self._each("after_backward", self)
+
+    def before_step(self, optimizer: Optimizer) -> None:
+        """An optimizer is about to step. LBFGS says so at each evaluation of its closure: only the first counts."""
+        if id(optimizer) not in self._stepping:
+            self._stepping.add(id(optimizer))
+            self.stepped = True
+            self._each("before_step", self, optimizer)
+
+    def after_batch(self, outputs: Any, batch_idx: int) -> None:
+        """A training batch is done."""
+        self._each("after_batch", self, outputs, batch_idx)
+        if not self.stepped:
+            return
+        self.stepped = False
+        self._stepping.clear()
+        self._steps += 1
+        self._samples += self.sampling
+        self.sampling = self._steps % self._sample_every == 0
+        if self._steps >= self._next_close:
+            self.close()
+            self.consult()
+
+    def validation_batch(self, outputs: Any, dataloader_idx: int) -> None:
+        """A validation batch is done."""
+        self._each("validation_batch", self, outputs, dataloader_idx)
+
+    def after_validation(self) -> None:
+        """A validation pass is done."""
+        self._each("after_validation", self)
+        self.close()
+        self.consult()
+
+    def finish(self, exception: BaseException | None = None) -> None:
+        """The fit is over, well or badly; only the first call counts."""
+        if self._finished:
+            return
+        self._finished = True
+        if self._began:
+            self._try("the end of the run", lambda: self._note_ending(exception))
+            self.close(alone=exception is not None)
+            self.consult(final=True)
+            if self._publisher is not None and self.report is not None:
+                folder, report = self._publisher.folder, self.report
+                self._try("the summary", lambda: terminal.summarize(report, log_dir=folder))
+        else:
+            self.report = self.consultation.compose(self.history)
+        self._try("leaving the other ranks", lambda: ranks.announce(False))
+        # The report outlives the run, and must not keep the model alive.
+        del self.trainer, self.module, self.optimizers, self.scaler
+        self._parts.clear()
+        self._publisher = None
+
+    def _note_ending(self, exception: BaseException | None) -> None:
+        self.history.facts["run"] = {"ended": facts.ending(self.trainer, exception), "ended_step": self.step}
+
+    # --- windows and consultations -------------------------------------------------------------------------------
+
+    def close(self, *, alone: bool = False) -> None:
+        """Fetches the window: the only place that reads from a device or communicates."""
+        self._next_close = next(
+            (n for n in _FIRST_WINDOWS if n > self._steps), self._steps + self._settings.every_n_steps
+        )
+        self._each("before_close", self)
+        self._try("reading the window", lambda: self._read_window(alone))
+        if self._publisher is not None and self.budget.allows(0.0):
+            publisher = self._publisher
+            self._try("logging scalars", lambda: publisher.scalars(self.history, self.history.last_step))
+
+    def _read_window(self, alone: bool) -> None:
+        now, (then, steps) = self.budget.clock(), self._closed_at
+        self._closed_at = (now, self._steps)
+        step_time = (now - then) / max(1, self._steps - steps)
+        cost = self._sampling_time / max(1, self._samples)
+        self._sampling_time, self._samples = 0.0, 0
+        # Every rank decides from these means, so that all stop alike and sample the same steps.
+        wishes = [float(self.consultation.stop_wanted), cost, step_time]
+        stop, cost, step_time = self.window.close(wishes, alone=alone)
+        if stop > 0 and self._together:
+            self.trainer.should_stop = True
+        affordable = _SAMPLING_SHARE * self._settings.overhead * step_time
+        self._sample_every = min(self._settings.every_n_steps, max(1, ceil(cost / max(affordable, 1e-9))))
+
+    def consult(self, *, final: bool = False) -> None:
+        """Asks the rules and publishes the report, where the budget allows; always at the end."""
+        alone = self.trainer.is_global_zero and self.budget.allows(self._consultation_time)
+        if not (final or alone):
+            return
+        began = self.budget.clock()
+        self._try("the diagnosis", self._judge)
+        if self._publisher is not None and self.report is not None:
+            publisher, report = self._publisher, self.report
+            self._try("writing the report", lambda: (publisher.save if final else publisher.report)(report))
+        self._consultation_time = self.budget.clock() - began
+
+    def _judge(self) -> None:
+        self.report = self.consultation.judge(self.history, self.history.last_step, self.budget.measured)
+        if self.consultation.stop_wanted and self.trainer.world_size == 1:
+            self.trainer.should_stop = True
+
+    # --- checkpoints ---------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """Returns what is known, as plain builtins; None where there is nothing."""
+        if not self._began:
+            return None
+        if not self._together:
+            # Not with other ranks: whether all of them save is the user's business.
+            self._try("reading the window", lambda: self._read_window(alone=True))
+        return self._try(
+            "saving its state",
+            lambda: {"history": self.history.to_dict(), "consultation": self.consultation.state_dict()},
+        )
+
+    def load_state_dict(self, state: Any) -> None:
+        """Takes up where a checkpoint left off; what cannot be read is noted and left."""
+        try:
+            history = History.from_dict(state["history"])
+            self.consultation.load_state_dict(state["consultation"])
+            self.history = history
+        except (MalformedError, KeyError, TypeError) as error:
+            self.consultation.notes.append(f"the checkpoint's history cannot be read and begins anew: {error!r}")
+
+    def followed_by(self, trainer: Trainer) -> bool:
+        """Says whether a ``fit`` of this Trainer goes on where this case ended."""
+        return self._trainer() is trainer and trainer.fit_loop.epoch_loop._batches_that_stepped > self.history.last_step
+
+    def carry_on(self, earlier: Case) -> None:
+        """Takes up where an earlier ``fit`` of the same Trainer left off."""
+        self.history = earlier.history
+        self.consultation.load_state_dict(earlier.consultation.state_dict())
+
+    # --- calling the monitors ------------------------------------------------------------------------------------
+
+    def _each(self, hook: str, *args: Any) -> None:
+        began = self.budget.clock()
+        for part in tuple(self._parts):
+            try:
+                getattr(part, hook)(*args)
+            except Exception as error:  # noqa: BLE001, PERF203
+                self._parts.remove(part)
+                self.consultation.failed(type(part).__name__, error)
+        spent = self.budget.clock() - began
+        self.budget.spent += spent
+        if self.sampling:
+            self._sampling_time += spent
+
+    def _try(self, part: str, act: Callable[[], T]) -> T | None:
+        if self.consultation.is_off(part):
+            return None
+        began = self.budget.clock()
+        try:
+            return act()
+        except Exception as error:  # noqa: BLE001
+            self.consultation.failed(part, error)
+            return None
+        finally:
+            self.budget.spent += self.budget.clock() - began

@@ -1,0 +1,137 @@
+"""What kind of run this is, as plain JSON, so that remedies can fit it."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+    from lightning_doctor.callbacks.base import LightningModule, Trainer
+
+_MOST_LAYERS = 1000
+_MOST_GROUPS = 16
+
+
+def describe(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
+    """Returns the facts that :attr:`History.facts <lightning_doctor.history.History.facts>` holds."""
+    return {
+        "model": _model(module),
+        "optimizers": [_optimizer(optimizer) for optimizer in trainer.optimizers],
+        "schedulers": [
+            {
+                "class": type(config.scheduler).__name__,
+                "interval": config.interval,
+                "frequency": config.frequency,
+            }
+            for config in trainer.lr_scheduler_configs
+        ],
+        "trainer": _trainer(trainer, module),
+        "data": _data(trainer),
+        "run": {},
+    }
+
+
+def all_callbacks(trainer: Trainer) -> list[Any]:
+    """Returns the Trainer's own list of callbacks, an attribute that its class does not declare."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    return callbacks
+
+
+def ending(trainer: Trainer, exception: BaseException | None) -> str:
+    """Says how a run ended: ``completed``, ``stopped``, ``interrupted`` or ``exception``."""
+    if isinstance(exception, KeyboardInterrupt):
+        return "interrupted"
+    if exception is not None:
+        return "exception"
+    reached = (trainer.max_epochs not in (None, -1) and trainer.current_epoch >= int(trainer.max_epochs or 0)) or (
+        trainer.max_steps not in (None, -1) and trainer.global_step >= trainer.max_steps
+    )
+    return "stopped" if trainer.should_stop and not reached else "completed"
+
+
+def _model(module: LightningModule) -> dict[str, Any]:
+    leaves = [(name, child) for name, child in module.named_modules() if not list(child.children())]
+    parameters = list(module.parameters())
+    return {
+        "class": type(module).__name__,
+        "parameters": sum(_size(p) for p in parameters),
+        "trainable": sum(_size(p) for p in parameters if p.requires_grad),
+        "layers": dict(Counter(type(child).__name__ for _, child in leaves)),
+        "layer_names": [name for name, _ in leaves[:_MOST_LAYERS]],
+    }
+
+
+def _size(parameter: Tensor) -> int:
+    # A lazy parameter has no size before its first forward pass, and says so by raising.
+    return 0 if type(parameter).__name__ == "UninitializedParameter" else parameter.numel()
+
+
+def _optimizer(optimizer: Optimizer) -> dict[str, Any]:
+    wanted = ("lr", "momentum", "nesterov", "betas", "eps", "weight_decay")
+    return {
+        "class": type(optimizer).__name__,
+        "groups": [
+            {key: _plain(group[key]) for key in wanted if key in group}
+            for group in optimizer.param_groups[:_MOST_GROUPS]
+        ],
+    }
+
+
+def _plain(value: Any) -> Any:
+    return float(value) if isinstance(value, Tensor) else list(value) if isinstance(value, tuple) else value
+
+
+def _trainer(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "max_epochs": trainer.max_epochs,
+        "max_steps": trainer.max_steps,
+        "accumulate_grad_batches": trainer.accumulate_grad_batches,
+        "gradient_clip_val": trainer.gradient_clip_val,
+        "gradient_clip_algorithm": None if trainer.gradient_clip_val is None else _clipping(trainer),
+        "precision": str(trainer.precision),
+        "world_size": trainer.world_size,
+        "callbacks": [type(callback).__name__ for callback in all_callbacks(trainer)],
+        "automatic_optimization": module.automatic_optimization,
+    }
+    batches = trainer.num_training_batches
+    planned = [trainer.max_steps] if trainer.max_steps not in (None, -1) else []
+    if math.isfinite(batches):
+        facts["batches_per_epoch"] = int(batches)
+        facts["steps_per_epoch"] = math.ceil(batches / trainer.accumulate_grad_batches)
+        if trainer.max_epochs not in (None, -1):
+            planned.append(int(trainer.max_epochs or 0) * facts["steps_per_epoch"])
+    if planned:
+        facts["planned_steps"] = min(planned)
+    return {key: value for key, value in facts.items() if value is not None}
+
+
+def _clipping(trainer: Trainer) -> str:
+    return str(getattr(trainer.gradient_clip_algorithm, "value", None) or "norm")
+
+
+def _data(trainer: Trainer) -> dict[str, Any]:
+    facts = {}
+    loader = trainer.train_dataloader
+    batch_size = getattr(loader, "batch_size", None)
+    if isinstance(batch_size, int):
+        facts["batch_size"] = batch_size
+    if (samples := _samples(loader)) is not None:
+        facts["train_samples"] = samples
+    validation = trainer.val_dataloaders
+    validation = validation[0] if isinstance(validation, (list, tuple)) and validation else validation
+    if (samples := _samples(validation)) is not None:
+        facts["val_samples"] = samples
+    return facts
+
+
+def _samples(loader: Any) -> int | None:
+    try:
+        return len(loader.dataset)
+    except (AttributeError, TypeError, NotImplementedError):
+        # No dataset, or one that streams: its size is simply not known.
+        return None

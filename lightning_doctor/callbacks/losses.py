@@ -1,0 +1,71 @@
+"""The training loss of every optimizer step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lightning_doctor.callbacks.monitor import Monitor
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+    from lightning_doctor.callbacks.case import Case
+
+
+class LossMonitor(Monitor):
+    """Records ``train_loss``, one value an optimizer step: the mean over micro-batches and ranks.
+
+    With several optimizers there is no single loss that has to fall: each gets a series of its own, ``train_loss/0``
+    and so on, the sum of what was sent backward between two of its steps.
+    """
+
+    signals = ("train_loss",)
+
+    def begin(self, case: Case) -> None:
+        """Forgets the losses of a batch that was not finished."""
+        self._sent: list[Tensor] = []
+        self._returned: list[Tensor] = []
+        self._several = len(case.optimizers) > 1
+        reason = "training_step has returned no loss"
+        if self._several:
+            reason = f"{len(case.optimizers)} optimizers: no single loss has to fall"
+        case.history.lack(self.signals, reason)
+
+    def before_backward(self, case: Case, loss: Tensor) -> None:
+        """Keeps what is sent backward in manual optimization, where nothing need be returned."""
+        if not case.automatic:
+            scale = case.loss_scale()
+            self._sent.append(loss.detach().clone() if scale is None else loss.detach() / scale)
+
+    def before_step(self, case: Case, optimizer: Optimizer) -> None:
+        """Gives each of several optimizers the losses sent backward since the last step of any."""
+        if self._several and self._sent:
+            index = case.index(optimizer)
+            case.read(f"train_loss/{index}", torch.stack([loss.reshape(()) for loss in self._sent]).sum())
+            self._sent.clear()
+
+    def after_batch(self, case: Case, outputs: Any, batch_idx: int) -> None:
+        """Keeps the loss of a micro-batch; of the last before a step, the mean of them all."""
+        if self._several:
+            return
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        if isinstance(loss, Tensor) and loss.numel() == 1:
+            # A copy: a captured graph overwrites its outputs when it runs again.
+            self._returned.append(loss.detach().reshape(()).clone())
+        if not case.stepped:
+            return
+        losses = self._returned or [loss.reshape(()) for loss in self._sent]
+        if losses:
+            value = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+            if len(losses) > 1 and not case.automatic and self._returned:
+                value = value / len(losses)
+            elif case.automatic and case.accumulate > 1:
+                # Lightning returns each micro-batch's loss divided by their number.
+                value = value * (case.accumulate / len(losses))
+            case.read("train_loss", value)
+        self._sent.clear()
+        self._returned.clear()

@@ -1,0 +1,77 @@
+"""Hands a case to the sinks: the run's loggers and doctor.json. Only on rank zero."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from lightning_doctor.history import History
+from lightning_doctor.report import Report
+from lightning_doctor.sinks import report as json_file
+from lightning_doctor.sinks.letter import letter, substance
+from lightning_doctor.sinks.tensorboard import Letterbox
+
+if TYPE_CHECKING:
+    from lightning_doctor.callbacks.base import Trainer
+
+_MOST_LAYERS = 16
+
+
+def log_folder(trainer: Trainer) -> Path | None:
+    """Returns the directory of the first logger that has one; None without one.
+
+    Not ``trainer.log_dir``: that is a collective, and a rank may be alone in having a doctor.
+    """
+    for logger in trainer.loggers:
+        folder = getattr(logger, "log_dir", None)
+        if folder:
+            return Path(folder)
+    return None
+
+
+class Publisher:
+    """Writes for one case.
+
+    Args:
+        trainer: Whose loggers are written to.
+        folder: Where ``doctor.json`` goes; None for nowhere.
+    """
+
+    def __init__(self, trainer: Trainer, folder: Path | None) -> None:
+        self.letterbox = Letterbox(trainer.loggers)
+        self.folder = folder
+        self._written: dict[str, int] = {}
+        self._says: object = None
+
+    def scalars(self, history: History, step: int) -> None:
+        """Logs the mean of what each series gained since the last call, and of 16 layers at most."""
+        values: dict[str, float] = {}
+        for name in _charted(history):
+            series = history[name]
+            fresh = [v for v in series.since(self._written.get(name, -1) + 1) if math.isfinite(v)]
+            if fresh:
+                values[f"doctor/{name}"] = fmean(fresh)
+            self._written[name] = series.steps[-1]
+        self.letterbox.scalars(values, step)
+
+    def report(self, report: Report) -> None:
+        """Rewrites the letter and ``doctor.json``, if the report says something else than the last one."""
+        says = substance(report)
+        if says != self._says:
+            self._says = says
+            self.save(report)
+
+    def save(self, report: Report) -> None:
+        """Rewrites the letter and ``doctor.json``."""
+        self.letterbox.layout(report.history.names())
+        self.letterbox.text(letter(report), report.step)
+        if self.folder is not None:
+            json_file.write(report, self.folder)
+
+
+def _charted(history: History) -> list[str]:
+    layers = history.names("grad_norm/")
+    hidden = set(layers) - {layers[len(layers) * i // _MOST_LAYERS] for i in range(_MOST_LAYERS)} if layers else set()
+    return [name for name in history.names() if name not in hidden]

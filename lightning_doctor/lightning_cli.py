@@ -1,0 +1,46 @@
+"""``--doctor`` for scripts that run on a LightningCLI."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any, Union
+
+from lightning_doctor.callbacks.doctor import Doctor
+from lightning_doctor.callbacks.facts import all_callbacks
+
+if TYPE_CHECKING:
+    from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+elif "pytorch_lightning" in sys.modules and "lightning.pytorch" not in sys.modules:
+    from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+else:
+    try:
+        from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+    except ModuleNotFoundError:
+        from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+
+
+class DoctorCLI(LightningCLI):
+    """A LightningCLI with one more flag.
+
+    ``--doctor true`` adds a :class:`~lightning_doctor.Doctor`, ``--doctor.overhead 0.01`` one with that option, and
+    the same works from YAML (``doctor: true``, or ``doctor:`` with options under it). Off by default.
+    """
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds ``--doctor``. A subclass that overrides this calls it too."""
+        parser.add_argument(
+            "--doctor",
+            type=Union[bool, Doctor],  # noqa: UP007
+            default=False,
+            help="Watch the training run: true, or options of lightning_doctor.Doctor.",
+        )
+
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
+        """Puts the Doctor among the Trainer's callbacks."""
+        trainer = super().instantiate_trainer(**kwargs)
+        doctor = self._get(self.config_init, "doctor")
+        if doctor is True:
+            doctor = Doctor()
+        if isinstance(doctor, Doctor):
+            all_callbacks(trainer).append(doctor)
+        return trainer

@@ -1,0 +1,1 @@
+"""Torch in, numbers out: no hooks and no rules."""
