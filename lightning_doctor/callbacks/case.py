@@ -232,12 +232,13 @@ class Case:
         cost = self._sampling_time / max(1, self._samples)
         self._sampling_time, self._samples = 0.0, 0
         # Every rank decides from these means, so that all stop alike and sample the same steps.
-        wishes = [float(self.consultation.stop_wanted), cost, step_time]
-        stop, cost, step_time = self.window.close(wishes, alone=alone)
+        wishes = [float(self.consultation.stop_wanted), float(self.budget.allows(0.0)), cost, step_time]
+        stop, affordable, cost, step_time = self.window.close(wishes, alone=alone)
         if stop > 0 and self._together:
             self.trainer.should_stop = True
-        affordable = _SAMPLING_SHARE * self._settings.overhead * step_time
-        self._sample_every = min(self._settings.every_n_steps, max(1, ceil(cost / max(affordable, 1e-9))))
+        limit = _SAMPLING_SHARE * self._settings.overhead * step_time
+        spacing = 1 if affordable == 1.0 else ceil(cost / max(limit, 1e-9))
+        self._sample_every = min(self._settings.every_n_steps, max(1, spacing))
 
     def consult(self, *, final: bool = False) -> None:
         """Asks the rules and publishes the report, where the budget allows; always at the end."""

@@ -1,0 +1,299 @@
+"""The ``lightning-doctor`` command. It starts without torch, lightning and rich; each part loads what it uses."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightning_doctor import __version__
+
+if TYPE_CHECKING:
+    from lightning_doctor.logs.runs import Run
+    from lightning_doctor.report import Report
+
+FOUND = 1
+FAILED = 2
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+
+_SIGNALS = {"train_loss": "--train-loss", "val_loss": "--val-loss", "learning_rate": "--lr", "grad_norm": "--grad-norm"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command.
+
+    Args:
+        argv: Its arguments, those of the process where None.
+
+    Returns:
+        The exit code: 0 done, 1 ``--fail-on`` found something, 2 wrong or unreadable input, 130 after Ctrl-C, 141
+        where the reader of the output went away.
+
+    Raises:
+        SystemExit: By argparse, after ``--help``, ``--version`` and a usage error.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            # A terminal that knows only ASCII shall see a question mark, not a traceback.
+            stream.reconfigure(errors="replace")
+    try:
+        try:
+            options = _parser().parse_args(argv)
+            command: Callable[[argparse.Namespace], int] = options.run_command
+            return command(options)
+        finally:
+            # Here, where a reader that went away is still caught.
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The interpreter flushes stdout once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lightning-doctor",
+        description="Says what is wrong with a training run, why, on what evidence, and what to do about it.",
+        epilog="Exit codes: 0 done, 1 --fail-on found something, 2 wrong or unreadable input.",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    rules = commands.add_parser("rules", help="list the illnesses it knows", description="Lists every rule.")
+    rules.add_argument("--json", action="store_true", help="with needs, symptoms and thresholds, as JSON")
+    rules.set_defaults(run_command=_rules)
+
+    explain = commands.add_parser(
+        "explain", help="show the manual page of an illness", description="Shows the manual page of a rule."
+    )
+    explain.add_argument("rule", metavar="RULE", help="a code or a name: LD501, overfitting")
+    explain.set_defaults(run_command=_explain)
+
+    diagnose = commands.add_parser(
+        "diagnose",
+        help="judge a run by what it left behind",
+        description="Judges a run by its doctor.json, or by the log of a run that never saw the doctor: TensorBoard "
+        "event files or the metrics.csv of Lightning's CSVLogger. Of a folder every run in it is judged.",
+        epilog="example: lightning-doctor diagnose lightning_logs/version_3 --val-loss valid/nll --fail-on error",
+    )
+    diagnose.add_argument("path", metavar="PATH", type=Path, help="a doctor.json, event file, CSV table, or a folder")
+    diagnose.add_argument("--run", metavar="NAME", help="only this run of the folder, as TensorBoard names it")
+    diagnose.add_argument("--json", action="store_true", help="print the report as JSON; a list where runs are several")
+    diagnose.add_argument(
+        "--fail-on", choices=("note", "warning", "error"), help="exit with 1 where a finding is at least this bad"
+    )
+    for option, text in (
+        ("--select", "only these rules: codes, beginnings of codes (LD5) or names, with commas between them"),
+        ("--ignore", "not these rules"),
+    ):
+        diagnose.add_argument(option, metavar="RULES", action="append", help=text)
+    diagnose.add_argument(
+        "--threshold", metavar="RULE.NAME=NUMBER", action="append", default=[], help="for example LD504.patience=8"
+    )
+    tags = diagnose.add_argument_group("tags of a foreign log", "found by their names where not given")
+    for signal, option in _SIGNALS.items():
+        tags.add_argument(option, metavar="TAG", dest=signal, help=f"the tag of the {signal.replace('_', ' ')}")
+    diagnose.set_defaults(run_command=_diagnose)
+
+    demo = commands.add_parser(
+        "demo",
+        help="train sick and cured networks on handwritten digits",
+        description="Trains sick and cured networks on scikit-learn's digits and shows their diagnoses.",
+    )
+    demo.add_argument("--folder", default="doctor_demo", help="where its logs go (default: %(default)s)")
+    demo.add_argument("--epochs", type=_positive, help="epochs of each network (default: as many as each needs)")
+    demo.set_defaults(run_command=_demo)
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def _failed(message: object, place: object = None) -> int:
+    # One line, whatever a file name or a foreign message holds.
+    text = " ".join(str(message).split())
+    where = "" if place is None or text.startswith(str(place)) else f"{place}: "
+    line = "".join(char if char.isprintable() else "�" for char in f"lightning-doctor: error: {where}{text}")
+    print(line, file=sys.stderr)
+    return FAILED
+
+
+def _rules(options: argparse.Namespace) -> int:
+    from lightning_doctor.manual import described
+    from lightning_doctor.rules import all_rules
+
+    if options.json:
+        print(json.dumps([described(rule) for rule in all_rules()], indent=2))
+        return 0
+    if sys.stdout.isatty():
+        from rich.table import Table
+
+        table = Table("code", "name", "ill when")
+        for rule in all_rules():
+            table.add_row(rule.code, rule.name, rule.title)
+        _console().print(table)
+        return 0
+    width = max((len(rule.name) for rule in all_rules()), default=0)
+    for rule in all_rules():
+        print(f"{rule.code}  {rule.name:{width}}  {rule.title}")
+    return 0
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from lightning_doctor.manual import page
+    from lightning_doctor.rules import find_rule
+
+    try:
+        text = page(find_rule(options.rule))
+    except ValueError as error:
+        return _failed(error)
+    if sys.stdout.isatty():
+        _show_page(text)
+    else:
+        print(text.replace("``", ""))
+    return 0
+
+
+def _show_page(text: str) -> None:
+    from rich.padding import Padding
+    from rich.text import Text
+
+    console = _console()
+    for number, line in enumerate(text.split("\n")):
+        indent = len(line) - len(line.lstrip())
+        heading = number == 0 or (indent == 0 and line.endswith(":"))
+        shown = Text(style="bold" if heading else "")
+        for index, part in enumerate(line.strip().split("``")):
+            shown.append(part, style="cyan" if index % 2 else "")
+        console.print(Padding(shown, (0, 0, 0, indent)))
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    class Terminal(Console):
+        def on_broken_pipe(self) -> None:
+            # rich would exit with 1, which here means that something was found.
+            raise BrokenPipeError
+
+    return Terminal(highlight=False)
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from importlib import import_module
+
+    # Only here: it imports torch and lightning.
+    run: Callable[[str, int | None], int] = import_module("lightning_doctor.demo").run
+    return run(options.folder, options.epochs)
+
+
+def _diagnose(options: argparse.Namespace) -> int:
+    from lightning_doctor.findings import Severity
+    from lightning_doctor.jsonable import MalformedError
+    from lightning_doctor.judge import judge
+    from lightning_doctor.logs.runs import NothingToJudgeError, find_runs
+    from lightning_doctor.rules import check_thresholds, choose_rules
+
+    try:
+        rules = choose_rules(_names(options.select), _names(options.ignore) or ())
+        thresholds = check_thresholds(_thresholds(options.threshold))
+    except ValueError as error:
+        return _failed(error)
+    named = {signal: getattr(options, signal) for signal in _SIGNALS if getattr(options, signal) is not None}
+    try:
+        runs = find_runs(options.path)
+        if options.run is not None:
+            runs = [_named_run(runs, options.run)]
+    except MalformedError as error:
+        return _failed(error, options.path)
+    except OSError as error:
+        return _failed(error.strerror or error, options.path)
+
+    reports: list[Report] = []
+    failed = False
+    skipped: list[tuple[str, Path]] = []
+    for run in runs:
+        place = options.path if len(runs) == 1 and options.run is None else options.path / run.name
+        try:
+            report = judge(run, named, rules, thresholds)
+        except NothingToJudgeError as error:
+            skipped.append((str(error), place))
+        except MalformedError as error:
+            failed = bool(_failed(error, place))
+        except OSError as error:
+            failed = bool(_failed(error.strerror or error, place))
+        else:
+            reports.append(report)
+            if not options.json:
+                _show(report, place, foreign=run.kind != "report")
+    # Beside runs that were judged a folder without a loss is no mistake: add_hparams writes such.
+    for message, place in skipped if not reports else []:
+        failed = bool(_failed(message, place))
+    if options.json and reports:
+        content = [report.to_dict() for report in reports]
+        print(json.dumps(content if len(runs) > 1 else content[0], indent=2, allow_nan=False))
+    if failed:
+        return FAILED
+    worst = max((report.worst.rank for report in reports if report.worst is not None), default=-1)
+    return FOUND if options.fail_on is not None and worst >= Severity(options.fail_on).rank else 0
+
+
+def _names(given: list[str] | None) -> list[str] | None:
+    if given is None:
+        return None
+    return [name.strip() for names in given for name in names.split(",") if name.strip()]
+
+
+def _thresholds(given: list[str]) -> dict[str, dict[str, float]]:
+    table: dict[str, dict[str, float]] = {}
+    for text in given:
+        match = re.fullmatch(r"([^.=]+)\.([^=]+)=(.+)", text)
+        if match is None:
+            raise ValueError(f"--threshold must look like LD504.patience=8, got {text!r}")
+        rule, name, value = match.groups()
+        try:
+            number = int(value) if re.fullmatch(r"[+-]?\d+", value) else float(value)
+        except ValueError:
+            raise ValueError(f"--threshold {rule}.{name} must be a number, got {value!r}") from None
+        table.setdefault(rule, {})[name] = number
+    return table
+
+
+def _named_run(runs: list[Run], name: str) -> Run:
+    import difflib
+
+    from lightning_doctor.jsonable import MalformedError
+
+    for run in runs:
+        if run.name == name.rstrip("/"):
+            return run
+    names = [run.name for run in runs]
+    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
+    raise MalformedError(f"no run is called {name!r}, did you mean {nearest[0]!r}? There are {', '.join(names)}")
+
+
+def _show(report: Report, place: Path, *, foreign: bool) -> None:
+    from lightning_doctor.logs.curves import listed, printable
+    from lightning_doctor.sinks.terminal import summarize
+
+    print(printable(str(place), 1000))
+    if foreign:
+        log = report.history.facts["log"]
+        for signal, tag in log["tags"].items():
+            print(f"  {signal} from {printable(tag)} ({log['points'][signal]} values)")
+        if log["others"]:
+            print(f"  not used: {listed(log['others'])}")
+    # Before what rich writes to the same stream.
+    sys.stdout.flush()
+    summarize(report, console=_console())
