@@ -9,6 +9,7 @@ from typing import Any
 from lightning_doctor.findings import Finding
 from lightning_doctor.guide import walk
 from lightning_doctor.history import History
+from lightning_doctor.jsonable import MalformedError
 from lightning_doctor.report import Report
 from lightning_doctor.rule import Rule
 from lightning_doctor.rules import all_rules
@@ -72,17 +73,19 @@ def rank(findings: Iterable[Finding]) -> list[Finding]:
     """
     explains = {rule.code: set(rule.explains) for rule in all_rules()}
     ordered = sorted(findings, key=_weight)
-    ranked: list[Finding] = []
-    for finding in ordered:
-        causes = [
-            other
-            for other in ordered
-            if other is not finding and finding.name in explains.get(other.code, ()) and _may_cause(other, finding)
-        ]
-        ranked.append(replace(finding, explained_by=causes[0].code if causes else None))
+    parents: dict[str, str] = {}
+    # The lightest first: of two that explain each other the weightier is the root.
+    for finding in reversed(ordered):
+        for other in ordered:
+            caused = finding.name in explains.get(other.code, ()) and _may_cause(other, finding)
+            if caused and other.code != finding.code and _root(other.code, parents) != finding.code:
+                parents[finding.code] = other.code
+                break
     # A symptom of a symptom hangs under the root, so that the report is one level deep.
-    by_code = {finding.code: finding for finding in ranked}
-    ranked = [replace(finding, explained_by=_root(finding, by_code)) for finding in ranked]
+    ranked = [
+        replace(finding, explained_by=_root(finding.code, parents) if finding.code in parents else None)
+        for finding in ordered
+    ]
     return sorted(ranked, key=lambda finding: finding.explained_by is not None)
 
 
@@ -98,13 +101,10 @@ def _may_cause(cause: Finding, effect: Finding) -> bool:
     return cause.onset <= effect.onset + max(10, effect.last_step // 10)
 
 
-def _root(finding: Finding, by_code: Mapping[str, Finding]) -> str | None:
-    seen = {finding.code}
-    root = finding.explained_by
-    while root is not None and root not in seen and by_code[root].explained_by is not None:
-        seen.add(root)
-        root = by_code[root].explained_by
-    return None if root in seen else root
+def _root(code: str, parents: Mapping[str, str]) -> str:
+    while code in parents:
+        code = parents[code]
+    return code
 
 
 class Course:
@@ -152,8 +152,14 @@ class Course:
         return [finding.to_dict() for finding in self._known.values()]
 
     @classmethod
-    def from_dict(cls, data: Iterable[Any]) -> Course:
-        """Reads what :meth:`to_dict` wrote."""
+    def from_dict(cls, data: Any) -> Course:
+        """Reads what :meth:`to_dict` wrote.
+
+        Raises:
+            MalformedError: Where ``data`` is anything else.
+        """
+        if not isinstance(data, (list, tuple)):
+            raise MalformedError(f"the course of a run must be a list of findings, got {type(data).__name__}")
         course = cls()
         course._known = {finding.code: finding for finding in map(Finding.from_dict, data)}
         return course

@@ -96,14 +96,35 @@ class Finding:
         """
         if not isinstance(data, Mapping):
             raise MalformedError(f"a finding must be an object, got {type(data).__name__}")
-        known = {f.name for f in fields(cls)}
-        # Only evidence holds numbers that may be NaN: a summary that reads "NaN" stays text.
-        table = {key: from_jsonable(value) if key == "evidence" else value for key, value in data.items()}
-        table = {key: value for key, value in table.items() if key in known}
+        table = {f.name: data[f.name] for f in fields(cls) if f.name in data}
+        for key, (kinds, wanted) in _KINDS.items():
+            value = table.get(key)
+            if key in table and (not isinstance(value, kinds) or isinstance(value, bool)):
+                raise MalformedError(f"{key} of a finding must be {wanted}, got {value!r}")
         try:
             table["severity"] = Severity(table["severity"])
-            table["confidence"] = Confidence(table["confidence"])
-            table["signals"] = tuple(table.get("signals", ()))
+            table["confidence"] = Confidence(table.get("confidence", "confirmed"))
+            table["signals"] = tuple(str(name) for name in table.get("signals", ()))
+            # Only evidence holds numbers that may be NaN: a summary that reads "NaN" stays text.
+            table["evidence"] = {str(key): from_jsonable(value) for key, value in table.get("evidence", {}).items()}
             return cls(**table)
         except (KeyError, TypeError, ValueError) as error:
             raise MalformedError(f"a finding cannot be read: {error}") from error
+
+
+_TEXT = ((str,), "text")
+_WHOLE = ((int,), "a whole number")
+_WHOLE_OR_NONE = ((int, type(None)), "a whole number or null")
+_KINDS: dict[str, tuple[tuple[type, ...], str]] = {
+    "summary": _TEXT,
+    "remedy": _TEXT,
+    "evidence": ((Mapping,), "an object"),
+    "signals": ((list, tuple), "a list"),
+    "code": _TEXT,
+    "name": _TEXT,
+    "onset": _WHOLE_OR_NONE,
+    "step": _WHOLE,
+    "last_step": _WHOLE,
+    "explained_by": ((str, type(None)), "text or null"),
+    "recovered_at": _WHOLE_OR_NONE,
+}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
@@ -60,7 +60,10 @@ class Guide:
         try:
             answers = [Answer(str(a["question"]), a["reply"], str(a["because"])) for a in data.get("answers", [])]
         except (KeyError, TypeError) as error:
-            raise MalformedError(f"an answer of the guide lacks {error}") from error
+            raise MalformedError(f"an answer of the guide cannot be read: {error}") from error
+        for answer in answers:
+            if answer.reply not in get_args(Reply):
+                raise MalformedError(f"a reply of the guide must be yes, no or unknown, got {answer.reply!r}")
         return cls(answers, str(data.get("conclusion", "unknown")))
 
 
@@ -73,7 +76,7 @@ def walk(history: History, findings: Sequence[Finding]) -> Guide:
     """Walks the tree with what is known; "unknown" wherever that is the truth."""
     ill = [finding for finding in findings if finding.severity is not Severity.NOTE]
     optimization = [f for f in ill if f.code[:3] in ("LD1", "LD2", "LD3") and f.explained_by is None]
-    generalization = [f for f in findings if f.name in ("overfitting", "distribution_mismatch")]
+    generalization = [f for f in ill if f.name in ("overfitting", "distribution_mismatch")]
     training = _training_loss(history, optimization)
     answers = [training]
     if training.reply == "no" or (optimization and not generalization):

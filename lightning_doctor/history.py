@@ -15,8 +15,9 @@ EVENT_CAPACITY = 64
 class Series:
     """One signal: values with the steps they belong to, oldest first.
 
-    A full series thins its older half to every second point. The first point, the extremes and everything that is
-    not finite stay, so that an onset or a peak is never lost; the newer half always keeps every point.
+    A full series thins its older half to every second point. The first point, the first smallest and largest, the
+    first that is not finite and, unless they are many, all that are not finite stay, so that an onset or a peak is
+    never lost; the newer half always keeps every point.
 
     Args:
         capacity: The number of points above which the older half is thinned.
@@ -62,12 +63,15 @@ class Series:
 
     def _thin(self) -> None:
         half = len(self.values) // 2
-        finite = [value for value in self.values[:half] if math.isfinite(value)]
-        extremes = {min(finite), max(finite)} if finite else set()
-        keep = [i for i in range(half) if i % 2 == 0 or self.values[i] in extremes or not math.isfinite(self.values[i])]
-        if len(keep) == half:
-            # Nothing but NaN and extremes: without this the series would grow for ever.
-            keep = keep[::2]
+        older = self.values[:half]
+        finite = [i for i, value in enumerate(older) if math.isfinite(value)]
+        others = [i for i, value in enumerate(older) if not math.isfinite(value)]
+        kept = set(range(0, half, 2))
+        if finite:
+            kept |= {min(finite, key=older.__getitem__), max(finite, key=older.__getitem__)}
+        # All of a series of nothing but NaN, kept, would grow for ever.
+        kept |= set(others if len(others) <= half // 4 else others[:1])
+        keep = sorted(kept) if len(kept) < half else list(range(0, half, 2))
         self.steps = [self.steps[i] for i in keep] + self.steps[half:]
         self.values = [self.values[i] for i in keep] + self.values[half:]
 
@@ -92,7 +96,12 @@ class History:
         series = self._series.get(name)
         if series is None:
             series = self._series[name] = Series(capacity)
+            self.absent.pop(name, None)
         series.append(int(step), float(value))
+
+    def lack(self, names: Iterable[str], reason: str) -> None:
+        """Notes why series were not recorded; those that were are left alone."""
+        self.absent.update({name: reason for name in names if name not in self._series})
 
     def happened(self, name: str, step: int, **details: Any) -> None:
         """Notes an event; the first ones are kept when there are too many."""
@@ -116,6 +125,10 @@ class History:
     def names(self, prefix: str = "") -> list[str]:
         """Returns the names of the recorded series that begin with ``prefix``, in order of their first value."""
         return [name for name in self._series if name.startswith(prefix)]
+
+    def family(self, name: str) -> list[str]:
+        """Returns the recorded names among ``name``, ``name/0``, ``name/1`` …, in order of their first value."""
+        return [member for member in self._series if member == name or member.startswith(f"{name}/")]
 
     @property
     def last_step(self) -> int:
@@ -166,9 +179,11 @@ class History:
         for event in _sequence(table.get("events", []), "history.events"):
             details = dict(_mapping(from_jsonable(event), "an event"))
             name, step = details.pop("name", None), details.pop("step", None)
-            if not isinstance(name, str) or not isinstance(step, int):
+            if not isinstance(name, str) or isinstance(step, bool) or not isinstance(step, int):
                 raise MalformedError("an event must have a name and a whole step")
-            history.happened(name, step, **details)
+            # Not through `happened`: a detail may be called anything, "self" too.
+            history.events.append({"name": name, "step": step, **details})
+        del history.events[EVENT_CAPACITY:]
         for name, points in _mapping(table.get("series", {}), "history.series").items():
             place = f"series {name!r}"
             points = _mapping(points, place)
@@ -182,7 +197,10 @@ class History:
             for step, value in zip(steps, values, strict=True):
                 if isinstance(step, bool) or not isinstance(step, int) or not isinstance(value, (int, float)):
                     raise MalformedError(f"{place} must hold numbers, got {step!r}: {value!r}")
-                history.record(str(name), step, value, capacity=capacity)
+                try:
+                    history.record(str(name), step, value, capacity=capacity)
+                except OverflowError as error:
+                    raise MalformedError(f"{place} holds a number that no float holds") from error
         return history
 
 

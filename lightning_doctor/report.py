@@ -9,7 +9,7 @@ from typing import Any
 from lightning_doctor.findings import Finding, Severity
 from lightning_doctor.guide import Guide
 from lightning_doctor.history import History
-from lightning_doctor.jsonable import MalformedError
+from lightning_doctor.jsonable import MalformedError, from_jsonable, to_jsonable
 
 SCHEMA_VERSION = 1
 
@@ -65,7 +65,7 @@ class Report:
             "healthy": list(self.healthy),
             "unassessed": dict(self.unassessed),
             "guide": self.guide.to_dict(),
-            "overhead": self.overhead,
+            "overhead": to_jsonable(self.overhead),
             "notes": list(self.notes),
             "history": self.history.to_dict(),
         }
@@ -83,18 +83,22 @@ class Report:
             raise MalformedError(f"the report has schema {data['schema']!r}, this version reads {SCHEMA_VERSION}")
         try:
             return cls(
-                findings=[Finding.from_dict(item) for item in data.get("findings", [])],
-                recovered=[Finding.from_dict(item) for item in data.get("recovered", [])],
-                healthy=[str(code) for code in data.get("healthy", [])],
+                findings=[Finding.from_dict(item) for item in _list(data, "findings")],
+                recovered=[Finding.from_dict(item) for item in _list(data, "recovered")],
+                healthy=[str(code) for code in _list(data, "healthy")],
                 unassessed={str(code): str(reason) for code, reason in dict(data.get("unassessed", {})).items()},
                 guide=Guide.from_dict(data.get("guide", {})),
-                overhead=None if data.get("overhead") is None else float(data["overhead"]),
+                overhead=None if data.get("overhead") is None else float(from_jsonable(data["overhead"])),
                 step=int(data.get("step", 0)),
-                notes=[str(note) for note in data.get("notes", [])],
+                notes=[str(note) for note in _list(data, "notes")],
                 history=History.from_dict(data.get("history", {})),
             )
-        except (TypeError, ValueError) as error:
-            raise MalformedError(str(error)) from error
+        except MalformedError:
+            raise
+        except (TypeError, ValueError, OverflowError) as error:
+            raise MalformedError(f"the report cannot be read: {error}") from error
+        except RecursionError as error:
+            raise MalformedError("the report is nested too deeply to be one") from error
 
     def __str__(self) -> str:
         from lightning_doctor.sinks.letter import letter
@@ -105,3 +109,10 @@ class Report:
         from lightning_doctor.sinks.html import html
 
         return html(self)
+
+
+def _list(data: Mapping[str, Any], key: str) -> list[Any]:
+    value = data.get(key, [])
+    if not isinstance(value, list):
+        raise MalformedError(f"{key} of the report must be a list, got {type(value).__name__}")
+    return value

@@ -53,14 +53,22 @@ class Rule:
     def lacks(self, history: History) -> str | None:
         """Says why this history cannot be judged, as a clause; None where it can."""
         for name, least in self.needs.items():
-            if name in history.absent:
-                return history.absent[name]
-            values = history.get(name).values
-            bad = next((i for i, value in enumerate(values) if not math.isfinite(value)), None)
-            if bad is not None and not self.non_finite:
-                return f"{name} is not finite at step {history[name].steps[bad]}"
-            if len(values) < least:
-                return f"{name} has {len(values)} of the {least} values needed"
+            # The family first: "several optimizers" is a reason to lack `train_loss`, but not all of its members.
+            members = history.family(name[:-2]) if name.endswith("/*") else []
+            lacks = [self._lacks(history, member, least) for member in members or [name.removesuffix("/*")]]
+            if None not in lacks:
+                return lacks[0]
+        return None
+
+    def _lacks(self, history: History, name: str, least: int) -> str | None:
+        if name in history.absent:
+            return history.absent[name]
+        values = history.get(name).values
+        bad = next((i for i, value in enumerate(values) if not math.isfinite(value)), None)
+        if bad is not None and not self.non_finite:
+            return f"{name} is not finite at step {history[name].steps[bad]}"
+        if len(values) < least:
+            return f"{name} has {len(values)} of the {least} values needed"
         return None
 
 
@@ -72,7 +80,8 @@ def rule(
     Args:
         code: Its code in the catalogue, never used before.
         needs: Series and the least number of values of each. Without them the rule is unassessed; so it is where
-            one of them holds NaN or infinity.
+            one of them holds NaN or infinity. ``"train_loss/*"`` asks for one of a family: for ``train_loss`` or
+            ``train_loss/0``, ``train_loss/1`` …
         explains: Names of the illnesses that this one causes.
         non_finite: The rule wants to see the NaN and infinite values too.
     """

@@ -49,6 +49,7 @@ class Case:
         stepped: Whether the current batch has reached an optimizer step.
         sampling: Whether the coming step is one whose gradients are measured.
         report: The newest report.
+        closed: Whether the fit is over.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class Case:
         self._settings = settings
         self._publisher: Publisher | None = None
         self._began = False
-        self._finished = False
+        self.closed = False
         self._together = False
         self._steps = 0
         self._next_close = 1
@@ -191,9 +192,9 @@ class Case:
 
     def finish(self, exception: BaseException | None = None) -> None:
         """The fit is over, well or badly; only the first call counts."""
-        if self._finished:
+        if self.closed:
             return
-        self._finished = True
+        self.closed = True
         if self._began:
             self._try("the end of the run", lambda: self._note_ending(exception))
             self.close(alone=exception is not None)
@@ -224,6 +225,7 @@ class Case:
         if self._publisher is not None and self.budget.allows(0.0):
             publisher = self._publisher
             self._try("logging scalars", lambda: publisher.scalars(self.history, self.history.last_step))
+            self._note_loggers(publisher)
 
     def _read_window(self, alone: bool) -> None:
         now, (then, steps) = self.budget.clock(), self._closed_at
@@ -250,7 +252,12 @@ class Case:
         if self._publisher is not None and self.report is not None:
             publisher, report = self._publisher, self.report
             self._try("writing the report", lambda: (publisher.save if final else publisher.report)(report))
+            self._note_loggers(publisher)
         self._consultation_time = self.budget.clock() - began
+
+    def _note_loggers(self, publisher: Publisher) -> None:
+        for failure in publisher.letterbox.failures():
+            self.consultation.failed(f"{failure.logger}, {failure.doing},", failure.error)
 
     def _judge(self) -> None:
         self.report = self.consultation.judge(self.history, self.history.last_step, self.budget.measured)
@@ -263,7 +270,7 @@ class Case:
         """Returns what is known, as plain builtins; None where there is nothing."""
         if not self._began:
             return None
-        if not self._together:
+        if not self._together and not self.closed:
             # Not with other ranks: whether all of them save is the user's business.
             self._try("reading the window", lambda: self._read_window(alone=True))
         return self._try(

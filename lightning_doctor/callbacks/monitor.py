@@ -36,8 +36,10 @@ class Monitor(Callback):
         self._case: Case | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        # A process that is handed a Trainer opens its own case; this one holds on to what cannot travel.
-        return {**self.__dict__, "_case": None}
+        # A process that is handed a Trainer opens its own case. This one cannot travel, nor can the model, which
+        # Lightning ties to every callback by its bound methods.
+        state = {key: value for key, value in self.__dict__.items() if key not in ("log", "log_dict")}
+        return {**state, "_case": None}
 
     @property
     def report(self) -> Report | None:
@@ -78,7 +80,7 @@ class Monitor(Callback):
     @property
     def _led(self) -> Case | None:
         case = self._case
-        return case if case is not None and case.leader is self else None
+        return case if case is not None and case.leader is self and not case.closed else None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Lightning hook: opens the case if this callback leads it."""
@@ -150,10 +152,9 @@ class Monitor(Callback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Lightning hook: history and findings go into the checkpoint, as plain builtins."""
         # Not under "callbacks": two stateful callbacks of one class are refused by Lightning, and there may be two.
-        if case := self._led:
-            state = case.state_dict()
-            if state is not None:
-                checkpoint[CHECKPOINT_KEY] = state
+        case = self._case
+        if case is not None and case.leader is self and (state := case.state_dict()) is not None:
+            checkpoint[CHECKPOINT_KEY] = state
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Lightning hook: takes up where the checkpoint left off; one without the doctor's state is fine."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import import_module
@@ -24,6 +25,8 @@ def find_rule(name: str) -> Rule:
     Raises:
         ValueError: Where there is none; the message names the nearest.
     """
+    if not isinstance(name, str):
+        raise ValueError(f"a rule is named by its code or name, got {name!r}")
     wanted = name.strip().lower()
     for rule in all_rules():
         if wanted in (rule.code.lower(), rule.name):
@@ -64,9 +67,16 @@ def check_thresholds(thresholds: Mapping[str, Mapping[str, float]]) -> dict[str,
                     f"{rule.code} {rule.name} has no threshold {key!r}{_nearest(key, list(rule.thresholds))}; "
                     f"it has {', '.join(rule.thresholds) or 'none'}"
                 )
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
                 raise ValueError(f"threshold {rule.name}.{key} must be a number, got {value!r}")
-        checked.setdefault(rule.code, {}).update(values)
+            # Counts slice and index: 5.0, as YAML may say, would raise in the rule.
+            if isinstance(rule.thresholds[key], int):
+                if value < 1 or value % 1:
+                    raise ValueError(f"threshold {rule.name}.{key} must be a whole number of at least 1, got {value!r}")
+                value = int(value)
+            if value < 0:
+                raise ValueError(f"threshold {rule.name}.{key} must be at least 0, got {value!r}")
+            checked.setdefault(rule.code, {})[key] = value
     return checked
 
 
@@ -75,7 +85,8 @@ def _named(names: Iterable[str], argument: str) -> set[Rule]:
         raise ValueError(f"{argument} must be a list of rule codes or names, got the string {names!r}")
     chosen: set[Rule] = set()
     for name in names:
-        family = {rule for rule in all_rules() if rule.code.startswith(name.upper())} if name else set()
+        beginning = name.strip().upper() if isinstance(name, str) else ""
+        family = {rule for rule in all_rules() if rule.code.startswith(beginning)} if beginning else set()
         chosen |= family or {find_rule(name)}
     return chosen
 

@@ -6,7 +6,7 @@ from statistics import median
 
 from lightning_doctor.findings import Finding, Severity
 from lightning_doctor.history import History
-from lightning_doctor.noise import noise
+from lightning_doctor.noise import lucky, noise
 from lightning_doctor.rule import rule
 
 
@@ -31,7 +31,8 @@ def stale_validation(history: History, *, patience: int = 5, sigmas: float = 2.0
 
     Thresholds:
         patience: Passes since the best one that count as ill [validation passes].
-        sigmas: How far over the best the latest passes must lie [noise of a pass].
+        sigmas: How far over the best the latest passes must lie, beyond what the luckiest of so many passes would
+            be under them anyway [noise of a pass].
 
     Blind spots:
         A converged run that rests at its best is well, however long; a slow drift inside the noise is not seen.
@@ -41,19 +42,20 @@ def stale_validation(history: History, *, patience: int = 5, sigmas: float = 2.0
     best = losses.index(min(losses))
     waited = len(losses) - 1 - best
     rise = median(losses[-patience:]) - losses[best]
-    if waited < patience or rise < sigmas * noise(losses):
+    blur = noise(losses)
+    if waited < patience or rise < (sigmas + lucky(len(losses))) * blur:
         return None
     return Finding(
         severity=Severity.NOTE,
-        summary=f"no new best validation loss for {waited} passes",
+        summary=f"no new best validation loss for {waited} passes, since step {series.steps[best]}",
         evidence={
             "best": losses[best],
             "best_step": series.steps[best],
             "rise": rise,
-            "noise": noise(losses),
+            "noise": blur,
             "waited": waited,
         },
-        remedy="restore the best checkpoint, then lower lr or stop",
+        remedy=f"restore the checkpoint of step {series.steps[best]}, then lower the learning rate or stop there",
         onset=series.steps[best],
         signals=("val_loss",),
     )

@@ -1,0 +1,72 @@
+"""What remedies say of the run at hand: its learning rate, its optimizer, its clipping, the batch of a step."""
+
+from __future__ import annotations
+
+import math
+from statistics import median
+from typing import Any
+
+from lightning_doctor.history import History
+
+
+def optimizer(history: History) -> str:
+    """Returns the class name of the first optimizer; empty where it is unknown."""
+    return str(_first(history, "optimizers").get("class", ""))
+
+
+def is_adaptive(history: History) -> bool | None:
+    """Whether the optimizer divides by the gradient's own size, so that no step can be huge; None where unknown."""
+    name = optimizer(history).lower()
+    if not name:
+        return None
+    return not any(plain in name for plain in ("sgd", "lbfgs", "asgd"))
+
+
+def peak_rate(history: History) -> float | None:
+    """Returns the highest learning rate so far of the first parameter group; None where it is unknown."""
+    rates = [rate for rate in history.get("learning_rate").values if math.isfinite(rate)]
+    if rates:
+        return max(rates)
+    groups = _first(history, "optimizers").get("groups") or [{}]
+    rate = groups[0].get("lr") if isinstance(groups[0], dict) else None
+    return float(rate) if isinstance(rate, (int, float)) else None
+
+
+def lower_rate(history: History, factor: float = 10.0) -> str:
+    """Says to lower the learning rate, with numbers where they are known: ``"lower lr from 0.1 to 0.01"``."""
+    rate = peak_rate(history)
+    if rate is None or not rate > 0:
+        return f"lower lr {factor:.3g}-fold"
+    return f"lower lr from {rate:.3g} to {rate / factor:.3g}"
+
+
+def is_clipped(history: History) -> bool:
+    """Whether gradients are clipped already."""
+    return bool(history.fact("trainer.gradient_clip_val")) or "grad_norm_clipped" in history
+
+
+def clip(history: History, before: int) -> str:
+    """Says to clip, at the usual gradient norm of the steps before ``before`` where it is known."""
+    series = history.get("grad_norm")
+    norms = [n for at, n in zip(series.steps, series.values, strict=True) if at < before and math.isfinite(n) and n > 0]
+    # Norms that grew by orders of magnitude have no usual size.
+    if len(norms) < 5 or max(norms[-5:]) > 30 * min(norms):
+        return "clip gradients (`Trainer(gradient_clip_val=1.0)`)"
+    return f"clip gradients at their usual norm (`Trainer(gradient_clip_val={median(norms):.2g})`)"
+
+
+def batch_of(history: History, step: int) -> int | None:
+    """Returns the index within its epoch of the (first) batch of an optimizer step; None where it is unknown."""
+    batches = history.fact("trainer.batches_per_epoch")
+    if not isinstance(batches, int) or batches < 1:
+        return None
+    accumulated = history.fact("trainer.accumulate_grad_batches", 1)
+    accumulated = accumulated if isinstance(accumulated, int) and accumulated > 0 else 1
+    # A last group of an epoch that is not full steps too.
+    steps = math.ceil(batches / accumulated)
+    return step % steps * accumulated
+
+
+def _first(history: History, fact: str) -> dict[str, Any]:
+    items = history.fact(fact, [])
+    return items[0] if isinstance(items, list) and items and isinstance(items[0], dict) else {}

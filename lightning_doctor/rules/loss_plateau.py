@@ -1,0 +1,153 @@
+"""LD105: the training loss has not improved beyond noise for a long time."""
+
+from __future__ import annotations
+
+import math
+from statistics import fmean, median
+
+from lightning_doctor.findings import Confidence, Finding, Severity
+from lightning_doctor.history import History, Series
+from lightning_doctor.noise import Trend, noise, shift, stretch
+from lightning_doctor.prescriptions import peak_rate
+from lightning_doctor.rule import rule
+
+
+@rule("LD105", needs={"train_loss": 64}, explains=("stale_validation",))
+def loss_plateau(
+    history: History,
+    *,
+    improved: float = 0.05,
+    sigmas: float = 3.0,
+    patience: float = 0.5,
+    least: int = 150,
+    converged: float = 0.25,
+) -> Finding | None:
+    """The training loss has not improved beyond noise for a long time.
+
+    What it looks at:
+        ``train_loss``, one value per optimizer step [unit of your loss], over the second half of the run so far.
+
+    Why it matters:
+        A loss that hardly ever left its start means that nothing is learned; after real progress it may mean that
+        the learning rate has become too large for what is left.
+
+    Sick:
+        2.30, 2.31, 2.30, 2.30, 2.30, 2.31, 2.30, 2.30
+
+    Healthy:
+        2.30, 1.10, 0.40, 0.11, 0.05, 0.03, 0.03, 0.03
+
+    Remedy:
+        Overfit one batch first; then by cause: learning rate, input scale, dead units, labels. After real progress,
+        decay the learning rate.
+
+    Thresholds:
+        improved: Share of its start that the loss must have lost, to count as having left it; noise must rule out
+            twice as much for a warning [share].
+        sigmas: How sure a fall within the second half must be to count [standard errors].
+        patience: Share of the planned run before which a loss near its start may just be slow to start [share].
+        least: Steps before which no plateau is called one [steps].
+        converged: Share of its start under which the loss counts as converged [share].
+
+    Blind spots:
+        A network fine-tuned from a good start rests at it too: then this is only a suspicion. What a plateau is made
+        of (saddle, minimum, dead units) the loss alone does not tell. A loss that may be negative is not judged.
+    """
+    series = history["train_loss"]
+    values, steps = series.values, series.steps
+    spent = steps[-1] - steps[0] + 1
+    if spent < least or min(values) <= 0 or _rate_is_low(history):
+        return None
+    late = stretch(series, 0.5)
+    half = len(late) // 2
+    full = history.fact("trainer.batches_per_epoch") == 1
+    opening = values[: max(3 if full else 8, min(len(values) // 20, 64))]
+    very_first = values[: 1 if full else 8]
+    # The very first values too: a quick fall is over before the opening is.
+    start, now = max(median(opening), median(very_first)), median(late)
+    fall = shift(late[:half], late[half:])
+    if now < converged * start or (fall.sigmas < -sigmas and -fall.change > 0.005 * now):
+        return None
+    sigma = noise(late)
+    evidence: dict[str, float | int | str] = {
+        "start": start,
+        "now": now,
+        "noise": sigma,
+        "fall": -fall.change,
+        "fall_sigmas": -fall.sigmas,
+        "steps": round(spent / 2),
+    }
+    onset = steps[len(steps) - len(late)]
+    gain = shift(opening, late)
+    first = shift(very_first, late)
+    left = max(-change.change - 2 * change.error for change in (gain, first))
+    if left > improved * start:
+        # At its noise floor a run is done; only a flat loss that noise does not explain is worth a note.
+        if sigma > 0.1 * now or median(late[half:]) > median(late[:half]) + 3 * fall.error:
+            return None
+        return Finding(
+            severity=Severity.NOTE,
+            summary=f"the training loss rests at {now:.4g} since step {onset}, down from {start:.4g}",
+            evidence=evidence,
+            remedy=f"decay lr (now {peak_rate(history) or 0:.3g}), or end the run here"
+            if peak_rate(history)
+            else "decay lr, or end the run here",
+            confidence=Confidence.SUSPECTED,
+            onset=onset,
+            signals=("train_loss",),
+        )
+    if not _is_flat(series, gain, fall, start, improved, sigmas) or not _waited(history, spent, patience, least):
+        return None
+    good = _good(history, late)
+    return Finding(
+        severity=Severity.NOTE if good else Severity.WARNING,
+        summary=f"the training loss hardly left its start: {now:.4g} after {spent} steps, {start:.4g} at first",
+        evidence=evidence | ({"may_be_good": good} if good else {}),
+        remedy="overfit one batch first; if that fails, change lr tenfold either way, then check input scale, "
+        "dead units and the loss; if it works, check that inputs and labels belong together",
+        confidence=Confidence.SUSPECTED,
+        onset=steps[0],
+        signals=("train_loss",),
+    )
+
+
+def _is_flat(series: Series, gain: Trend, fall: Trend, start: float, improved: float, sigmas: float) -> bool:
+    """Whether noise is small enough to rule out that the loss fell: no proof of a fall is no proof of none."""
+    course = shift(stretch(series, 0.1, 0.4), stretch(series, 0.7))
+    falling = course.sigmas < 1 - sigmas and -course.change > 0.01 * start
+    most = max(-gain.change + 2 * gain.error, 2 * (-fall.change + 2 * fall.error))
+    return not falling and most < 2 * improved * start
+
+
+def _waited(history: History, spent: int, patience: float, least: int) -> bool:
+    """Whether a run that goes on had the time to start: deep sigmoid networks rest before they fall."""
+    if history.fact("run.ended") is not None:
+        return True
+    planned = history.fact("trainer.planned_steps")
+    return bool(spent >= patience * planned) if isinstance(planned, int) and planned > 0 else spent >= 4 * least
+
+
+def _rate_is_low(history: History) -> bool:
+    """Whether the learning rate is far under its peak, or still on its way up: then the loss rests for that reason."""
+    rates = [rate for rate in history.get("learning_rate").values if math.isfinite(rate)]
+    if not rates:
+        return False
+    warming = rates[-1] >= max(rates) > 1.5 * median(rates) and len(rates) > 8
+    return median(rates[-max(1, len(rates) // 4) :]) < 0.1 * max(rates) or (
+        warming and history.fact("run.ended") is None
+    )
+
+
+def _good(history: History, late: list[float]) -> str:
+    """Says why this loss may be a good one, as far as it can be told from here; else the empty text."""
+    metric = history.get("val_metric").values
+    if history.fact("validation.mode") == "max" and metric and 0.8 <= metric[-1] <= 1.0:
+        return f"validation {history.fact('validation.metric', 'metric')} is {metric[-1]:.3g}"
+    batch = history.fact("data.batch_size", 1)
+    batch = batch if isinstance(batch, int) and batch > 0 else 1
+    # Each divided first: the sum of huge losses would overflow.
+    middle = fmean([value / len(late) for value in late]) * len(late)
+    spread = math.sqrt(fmean([(value / middle - 1) ** 2 for value in late]) * batch) if middle > 0 else 0.0
+    # Samples that a network has not learned score alike: squared errors spread by 1.4 of their mean, cross-entropies
+    # by less. Where most are right a few carry the loss.
+    return f"losses of single samples spread by {spread:.2g} of their mean, as after learning" if spread > 2.5 else ""

@@ -1,0 +1,195 @@
+"""The run's own loggers: scalars to each of them, the letter to those that can show text, a layout to TensorBoard."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+REPORT_TAG = "doctor/report"
+
+# Category and chart of the Custom Scalars tab, and the series in it; a star stands for any ending.
+_CATEGORY = "Doctor"
+_CHARTS: Mapping[str, tuple[str, ...]] = {
+    "loss: training and validation": ("train_loss", "train_loss/*", "val_loss", "val_loss/*"),
+    "validation metric": ("val_metric",),
+    "gradient norm: before and after clipping": ("grad_norm", "grad_norm_clipped"),
+    "clip factor: share of the gradient that clipping leaves": ("clip_factor",),
+    "gradient norm by layer": ("grad_norm/*",),
+    "non-finite gradients and skipped steps": ("grad_non_finite", "scaler_skips"),
+    "learning rate": ("learning_rate", "learning_rate/*"),
+    "momentum": ("momentum", "momentum/*"),
+    "effective step of Adagrad": ("adagrad_step", "adagrad_step/*"),
+}
+_LAYOUT_TAG = b"custom_scalars__config__"
+# A layout is written as a run begins; a resumed run may lie beside gigabytes of events.
+_SEARCHED = 1 << 26
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A logger that was dropped.
+
+    Attributes:
+        logger: Its class.
+        doing: What it failed at, as a clause: ``"writing scalars"``.
+        error: What it raised.
+    """
+
+    logger: str
+    doing: str
+    error: Exception
+
+    def __str__(self) -> str:
+        return f"{self.logger} failed at {self.doing} and gets no more: {type(self.error).__name__}: {self.error}"
+
+
+class Letterbox:
+    """Delivers to the loggers of a run. One that fails is dropped, the others go on.
+
+    Loggers are known by what they can do, not by their class: ``log_metrics``, and an ``experiment`` with
+    ``add_text`` (TensorBoard), with ``log_text`` (MLflow, Comet), or a ``log_text`` of their own (Weights & Biases).
+
+    Args:
+        loggers: The loggers of the trainer; there may be none.
+    """
+
+    def __init__(self, loggers: Iterable[Any] | None = ()) -> None:
+        self._loggers = list(loggers or ())
+        self._failures: list[Failure] = []
+        self._letter: str | None = None
+        self._layout: dict[str, Any] | None = None
+        self._foreign_layout: dict[int, bool] = {}
+
+    def failures(self) -> list[Failure]:
+        """Returns the failures since the last call."""
+        failures, self._failures = self._failures, []
+        return failures
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Logs values of one step; their names are the tags."""
+        if values:
+            # A copy each: a logger may change what it is given.
+            self._each("writing scalars", lambda logger: logger.log_metrics(dict(values), step=step))
+
+    def text(self, markdown: str, step: int) -> bool:
+        """Shows the letter, under ``doctor/report`` in TensorBoard, if it is another than the last.
+
+        Returns:
+            Whether it was another one.
+        """
+        if markdown == self._letter:
+            return False
+        self._letter = markdown
+        self._each("writing the report", lambda logger: _show_text(logger, markdown, step))
+        return True
+
+    def layout(self, names: Iterable[str]) -> None:
+        """Groups the charts of these series in TensorBoard's Custom Scalars tab.
+
+        Writes only when there is another set of charts than the last time, and never over a layout of the user's.
+
+        Args:
+            names: The series there are, without ``doctor/``.
+        """
+        names = list(names)
+        charts = {
+            title: patterns
+            for title, patterns in _CHARTS.items()
+            if any(re.match(_regex(pattern), name) for pattern in patterns for name in names)
+        }
+        if not charts or charts == self._layout:
+            return
+        self._layout = dict(charts)
+        self._each("writing the layout of the charts", lambda logger: self._arrange(logger, charts))
+
+    def _arrange(self, logger: Any, charts: Mapping[str, tuple[str, ...]]) -> None:
+        experiment = getattr(logger, "experiment", None)
+        arrange = getattr(experiment, "add_custom_scalars", None)
+        if not callable(arrange):
+            return
+        if id(logger) not in self._foreign_layout:
+            self._foreign_layout[id(logger)] = _has_layout(experiment)
+        if self._foreign_layout[id(logger)]:
+            return
+        stem = _stem(logger)
+        arrange(
+            {
+                _CATEGORY: {
+                    title: ["Multiline", [_regex(p, f"{stem}doctor/") for p in patterns]]
+                    for title, patterns in charts.items()
+                }
+            }
+        )
+
+    def _each(self, doing: str, deliver: Callable[[Any], None]) -> None:
+        self._loggers = [logger for logger in self._loggers if self._delivered(logger, doing, deliver)]
+
+    def _delivered(self, logger: Any, doing: str, deliver: Callable[[Any], None]) -> bool:
+        try:
+            deliver(logger)
+        except Exception as error:  # noqa: BLE001
+            self._failures.append(Failure(type(logger).__name__, doing, error))
+            return False
+        return True
+
+
+def _show_text(logger: Any, markdown: str, step: int) -> None:
+    if "columns" in _parameters(getattr(logger, "log_text", None)):
+        # Weights & Biases: text is a table there.
+        logger.log_text(key=REPORT_TAG, columns=["report"], data=[[markdown]], step=step)
+        return
+    experiment = getattr(logger, "experiment", None)
+    if callable(getattr(experiment, "add_text", None)):
+        experiment.add_text(REPORT_TAG, markdown, global_step=step)  # type: ignore[union-attr]
+        flush = getattr(experiment, "flush", None)
+        if callable(flush):
+            flush()
+        return
+    parameters = _parameters(getattr(experiment, "log_text", None))
+    if "artifact_file" in parameters:
+        # MLflow: a file of the run, overwritten each time.
+        experiment.log_text(run_id=logger.run_id, text=markdown, artifact_file=f"{REPORT_TAG}.md")  # type: ignore[union-attr]
+    elif "text" in parameters and "step" in parameters:
+        # Comet.
+        experiment.log_text(markdown, step=step)  # type: ignore[union-attr]
+
+
+def _parameters(function: Any) -> set[str]:
+    if not callable(function):
+        return set()
+    try:
+        return set(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        return set()
+
+
+def _regex(pattern: str, stem: str = "") -> str:
+    return f"^{re.escape(stem)}{re.escape(pattern).replace(re.escape('*'), '.+')}$"
+
+
+def _stem(logger: Any) -> str:
+    """Returns what the logger itself puts before every tag: ``TensorBoardLogger(prefix=…)``."""
+    prefix = getattr(logger, "_prefix", "")
+    if not isinstance(prefix, str) or not prefix:
+        return ""
+    return f"{prefix}{getattr(logger, 'LOGGER_JOIN_CHAR', '-')}"
+
+
+def _has_layout(experiment: Any) -> bool:
+    """Whether the run has a layout already: of several in one run TensorBoard shows the last, so ours would hide it."""
+    folder = getattr(experiment, "log_dir", None)
+    if not isinstance(folder, (str, Path)):
+        return False
+    experiment.flush()
+    for path in Path(folder).glob("events.out.tfevents.*"):
+        with path.open("rb") as file:
+            end = b""
+            while (chunk := file.read(1 << 20)) and file.tell() <= _SEARCHED:
+                if _LAYOUT_TAG in end + chunk:
+                    return True
+                end = chunk[-len(_LAYOUT_TAG) :]
+    return False

@@ -1,0 +1,42 @@
+"""Histories for the tests of the rules, made of plain numbers."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from lightning_doctor.history import History
+
+
+def history_of(losses: Iterable[float], *, rates: Sequence[float] | None = None, **facts: Any) -> History:
+    """A run with these training losses, one a step, and these learning rates."""
+    history = History()
+    for step, loss in enumerate(losses):
+        history.record("train_loss", step, loss)
+    for step, rate in enumerate(rates or ()):
+        history.record("learning_rate", step, rate)
+    history.facts = facts
+    return history
+
+
+def gauss(count: int, sigma: float = 1.0, seed: int = 0) -> list[float]:
+    source = random.Random(seed)
+    return [source.gauss(0, sigma) for _ in range(count)]
+
+
+def noisy(levels: Iterable[float], sigma: float, seed: int = 0) -> list[float]:
+    levels = list(levels)
+    return [level + error for level, error in zip(levels, gauss(len(levels), sigma, seed), strict=True)]
+
+
+def decay(start: float, end: float, time: float, count: int) -> list[float]:
+    """Falls from start towards end, exponentially, with this time constant in steps."""
+    return [end + (start - end) * math.exp(-step / time) for step in range(count)]
+
+
+SGD = [{"class": "SGD", "groups": [{"lr": 0.1, "momentum": 0.0}]}]
+ADAM = [{"class": "Adam", "groups": [{"lr": 0.003, "betas": [0.9, 0.999]}]}]
+FULL_BATCH = {"batches_per_epoch": 1}
+COMPLETED = {"ended": "completed"}

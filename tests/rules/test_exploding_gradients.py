@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from lightning_doctor.findings import Finding, Severity
+from lightning_doctor.history import History
+from lightning_doctor.rules.exploding_gradients import exploding_gradients
+from tests.histories import SGD, decay, gauss, history_of, noisy
+
+
+def run(
+    norms: Sequence[float], losses: Sequence[float], layers: dict[str, Sequence[float]] | None = None, **facts: Any
+) -> History:
+    history = history_of(losses, **facts)
+    for step, norm in enumerate(norms):
+        history.record("grad_norm", step, norm)
+    for name, values in (layers or {}).items():
+        for number, value in enumerate(values):
+            history.record(f"grad_norm/{name}", 20 * number + 19, value, capacity=128)
+    return history
+
+
+def judge(*args: Any, **kwargs: Any) -> Finding | None:
+    return exploding_gradients(run(*args, **kwargs))
+
+
+CALM = [abs(1 + error) for error in gauss(200, 0.2)]
+FALLING = noisy(decay(2.3, 0.5, 50, 200), 0.02)
+
+
+def test_sick_a_gradient_that_grew_and_stays_while_the_loss_is_lost_again_is_a_warning() -> None:
+    norms = [*CALM, *(10 ** (i / 10) for i in range(30)), *[1000.0] * 20]
+    losses = [*FALLING, *(0.6 + 0.5 * i for i in range(50))]
+    finding = judge(norms, losses, optimizers=SGD)
+    assert finding is not None
+    assert (finding.code, finding.severity) == ("LD202", Severity.WARNING)
+    # The norm leaves ten times its calm ten steps after the calm ends.
+    assert finding.onset == pytest.approx(210, abs=3)
+    assert finding.evidence["calm"] == pytest.approx(1.0, abs=0.1)
+    assert "gradient_clip_val=1)" in finding.remedy
+    assert "lower lr from 0.1 to 0.01" in finding.remedy
+
+
+def test_sick_growth_into_infinity_within_a_few_steps_is_seen_in_what_came_before() -> None:
+    norms = [175.0 * 9**i for i in range(18)] + [float("inf"), float("nan")]
+    losses = [166.0 * 80**i for i in range(18)] + [float("inf"), float("nan")]
+    finding = judge(norms, losses)
+    assert finding is not None
+    assert finding.onset is not None
+    assert finding.onset <= 3
+
+
+def test_the_remedy_does_not_say_to_clip_where_it_is_clipped() -> None:
+    norms, losses = [*CALM, *[1000.0] * 40], [*FALLING, *[20.0] * 40]
+    finding = judge(norms, losses, trainer={"gradient_clip_val": 1.0}, optimizers=SGD)
+    assert finding is not None
+    assert "gradient_clip_val" not in finding.remedy
+    assert "lower lr" in finding.remedy
+
+
+def test_healthy_a_slow_starter_whose_gradient_grows_a_thousandfold_while_the_loss_falls_is_well() -> None:
+    norms = [0.002 * 10 ** (3 * min(i, 150) / 150) for i in range(300)]
+    losses = noisy([*[2.3] * 150, *decay(2.3, 0.5, 40, 150)], 0.01)
+    for count in (16, 32, 100, 150, 200, 300):
+        assert judge(norms[:count], losses[:count]) is None
+
+
+def test_healthy_a_single_bad_batch_is_well_even_just_after_it() -> None:
+    norms, losses = [*CALM, 5000.0, *CALM[:100]], [*FALLING, 300.0, *[0.6] * 100]
+    for count in (201, 202, 205, 300):
+        assert judge(norms[:count], losses[:count]) is None
+
+
+def test_healthy_a_converged_run_whose_tiny_loss_moves_is_well() -> None:
+    # From 2.3 to 1e-6, then up to 1e-4: four orders of magnitude of the gradient, nothing of what was gained.
+    norms = [*(1.0 * 0.95**i for i in range(250)), *[0.05] * 50]
+    losses = [*(2.3 * 0.94**i for i in range(250)), *[1e-4] * 50]
+    assert judge(norms, losses) is None
+
+
+@pytest.mark.parametrize(("factor", "ill"), [(80.0, False), (120.0, True)])
+def test_growth_is_relative_to_the_calmest_level(factor: float, ill: bool) -> None:
+    assert (judge([*[1.0] * 200, *[factor] * 40], [*FALLING, *[20.0] * 40]) is not None) is ill
+
+
+@pytest.mark.parametrize(("loss", "ill"), [(0.8, False), (1.2, True)])
+def test_a_share_of_what_the_loss_had_gained_must_be_lost(loss: float, ill: bool) -> None:
+    # From 2.3 to about 0.5: a quarter of the gain is 0.45.
+    assert (judge([*CALM, *[1000.0] * 40], [*FALLING, *[loss] * 40]) is not None) is ill
+
+
+@pytest.mark.parametrize(("steps", "ill"), [(4, False), (14, True)])
+def test_it_must_have_lasted(steps: int, ill: bool) -> None:
+    assert (judge([*CALM, *[1000.0] * steps], [*FALLING, *[20.0] * steps]) is not None) is ill
+
+
+def layered(ratio: float) -> dict[str, Sequence[float]]:
+    return {name: [ratio ** (1 - i / 4)] * 10 for i, name in enumerate(("a", "b", "c", "d", "e"))}
+
+
+STUCK = noisy([2.3] * 200, 0.05)
+ORDER = {"layer_names": ["a", "b", "c", "d", "e"]}
+
+
+def test_sick_gradients_that_grow_towards_the_input_while_the_loss_never_fell_are_suspected() -> None:
+    finding = judge(CALM, STUCK, layered(1e6), model=ORDER)
+    assert finding is not None
+    assert (finding.severity, finding.confidence) == (Severity.WARNING, "suspected")
+    assert (finding.evidence["early_layer"], finding.evidence["last_layer"]) == ("b", "e")
+    assert finding.remedy.startswith("initialise")
+
+
+def test_healthy_the_same_ratio_in_a_network_that_learns_is_well() -> None:
+    assert judge(CALM, FALLING, layered(1e6), model=ORDER) is None
+
+
+def test_healthy_a_first_layer_with_the_size_of_its_inputs_is_well() -> None:
+    assert judge(CALM, STUCK, {**layered(1.0), "a": [1e6] * 10}, model=ORDER) is None
+
+
+@pytest.mark.parametrize(("ratio", "ill"), [(900.0, False), (1100.0, True)])
+def test_depth_is_the_ratio_to_the_last_layer(ratio: float, ill: bool) -> None:
+    layers = {**layered(1.0), "b": [ratio] * 10}
+    assert (judge(CALM, STUCK, layers, model=ORDER) is not None) is ill

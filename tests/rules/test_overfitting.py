@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from lightning_doctor.findings import Confidence, Finding, Severity
+from lightning_doctor.history import History
+from lightning_doctor.rules.overfitting import overfitting
+from tests.histories import decay, gauss, noisy
+
+STEPS = 10
+BARE: dict[str, Any] = {
+    "model": {"parameters": 9000, "layers": {"Linear": 2, "ReLU": 1}},
+    "optimizers": [{"class": "Adam", "groups": [{"lr": 1e-3, "weight_decay": 0.0}]}],
+    "trainer": {"callbacks": ["ModelCheckpoint"]},
+    "data": {"train_samples": 430, "val_samples": 430},
+}
+
+
+def run(
+    validation: Sequence[float],
+    training: Sequence[float] | None = None,
+    metric: Sequence[float] | None = None,
+    facts: dict[str, Any] | None = None,
+    mode: str = "max",
+) -> History:
+    """Ten steps a pass; a training loss a pass, with the noise of its batches."""
+    history = History()
+    history.facts = {**(facts or {}), "validation": {"metric": "val_acc", "mode": mode}}
+    wobble = gauss(STEPS * len(validation), 0.02, seed=1)
+    for number, loss in enumerate(validation):
+        end = STEPS * (number + 1) - 1
+        if training is not None:
+            for step in range(end - STEPS + 1, end + 1):
+                history.record("train_loss", step, training[number] * (1 + wobble[step]))
+        history.record("val_loss", end, loss)
+        if metric is not None:
+            history.record("val_metric", end, metric[number])
+    return history
+
+
+def turned(
+    best: float = 0.45, end: float = 0.92, count: int = 30, start: float = 0.69, sigma: float = 0.004
+) -> list[float]:
+    """Falls for five passes, then rises in a straight line, with the noise of a pass."""
+    down = [start + (best - start) * i / 5 for i in range(5)]
+    up = [best + (end - best) * i / (count - 6) for i in range(count - 5)]
+    return noisy([*down, *up], sigma, seed=3)
+
+
+MEMORISED = decay(0.7, 0.005, 5, 30)
+
+
+def judge(*args: Any, **kwargs: Any) -> Finding | None:
+    thresholds = kwargs.pop("thresholds", {})
+    return overfitting(run(*args, **kwargs), **thresholds)
+
+
+def found(*args: Any, **kwargs: Any) -> Finding:
+    finding = judge(*args, **kwargs)
+    assert finding is not None
+    return finding
+
+
+def test_sick_an_unregularised_network_that_loses_more_than_it_had_gained_is_a_confirmed_warning() -> None:
+    finding = found(turned(), MEMORISED, facts=BARE)
+    assert (finding.code, finding.severity, finding.confidence) == ("LD501", Severity.WARNING, Confidence.CONFIRMED)
+    # The noise moves the best pass, the sixth, by one at most.
+    assert finding.onset in (49, 59, 69)
+    assert finding.evidence["share_lost"] > 1
+
+
+@pytest.mark.parametrize("count", [8, 10, 12, 15, 20, 25, 30])
+def test_sick_it_is_seen_from_a_few_passes_after_the_best_on_and_stays_seen(count: int) -> None:
+    finding = judge(turned()[:count], MEMORISED[:count])
+    assert (finding is not None) is (count >= 12)
+
+
+def test_sick_without_a_training_loss_it_is_only_suspected() -> None:
+    finding = found(turned())
+    assert (finding.severity, finding.confidence) == (Severity.WARNING, Confidence.SUSPECTED)
+
+
+def test_sick_with_a_broken_training_loss_it_is_only_suspected() -> None:
+    history = run(turned(), MEMORISED)
+    history.record("train_loss", 400, math.nan)
+    finding = overfitting(history)
+    assert finding is not None
+    assert finding.confidence is Confidence.SUSPECTED
+
+
+def test_a_training_loss_over_the_best_validation_loss_memorised_nothing_yet_and_is_a_note() -> None:
+    finding = found(turned(), decay(1.5, 0.8, 5, 30))
+    assert (finding.severity, finding.confidence) == (Severity.NOTE, Confidence.SUSPECTED)
+
+
+def test_healthy_a_regularised_network_that_flattens_out_is_silent() -> None:
+    assert judge(noisy(decay(0.69, 0.45, 5, 30), 0.004), decay(0.7, 0.3, 5, 30)) is None
+
+
+def test_healthy_one_noisy_pass_is_silent() -> None:
+    losses = noisy(decay(0.69, 0.45, 5, 30), 0.004)
+    losses[20] = 1.5
+    assert judge(losses, MEMORISED) is None
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_healthy_a_stable_gap_is_silent_whatever_its_noise(seed: int) -> None:
+    losses = [*decay(0.69, 0.45, 3, 15), *noisy([0.45] * 60, 0.03, seed)]
+    assert judge(losses, decay(0.7, 0.02, 10, 75)) is None
+
+
+def test_healthy_a_dropout_gap_is_silent() -> None:
+    assert judge(noisy(decay(2.3, 0.1, 5, 30), 0.003), decay(2.3, 0.4, 5, 30)) is None
+
+
+def test_healthy_a_validation_loss_that_creeps_up_a_little_while_the_accuracy_stays_is_a_note_at_most() -> None:
+    losses = [*decay(2.3, 0.10, 2, 15), *(0.10 + 0.004 * i for i in range(45))]
+    finding = judge(losses, decay(2.3, 0.001, 3, 60), [0.97] * 60)
+    assert finding is not None
+    assert finding.severity is Severity.NOTE
+
+
+def test_healthy_a_training_loss_that_rises_too_is_another_illness() -> None:
+    assert judge(turned(), [*decay(0.7, 0.5, 2, 6), *(0.5 + 0.02 * i for i in range(24))]) is None
+
+
+def test_healthy_a_network_at_chance_whose_losses_wander_is_silent() -> None:
+    # Digits from the prior: the training loss falls by the wandering of the bias, far inside the noise of a batch.
+    training = [2.30 - 0.0005 * i for i in range(30)]
+    validation = [2.303 - 0.0002 * min(i, 5) + 0.0003 * max(0, i - 5) for i in range(30)]
+    assert judge(validation, training) is None
+
+
+@pytest.mark.parametrize(("passes", "ill"), [(4, False), (5, True)])
+def test_patience_is_the_number_of_passes_since_the_best(passes: int, ill: bool) -> None:
+    falling = [0.69 - 0.02 * i for i in range(12)]
+    rising = [falling[-1] + 0.05 * i for i in range(1, passes + 1)]
+    # Without noise the best of three passes is the best one.
+    count = len(falling) + passes
+    finding = judge([*falling, *rising], decay(0.7, 0.01, 4, count), thresholds={"patience": 5})
+    assert (finding is not None) is ill
+
+
+@pytest.mark.parametrize(("sigmas", "ill"), [(3.0, True), (1e4, False)])
+def test_the_rise_is_judged_against_the_noise_of_a_pass(sigmas: float, ill: bool) -> None:
+    assert (judge(turned(), MEMORISED, thresholds={"sigmas": sigmas}) is not None) is ill
+
+
+@pytest.mark.parametrize(("fall", "ill"), [(0.02, False), (0.2, True)])
+def test_the_training_loss_must_have_fallen_beyond_the_noise_of_a_step(fall: float, ill: bool) -> None:
+    # A batch is 2 % of 0.7 off: three times that are 0.042.
+    training = [0.7 - fall * i / 29 for i in range(30)]
+    assert (judge(turned(), training) is not None) is ill
+
+
+@pytest.mark.parametrize(("end", "ill"), [(0.454, False), (0.5, True)])
+def test_a_trifle_is_not_mentioned(end: float, ill: bool) -> None:
+    # 5 % of the 0.7 that the training loss fell are 0.035.
+    assert (judge(turned(end=end, sigma=1e-4), MEMORISED) is not None) is ill
+
+
+@pytest.mark.parametrize(("end", "severity"), [(0.50, "note"), (0.56, "warning")])
+def test_share_of_the_gain_makes_a_warning(end: float, severity: str) -> None:
+    # The gain is 0.25, a third of it 0.08.
+    assert found(turned(end=end, sigma=1e-4), MEMORISED).severity == severity
+
+
+@pytest.mark.parametrize(("end", "severity"), [(0.60, "note"), (0.68, "warning")])
+def test_a_metric_that_holds_asks_for_more(end: float, severity: str) -> None:
+    finding = found(turned(end=end, sigma=1e-4), MEMORISED, noisy([0.8] * 30, 0.005))
+    assert finding.evidence["metric_now"] == "holds"
+    assert finding.severity == severity
+
+
+@pytest.mark.parametrize(("end", "severity"), [(0.68, "note"), (0.80, "warning")])
+def test_a_metric_that_still_improves_makes_it_over_confidence_until_all_gain_is_lost(
+    end: float, severity: str
+) -> None:
+    metric = [0.6 + 0.01 * i for i in range(30)]
+    finding = found(turned(end=end, sigma=1e-4), MEMORISED, metric)
+    assert "over-confidence" in finding.summary
+    assert finding.severity == severity
+
+
+def test_a_metric_that_is_better_when_smaller_is_read_that_way_round() -> None:
+    metric = [0.6 + 0.01 * i for i in range(30)]
+    assert found(turned(), MEMORISED, metric, mode="min").evidence["metric_now"] == "falls"
+
+
+def test_a_sample_more_or_less_is_not_a_fall_of_the_accuracy() -> None:
+    metric = [0.988] * 8 + [0.977] * 22
+    facts = {"data": {"val_samples": 171}}
+    assert found(turned(), MEMORISED, metric, facts=facts).evidence["metric_now"] == "holds"
+    assert found(turned(), MEMORISED, metric).evidence["metric_now"] == "falls"
+
+
+def test_the_remedy_names_what_a_bare_network_lacks_and_nothing_that_it_has() -> None:
+    remedy = found(turned(), MEMORISED, facts=BARE).remedy
+    for advice in ("EarlyStopping", "weight_decay", "Dropout", "9000 parameters for 430 samples", "augmented data"):
+        assert advice in remedy
+    equipped = {
+        "model": {"parameters": 400, "layers": {"Linear": 2, "Dropout": 1}},
+        "optimizers": [{"class": "AdamW", "groups": [{"lr": 1e-3, "weight_decay": 0.01}]}],
+        "trainer": {"callbacks": ["EarlyStopping"]},
+        "data": {"train_samples": 430},
+    }
+    remedy = found(turned(), MEMORISED, facts=equipped).remedy
+    for advice in ("EarlyStopping", "weight_decay", "Dropout", "smaller"):
+        assert advice not in remedy
+    assert remedy.endswith("train on more or augmented data")
+
+
+def test_of_a_run_of_which_nothing_is_known_nothing_is_said_to_be_lacking() -> None:
+    remedy = found(turned(), MEMORISED).remedy
+    for advice in ("EarlyStopping", "weight_decay", "Dropout", "smaller"):
+        assert advice not in remedy
+
+
+@pytest.mark.parametrize(("parameters", "large"), [(4300, False), (4301, True)])
+def test_capacity_is_the_number_of_parameters_a_sample(parameters: int, large: bool) -> None:
+    facts = {"model": {"parameters": parameters}, "data": {"train_samples": 430}}
+    assert ("make the network smaller" in found(turned(), MEMORISED, facts=facts).remedy) is large
