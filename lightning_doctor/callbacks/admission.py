@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from lightning_doctor.callbacks import ranks
 from lightning_doctor.callbacks.case import Case
-from lightning_doctor.callbacks.doctor import Doctor
+from lightning_doctor.callbacks.doctor import MONITORS, Doctor
 from lightning_doctor.callbacks.facts import all_callbacks
 from lightning_doctor.callbacks.losses import LossMonitor
 from lightning_doctor.callbacks.monitor import Monitor
@@ -28,7 +28,9 @@ def admit(monitor: Monitor, trainer: Trainer, module: LightningModule) -> None:
         return
     if len([doctor for doctor in doctors if not doctor.from_environment]) > 1:
         warnings.warn("this Trainer has several Doctors: the first one works, the others rest", stacklevel=2)
-    case = Case(leader, _parts(leader, monitors), leader._settings(), trainer, module)
+    parts = _parts(leader, monitors)
+    unwatched = [kind for kind in MONITORS if kind not in map(type, parts)]
+    case = Case(leader, parts, unwatched, leader._settings(), trainer, module)
     earlier = leader._case
     if earlier is not None and earlier.followed_by(trainer):
         case.carry_on(earlier)

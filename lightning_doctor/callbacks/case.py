@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from math import ceil
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -41,6 +41,7 @@ class Case:
     Args:
         leader: The callback through which the Trainer's hooks arrive.
         parts: The monitors, in the order in which they are called.
+        unwatched: The kinds of monitor that are not there, whose signals will be missing.
         settings: What the user set.
         trainer: The Trainer.
         module: The model.
@@ -53,7 +54,13 @@ class Case:
     """
 
     def __init__(
-        self, leader: Monitor, parts: list[Monitor], settings: Settings, trainer: Trainer, module: LightningModule
+        self,
+        leader: Monitor,
+        parts: Iterable[Monitor],
+        unwatched: Iterable[type[Monitor]],
+        settings: Settings,
+        trainer: Trainer,
+        module: LightningModule,
     ) -> None:
         self.leader = leader
         self.trainer = trainer
@@ -72,6 +79,7 @@ class Case:
         self._trainer = weakref.ref(trainer)
         self._parts = list(parts)
         self._stepping: set[int] = set()
+        self._unwatched = list(unwatched)
         self._settings = settings
         self._publisher: Publisher | None = None
         self._began = False
@@ -146,6 +154,8 @@ class Case:
         self.clips = bool(trainer.gradient_clip_val) or not default or not self.automatic
         self.history.facts = facts.describe(trainer, module)
         self.history.absent.clear()
+        for kind in self._unwatched:
+            self.history.lack(kind.signals, f"there is no {kind.__name__}")
         if trainer.is_global_zero:
             self._publisher = Publisher(trainer, log_folder(trainer))
 

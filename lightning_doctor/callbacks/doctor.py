@@ -13,6 +13,8 @@ from lightning_doctor.callbacks.optimizers import OptimizerMonitor
 from lightning_doctor.callbacks.settings import Settings
 from lightning_doctor.findings import Finding
 
+MONITORS = (LossMonitor, OptimizerMonitor, GradientMonitor, GeneralizationMonitor)
+
 
 class Doctor(Monitor):
     """Watches a training run and says what is wrong, why, on what evidence, and what to do.

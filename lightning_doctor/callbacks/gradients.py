@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from lightning_doctor.callbacks.monitor import Monitor
+from lightning_doctor.history import Series
 from lightning_doctor.measure.gradient_table import GradientTable, Page
 
 if TYPE_CHECKING:
@@ -94,7 +95,8 @@ class GradientMonitor(Monitor):
                 self._flagged = True
                 layers = _unique(layer for layer, flag in zip(page.layers, flags, strict=True) if flag > 0)
                 whole = len(layers) == len(set(page.layers))
-                history.happened("non_finite_gradient", step, layers=layers, every_layer=whole)
+                loss = _at(history.get("train_loss"), step)
+                history.happened("non_finite_gradient", step, layers=layers, every_layer=whole, loss=loss)
         if 0 in counts:
             for layer, mean in _by_layer(page.layers, means).items():
                 history.record(f"grad_norm/{layer}", page.steps[-1], mean, capacity=_LAYER_CAPACITY)
@@ -104,6 +106,10 @@ def _record_clipping(case: Case, step: int, total: float, clipped: float) -> Non
     factor = min(1.0, clipped / total) if total > 0 else 1.0
     for signal, value in (("grad_norm_clipped", clipped), ("clip_factor", factor)):
         case.history.record(signal, step, value)
+
+
+def _at(series: Series, step: int) -> float | None:
+    return next((value for at, value in zip(series.steps, series.values, strict=True) if at == step), None)
 
 
 def _by_layer(layers: Iterable[str], means: Iterable[float]) -> dict[str, float]:

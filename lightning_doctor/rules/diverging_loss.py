@@ -141,9 +141,11 @@ def _for_good(history: History, series: Series, jump: float, rise: float, lost: 
     opening = values[: max(least, min(len(values) // 16, 64))]
     # The higher of the very first values and the opening: a quick fall is over before the opening is.
     start = max(median(opening), median(values[:least]))
-    recent, lowest = levels(late, 4), min(values)
-    positive = lowest > 0
-    if positive and min(recent) <= 0.5 * start:
+    recent, positive = levels(late, 4), min(values) >= 0
+    batch = history.fact("data.batch_size", 1)
+    # Single squared errors spread by 1.4 of their mean: 16 of them do not come out tenfold too low by chance.
+    at_once = positive and (full or (isinstance(batch, int) and batch >= 16)) and min(recent) > jump * values[0] > 0
+    if positive and not at_once and min(recent) <= 0.5 * start:
         # Under half its start: whatever was lost since, it is no divergence.
         return None
     root = math.sqrt(len(late) / 4)
@@ -154,10 +156,10 @@ def _for_good(history: History, series: Series, jump: float, rise: float, lost: 
     if positive:
         bar = max(rise * start, sorted(opening)[(len(opening) * 9) // 10])
         # By ratios: a loss that grows over decades has no one noise.
-        risen = min(recent) > bar and math.log(min(recent) / bar) > sigmas * noise([math.log(v) for v in late]) / root
-        batch = history.fact("data.batch_size", 1)
-        if not risen and isinstance(batch, int) and batch >= 4 and min(late) > jump * values[0]:
-            # It exploded at once: its opening is no measure then, and batches do not begin tenfold too low by chance.
+        logs = [math.log(value) for value in late if value > 0]
+        risen = min(recent) > bar > 0 and math.log(min(recent) / bar) > sigmas * noise(logs) / root
+        if at_once and not risen:
+            # Its opening is no measure: only the first value is the untrained network's.
             start, bar, risen = values[0], jump * values[0], True
     sigma = max(noise(values), noise(late))
     if not positive:
@@ -166,7 +168,9 @@ def _for_good(history: History, series: Series, jump: float, rise: float, lost: 
     worth = gained > 0.5 * abs(start) if positive else gained > 2 * sigmas * sigma
     floor = best + lost * gained
     fallen = worth and min(recent) > floor and min(recent) - best > sigmas * sigma / root
-    if not (risen or fallen) or _returns(late, recent, start if risen else best):
+    if not (risen or fallen):
+        return None
+    if history.fact("run.ended") is None and _returns(late, recent, start if risen else best):
         return None
     if _swings(course, bar if risen else best + 0.5 * gained):
         return None

@@ -60,15 +60,12 @@ def loss_plateau(
         return None
     late = stretch(series, 0.5)
     half = len(late) // 2
-    full = history.fact("trainer.batches_per_epoch") == 1
-    opening = values[: max(3 if full else 8, min(len(values) // 20, 64))]
-    very_first = values[: 1 if full else 8]
-    # The very first values too: a quick fall is over before the opening is.
-    start, now = max(median(opening), median(very_first)), median(late)
+    sigma = noise(late)
+    untrained = _untrained(values, sigma)
+    start, now = median(untrained), median(late)
     fall = shift(late[:half], late[half:])
     if now < converged * start or (fall.sigmas < -sigmas and -fall.change > 0.005 * now):
         return None
-    sigma = noise(late)
     evidence: dict[str, float | int | str] = {
         "start": start,
         "now": now,
@@ -78,10 +75,8 @@ def loss_plateau(
         "steps": round(spent / 2),
     }
     onset = steps[len(steps) - len(late)]
-    gain = shift(opening, late)
-    first = shift(very_first, late)
-    left = max(-change.change - 2 * change.error for change in (gain, first))
-    if left > improved * start:
+    gain = Trend(now - start, 1.25 * sigma * math.sqrt(1 / len(untrained) + 1 / len(late)))
+    if -gain.change - 2 * gain.error > improved * start:
         # At its noise floor a run is done; only a flat loss that noise does not explain is worth a note.
         if sigma > 0.1 * now or median(late[half:]) > median(late[:half]) + 3 * fall.error:
             return None
@@ -109,6 +104,15 @@ def loss_plateau(
         onset=steps[0],
         signals=("train_loss",),
     )
+
+
+def _untrained(values: list[float], sigma: float) -> list[float]:
+    """Returns the first values, before the loss has moved by more than noise: what the untrained network scored.
+
+    A loss that jumps in its first steps and settles where it began has not improved; one that falls at once has.
+    """
+    moved = (i for i, value in enumerate(values[:16]) if abs(value - values[0]) > 4 * sigma)
+    return values[: next(moved, 16)]
 
 
 def _is_flat(series: Series, gain: Trend, fall: Trend, start: float, improved: float, sigmas: float) -> bool:

@@ -68,11 +68,14 @@ def overfitting(
     series = history["val_loss"]
     losses = series.values
     smooth = [median(losses[max(0, i - 1) : i + 2]) for i in range(len(losses))]
-    best = smooth.index(min(smooth))
+    lowest = min(smooth)
+    best = smooth.index(lowest)
+    # The level is that of three passes, so that none is best by luck; the pass is the best of the three.
+    best = min(range(max(0, best - 1), min(best + 2, len(losses))), key=losses.__getitem__)
     since = losses[best + 1 :]
     if len(since) < patience:
         return None
-    now, lowest = median(since[-patience:]), smooth[best]
+    now = median(since[-patience:])
     rise = now - lowest
     blur = noise(losses[max(0, best - 3) :])
     if rise <= (sigmas + lucky(len(losses))) * blur or not _rises([lowest, *levels(since, _LEVELS)]):

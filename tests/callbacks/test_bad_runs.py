@@ -92,7 +92,7 @@ def test_a_callback_list_may_be_used_again(tmp_path: Path) -> None:
 
 def test_a_second_fit_of_another_trainer_begins_anew(tmp_path: Path) -> None:
     doctor = Doctor(strict=True)
-    fit(tmp_path, DigitsNet(10.0), doctor, max_epochs=5)
+    fit(tmp_path, DigitsNet(50.0), doctor, max_epochs=5)
     assert doctor.report.findings
     fit(tmp_path, DigitsNet(), doctor, max_epochs=3)
     assert doctor.report.history["train_loss"].steps == list(range(30))
@@ -204,7 +204,7 @@ def test_strict_raises_instead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_callback_of_the_user_that_fails_costs_one_note(tmp_path: Path) -> None:
     doctor = Doctor(on_finding=lambda finding: 1 / 0)
-    run = fit(tmp_path, DigitsNet(10.0), doctor, max_epochs=10)
+    run = fit(tmp_path, DigitsNet(50.0), doctor, max_epochs=10)
     assert run.global_step == 100
     assert len(doctor.report.notes) == 1
     assert "on_finding" in doctor.report.notes[0]

@@ -74,9 +74,7 @@ def test_a_typo_gives_one_warning_and_no_doctor(doctors: Any, value: str, messag
         assert environment.callbacks() == []
 
 
-def test_a_doctor_that_cannot_be_imported_breaks_no_trainer(
-    doctors: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_doctor_that_cannot_be_imported_breaks_no_trainer(doctors: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lightning_doctor.callbacks.doctor", None)
     with pytest.warns(UserWarning, match="starts no doctor"):
         assert doctors("1") == []

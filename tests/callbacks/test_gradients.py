@@ -85,7 +85,9 @@ def test_norms_under_an_fp16_scaler_are_unscaled(tmp_path: Path, fused: bool) ->
     fit(tmp_path, DigitsNet(fused=fused), scaled, plugins=[plugin], max_steps=3, max_epochs=-1)
     fit(tmp_path, DigitsNet(fused=fused), plain, max_steps=3, max_epochs=-1)
     # fp16 carries three digits.
-    assert scaled.report.history["grad_norm"].values == pytest.approx(plain.report.history["grad_norm"].values, rel=2e-2)
+    assert scaled.report.history["grad_norm"].values == pytest.approx(
+        plain.report.history["grad_norm"].values, rel=2e-2
+    )
 
 
 def test_a_step_that_the_scaler_skips_is_no_non_finite_gradient(tmp_path: Path) -> None:

@@ -17,9 +17,7 @@ class Stochastic(DigitsNet):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.net = nn.Sequential(
-            nn.Linear(64, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.3), nn.Linear(32, 10)
-        )
+        self.net = nn.Sequential(nn.Linear(64, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.3), nn.Linear(32, 10))
         self.seen: list[float] = []
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:

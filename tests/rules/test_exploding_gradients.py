@@ -40,7 +40,7 @@ def test_sick_a_gradient_that_grew_and_stays_while_the_loss_is_lost_again_is_a_w
     # The norm leaves ten times its calm ten steps after the calm ends.
     assert finding.onset == pytest.approx(210, abs=3)
     assert finding.evidence["calm"] == pytest.approx(1.0, abs=0.1)
-    assert "gradient_clip_val=1)" in finding.remedy
+    assert "gradient_clip_val=0.99)" in finding.remedy
     assert "lower lr from 0.1 to 0.01" in finding.remedy
 
 

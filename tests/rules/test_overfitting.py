@@ -139,7 +139,6 @@ def test_healthy_a_network_at_chance_whose_losses_wander_is_silent() -> None:
 def test_patience_is_the_number_of_passes_since_the_best(passes: int, ill: bool) -> None:
     falling = [0.69 - 0.02 * i for i in range(12)]
     rising = [falling[-1] + 0.05 * i for i in range(1, passes + 1)]
-    # Without noise the best of three passes is the best one.
     count = len(falling) + passes
     finding = judge([*falling, *rising], decay(0.7, 0.01, 4, count), thresholds={"patience": 5})
     assert (finding is not None) is ill

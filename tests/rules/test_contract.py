@@ -1,0 +1,301 @@
+"""What holds for every rule there is, whatever a run looks like."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lightning_doctor.diagnose import diagnose
+from lightning_doctor.findings import Finding
+from lightning_doctor.history import History
+from lightning_doctor.jsonable import to_jsonable
+from lightning_doctor.rule import Rule
+from lightning_doctor.rules import all_rules
+from tests.histories import decay, gauss, noisy
+
+NAN, INF = float("nan"), float("inf")
+RULES = {rule.name: rule for rule in all_rules()}
+SIGNALS = (
+    "train_loss",
+    "train_loss/0",
+    "train_loss/1",
+    "val_loss",
+    "val_loss/1",
+    "val_metric",
+    "learning_rate",
+    "learning_rate/1",
+    "momentum",
+    "adagrad_step",
+    "grad_norm",
+    "grad_norm_clipped",
+    "clip_factor",
+    "grad_non_finite",
+    "scaler_skips",
+    "grad_norm/encoder",
+    "grad_norm/middle",
+    "grad_norm/late",
+    "grad_norm/head",
+)
+FACTS: dict[str, Any] = {
+    "model": {
+        "class": "Net",
+        "parameters": 5000,
+        "layers": {"Linear": 4, "ReLU": 3},
+        "layer_names": ["encoder", "middle", "late", "head"],
+    },
+    "optimizers": [{"class": "SGD", "groups": [{"lr": 0.1, "momentum": 0.9, "weight_decay": 0.0}]}],
+    "schedulers": [{"class": "StepLR", "interval": "step", "frequency": 1}],
+    "trainer": {
+        "max_epochs": 10,
+        "planned_steps": 600,
+        "batches_per_epoch": 30,
+        "steps_per_epoch": 30,
+        "accumulate_grad_batches": 1,
+        "gradient_clip_val": 1.0,
+        "gradient_clip_algorithm": "norm",
+        "precision": "32-true",
+        "callbacks": ["ModelCheckpoint"],
+    },
+    "data": {"batch_size": 32, "train_samples": 960, "val_samples": 200},
+    "validation": {"metric": "val_acc", "mode": "max"},
+    "run": {"ended": "completed", "ended_step": 600},
+}
+# Values and steps may be anything; facts may be missing, but for these.
+KNOWN: dict[str, dict[str, Any]] = {"all facts": FACTS, "no facts": {}, "empty facts": {key: {} for key in FACTS}}
+
+
+def everywhere(
+    values: Sequence[float], steps: Sequence[int] | None = None, facts: dict[str, Any] | None = None
+) -> History:
+    """The same values in every signal."""
+    history = History()
+    history.facts = FACTS if facts is None else facts
+    for name in SIGNALS:
+        for index, value in enumerate(values):
+            history.record(name, index if steps is None else steps[index], value)
+    bad = next((index for index, value in enumerate(values) if not math.isfinite(value)), None)
+    if bad is not None:
+        step = bad if steps is None else steps[bad]
+        history.happened("non_finite_gradient", step, layers=["encoder", "middle"], loss=values[max(0, bad - 1)])
+    return history
+
+
+def check(rule: Rule, history: History) -> Finding | None:
+    """Asks a rule and holds it to what every finding must be."""
+    if rule.lacks(history) is not None:
+        return None
+    before = history.to_dict()
+    finding = rule(history)
+    assert history.to_dict() == before, "a rule looks, it does not touch"
+    if finding is None:
+        return None
+    assert (finding.code, finding.name) == (rule.code, rule.name)
+    assert finding.summary.strip()
+    assert finding.remedy.strip()
+    assert "\n" not in finding.summary + finding.remedy
+    assert all(isinstance(key, str) for key in finding.evidence)
+    assert all(isinstance(value, (int, float, str)) for value in finding.evidence.values())
+    assert finding.onset is None or isinstance(finding.onset, int)
+    assert all(isinstance(signal, str) for signal in finding.signals)
+    table = json.loads(json.dumps(finding.to_dict(), allow_nan=False))
+    assert Finding.from_dict(table).to_dict() == finding.to_dict()
+    return finding
+
+
+SHAPES: dict[str, list[float]] = {
+    "empty": [],
+    "one point": [1.0],
+    "two points": [1.0, 2.0],
+    "short": [1.0, 0.9, 0.8, 0.7, 0.6],
+    "constant": [0.7] * 300,
+    "all zero": [0.0] * 300,
+    "huge": noisy([1e300] * 300, 1e299),
+    "at the edge of float64": [1.7e308, -1.7e308, 1.7e308, 1e308] * 75,
+    "tiny": noisy([1e-300] * 300, 1e-301),
+    "denormal": [5e-324, 1e-323, 0.0, 5e-324] * 75,
+    "from huge to tiny": [10.0 ** (300 - 2 * i) for i in range(300)],
+    "from tiny to huge": [10.0 ** (2 * i - 300) for i in range(300)],
+    "all NaN": [NAN] * 300,
+    "all infinite": [INF] * 300,
+    "NaN first": [NAN, *[0.5] * 299],
+    "NaN in the middle": [*[0.5] * 150, NAN, *[0.5] * 149],
+    "NaN last": [*[0.5] * 299, NAN],
+    "infinite then NaN": [*[0.5] * 100, INF, -INF, *[NAN] * 198],
+    "NaN now and then": [NAN if i % 7 == 3 else 0.5 for i in range(300)],
+    "negative": noisy([-3.0] * 300, 0.5),
+    "from positive to negative": [1.0 - i / 100 for i in range(300)],
+    "jumping": [1e6 if i % 2 else 1e-6 for i in range(300)],
+    "one jump": [*[1.0] * 150, *[1e9] * 150],
+    "falling": noisy(decay(2.3, 0.1, 40, 300), 0.01),
+    "rising": [1.01**i for i in range(300)],
+    "long": noisy(decay(2.3, 0.1, 400, 5000), 0.01),
+}
+
+
+@pytest.mark.parametrize("known", KNOWN)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", RULES)
+def test_no_history_makes_a_rule_raise(name: str, shape: str, known: str) -> None:
+    check(RULES[name], everywhere(SHAPES[shape], facts=KNOWN[known]))
+
+
+STEPS: dict[str, Callable[[int], int]] = {
+    "all equal": lambda i: 7,
+    "repeated": lambda i: i // 3,
+    "with gaps": lambda i: i * i,
+    "far out": lambda i: 10**15 + i,
+    "backwards": lambda i: 1000 - i,
+    "begun anew": lambda i: i % 100,
+}
+
+
+@pytest.mark.parametrize("numbering", STEPS)
+@pytest.mark.parametrize(
+    "shape", ["constant", "falling", "rising", "one jump", "NaN in the middle", "infinite then NaN"]
+)
+@pytest.mark.parametrize("name", RULES)
+def test_no_numbering_of_the_steps_makes_a_rule_raise(name: str, shape: str, numbering: str) -> None:
+    values = SHAPES[shape]
+    check(RULES[name], everywhere(values, [STEPS[numbering](i) for i in range(len(values))]))
+
+
+@pytest.mark.parametrize("missing", sorted(FACTS))
+@pytest.mark.parametrize("shape", ["falling", "rising", "one jump", "constant", "NaN last"])
+@pytest.mark.parametrize("name", RULES)
+def test_no_missing_fact_makes_a_rule_raise(name: str, shape: str, missing: str) -> None:
+    facts = {key: value for key, value in FACTS.items() if key != missing}
+    check(RULES[name], everywhere(SHAPES[shape], facts=facts))
+
+
+@pytest.mark.parametrize("shape", ["falling", "rising", "one jump", "constant", "NaN last"])
+@pytest.mark.parametrize("name", RULES)
+def test_no_single_missing_detail_makes_a_rule_raise(name: str, shape: str) -> None:
+    for part, details in FACTS.items():
+        for detail in details if isinstance(details, dict) else ():
+            facts = {**FACTS, part: {key: value for key, value in details.items() if key != detail}}
+            check(RULES[name], everywhere(SHAPES[shape], facts=facts))
+
+
+numbers = st.one_of(
+    st.floats(),
+    st.floats(-10, 10),
+    st.sampled_from([0.0, 1.0, NAN, INF, -INF, 1e300, -1e300, 5e-324, 1.7e308]),
+)
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> History:
+    """Any numbers in any signals at any growing steps, long enough to be judged, with any of the facts."""
+    history = History()
+    history.facts = {key: FACTS[key] for key in draw(st.sets(st.sampled_from(sorted(FACTS))))}
+    for name in SIGNALS:
+        pattern = draw(st.lists(numbers, min_size=0, max_size=12))
+        repeats = draw(st.sampled_from([1, 3, 20]))
+        gap = draw(st.sampled_from([1, 1, 10]))
+        for index, value in enumerate(pattern * repeats):
+            history.record(name, index * gap, value)
+    if draw(st.booleans()):
+        layers = draw(st.lists(st.sampled_from(["encoder", "middle", "unheard of"]), unique=True))
+        history.happened("non_finite_gradient", draw(st.integers(0, 30)), layers=layers, loss=draw(numbers))
+    return history
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(histories())
+def test_no_sequence_of_numbers_makes_any_rule_raise(history: History) -> None:
+    for rule in all_rules():
+        check(rule, history)
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(histories())
+def test_no_sequence_of_numbers_makes_a_diagnosis_raise(history: History) -> None:
+    json.dumps(to_jsonable(diagnose(history).to_dict()), allow_nan=False)
+
+
+def program(kind: str, unit: float) -> History:
+    """A run in another unit of the loss: losses, and gradients with them, times ``unit``."""
+    history = History()
+    history.facts = {**FACTS, "optimizers": [{"class": "Adam", "groups": [{"lr": 1e-3}]}]}
+    losses, validation, norms = _PROGRAMS[kind]
+    for step, (loss, norm) in enumerate(zip(losses, norms, strict=True)):
+        history.record("train_loss", step, loss * unit)
+        history.record("learning_rate", step, 1e-3)
+        history.record("grad_norm", step, norm * unit)
+        history.record("grad_non_finite", step, 0.0)
+        for name in ("encoder", "middle", "late", "head"):
+            history.record(f"grad_norm/{name}", step, norm * unit / 2)
+    for number, loss in enumerate(validation):
+        history.record("val_loss", 20 * number + 19, loss * unit)
+    return history
+
+
+_FALLING = noisy(decay(2.3, 0.1, 80, 600), 0.02)
+_NORMS = [abs(value) for value in noisy(decay(1.0, 0.3, 100, 600), 0.05)]
+_PROGRAMS: dict[str, tuple[list[float], list[float], list[float]]] = {
+    "healthy": (_FALLING, noisy(decay(2.3, 0.15, 4, 30), 0.005), _NORMS),
+    "overfitting": (
+        noisy(decay(0.7, 0.01, 80, 600), 0.004),
+        noisy([*decay(0.7, 0.45, 2, 8), *(0.46 + 0.02 * i for i in range(22))], 0.004),
+        _NORMS,
+    ),
+    "diverging": (
+        [*_FALLING[:300], *(0.2 * 1.1**i for i in range(300))],
+        noisy(decay(2.3, 0.15, 4, 30), 0.005),
+        [*_NORMS[:300], *(0.4 * 1.1**i for i in range(300))],
+    ),
+    "stuck": (noisy([2.3] * 600, 0.05), noisy([2.3] * 30, 0.005), [abs(v) for v in noisy([0.5] * 600, 0.05)]),
+    "spiked": ([*_FALLING[:300], 80.0, *_FALLING[301:]], noisy(decay(2.3, 0.15, 4, 30), 0.005), _NORMS),
+    "unfinished": (noisy([2.3 - 0.003 * i for i in range(600)], 0.02), [2.3 - 0.06 * i for i in range(30)], _NORMS),
+    "wild": ([abs(v) + 0.1 for v in gauss(600, 2.0)], [abs(v) + 0.1 for v in gauss(30, 2.0)], _NORMS),
+}
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1e6, 2.0**-20, 2.0**20])
+@pytest.mark.parametrize("kind", _PROGRAMS)
+@pytest.mark.parametrize("name", RULES)
+def test_the_unit_of_the_loss_does_not_change_a_verdict(name: str, kind: str, unit: float) -> None:
+    rule = RULES[name]
+    plain, scaled = (check(rule, program(kind, u)) for u in (1.0, unit))
+    assert (plain is None) is (scaled is None)
+    if plain is not None and scaled is not None:
+        assert (plain.severity, plain.confidence, plain.onset) == (scaled.severity, scaled.confidence, scaled.onset)
+
+
+def test_the_programs_above_make_rules_speak_so_that_the_comparison_means_something() -> None:
+    spoken = {finding.name for kind in _PROGRAMS for finding in diagnose(program(kind, 1.0)).findings}
+    assert {"overfitting", "diverging_loss", "loss_spike", "loss_plateau"} <= spoken
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_rule_forgets_nothing_and_remembers_nothing(name: str) -> None:
+    # Pure: the same history, asked twice and in between of another, gets the same answer.
+    rule, history = RULES[name], program("diverging", 1.0)
+    first = check(rule, history)
+    check(rule, program("healthy", 1.0))
+    assert check(rule, history) == first
+
+
+@pytest.mark.parametrize(
+    "statement", ["from lightning_doctor.diagnose import diagnose; all_rules()", "import lightning_doctor"]
+)
+def test_neither_torch_nor_lightning_nor_numpy_is_imported(statement: str) -> None:
+    program = f"""
+import sys
+from lightning_doctor.rules import all_rules
+{statement}
+heavy = ("torch", "lightning", "pytorch_lightning", "torchmetrics", "numpy")
+print([name for name in heavy if name in sys.modules])
+"""
+    if statement == "import lightning_doctor":
+        program = program.replace("from lightning_doctor.rules import all_rules\n", "")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

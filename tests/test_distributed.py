@@ -1,0 +1,134 @@
+"""Two processes over gloo, as torchrun starts them."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+TRAIN = textwrap.dedent(
+    """
+    import json, os, sys
+    from pathlib import Path
+    import torch
+    from lightning.pytorch import Trainer
+    from lightning.pytorch.loggers import CSVLogger
+    from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+    from lightning_doctor import Doctor, Finding
+    from tests.runs import IMAGES, LABELS, DigitsNet, trainer, validation_digits, flat
+
+    folder, mode = Path(sys.argv[1]), sys.argv[2]
+    rank = int(os.environ.get("LOCAL_RANK", 0))
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    if mode == "one rank" and rank == 1:
+        os.environ["LIGHTNING_DOCTOR"] = "1"
+    lr = 10.0 if mode in ("sick", "stop") else 0.1
+    doctor = Doctor(strict=mode != "broken", stop_on="error" if mode == "stop" else None)
+    callbacks = [] if mode in ("one rank", "plain") else [doctor]
+    if mode == "broken" and rank == 1:
+        from lightning_doctor.callbacks.losses import LossMonitor
+        LossMonitor.after_batch = lambda *_: 1 / 0
+    class Net(DigitsNet):
+        def training_step(self, batch, batch_idx):
+            return torch.nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+    net = Net(100.0 if mode in ("sick", "stop") else 0.1)
+    logger = CSVLogger(folder) if mode == "sick" else False
+    run = trainer(
+        folder, *callbacks, max_epochs=20 if mode in ("sick", "stop") else 3, devices=world, logger=logger,
+        strategy="ddp" if world > 1 else "auto", use_distributed_sampler=False,
+    )
+    # Not shuffled: two ranks of 16 samples see the batches that one process of 32 sees.
+    samples = TensorDataset(IMAGES[:320], LABELS[:320])
+    sampler = DistributedSampler(samples, world, rank, shuffle=False)
+    data = DataLoader(samples, 32 // world, sampler=sampler)
+    run.fit(net, data, validation_digits())
+    report = doctor.report
+    (folder / f"rank{rank}of{world}.json").write_text(json.dumps({
+        "report": None if report is None else report.to_dict(),
+        "steps": run.global_step,
+        "weights": flat(net).tolist(),
+        "callbacks": [type(callback).__name__ for callback in run.callbacks],
+    }))
+    """
+)
+
+
+def train(folder: Path, mode: str, world: int) -> list[dict]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    folder.mkdir(exist_ok=True)
+    processes = []
+    for rank in range(world):
+        variables = {key: value for key, value in os.environ.items() if key != "LIGHTNING_DOCTOR"}
+        variables |= {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+        if world > 1:
+            variables |= {
+                "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(world), "RANK": str(rank),
+                "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(world), "GROUP_RANK": "0", "NODE_RANK": "0",
+                "TORCHELASTIC_RUN_ID": "test",
+            }  # fmt: skip
+        command = [sys.executable, "-c", TRAIN, str(folder), mode]
+        processes.append(
+            subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        )
+    try:
+        outputs = [process.communicate(timeout=180)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0] * world, outputs[0][-3000:] + outputs[-1][-3000:]
+    results = [json.loads((folder / f"rank{rank}of{world}.json").read_text()) for rank in range(world)]
+    for result, output in zip(results, outputs, strict=True):
+        result["output"] = output
+    return results
+
+
+def test_two_ranks_see_what_one_process_sees_on_the_union_batch(tmp_path: Path) -> None:
+    first, second = train(tmp_path / "two", "healthy", 2)
+    (alone,) = train(tmp_path / "one", "healthy", 1)
+    series = [result["report"]["history"]["series"] for result in (first, second, alone)]
+    # float32 sums in another order, over thirty steps.
+    for name in ("train_loss", "grad_norm"):
+        assert series[0][name]["steps"] == series[2][name]["steps"] == list(range(30))
+        assert series[0][name]["values"] == pytest.approx(series[2][name]["values"], rel=1e-4)
+        assert series[0][name]["values"] == series[1][name]["values"]
+    assert series[0]["val_loss"]["values"] == series[1]["val_loss"]["values"]
+    assert first["report"]["notes"] == second["report"]["notes"] == []
+
+
+def test_only_rank_zero_speaks_and_writes_and_both_judge_alike(tmp_path: Path) -> None:
+    first, second = train(tmp_path, "sick", 2)
+    assert "ERROR LD102" in first["output"]
+    assert "LD102" not in second["output"]
+    assert len(list(tmp_path.rglob("doctor.json"))) == 1
+    codes = [[finding["code"] for finding in result["report"]["findings"]] for result in (first, second)]
+    assert codes[0] == codes[1]
+    assert "LD102" in codes[0]
+
+
+def test_both_ranks_stop_at_the_same_step(tmp_path: Path) -> None:
+    first, second = train(tmp_path, "stop", 2)
+    assert first["steps"] == second["steps"] < 200
+
+
+def test_a_doctor_on_one_rank_only_does_not_hang(tmp_path: Path) -> None:
+    first, second = train(tmp_path, "one rank", 2)
+    (plain, _) = train(tmp_path, "plain", 2)
+    assert "Doctor" not in first["callbacks"]
+    assert "Doctor" in second["callbacks"]
+    assert first["weights"] == second["weights"] == plain["weights"]
+
+
+def test_a_rank_that_fails_inside_the_doctor_does_not_hang_the_others(tmp_path: Path) -> None:
+    first, second = train(tmp_path, "broken", 2)
+    (plain, _) = train(tmp_path, "plain", 2)
+    assert first["steps"] == second["steps"] == 30
+    assert first["weights"] == plain["weights"]
+    assert any("LossMonitor failed" in note for note in second["report"]["notes"])

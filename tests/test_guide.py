@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from lightning_doctor.findings import Confidence, Finding, Severity
+from lightning_doctor.guide import Guide, walk
+from lightning_doctor.history import History
+from lightning_doctor.jsonable import MalformedError
+from tests.histories import decay, history_of
+
+LOW = decay(2.3, 0.01, 10, 200)
+HIGH = decay(2.3, 1.5, 10, 200)
+
+
+def lived(training: list[float], validation: list[float] | None = None) -> History:
+    history = history_of(training)
+    for number, loss in enumerate(validation or ()):
+        history.record("val_loss", 10 * number + 9, loss)
+    return history
+
+
+def finding(code: str, name: str, severity: Severity = Severity.WARNING, **fields: Any) -> Finding:
+    return Finding(severity=severity, summary="s", remedy="r", code=code, name=name, **fields)
+
+
+OVERFITTING = finding("LD501", "overfitting")
+DIVERGING = finding("LD102", "diverging_loss", Severity.ERROR)
+PLATEAU = finding("LD105", "loss_plateau", confidence=Confidence.SUSPECTED)
+
+
+def replies(guide: Guide) -> list[str]:
+    return [answer.reply for answer in guide.answers]
+
+
+def test_both_losses_low_and_nothing_found_is_healthy() -> None:
+    guide = walk(lived(LOW, decay(2.3, 0.02, 2, 20)), [])
+    assert (guide.conclusion, replies(guide)) == ("healthy", ["yes", "yes"])
+    assert "2.3" in guide.answers[0].because or "at the start" in guide.answers[0].because
+
+
+def test_a_note_of_overfitting_does_not_make_a_low_validation_loss_high() -> None:
+    note = finding("LD501", "overfitting", Severity.NOTE)
+    assert walk(lived(LOW, decay(2.3, 0.02, 2, 20)), [note]).conclusion == "healthy"
+
+
+def test_a_warning_of_another_kind_keeps_it_from_being_called_healthy() -> None:
+    guide = walk(lived(LOW, decay(2.3, 0.02, 2, 20)), [finding("LD606", "data_starved")])
+    assert guide.conclusion == "unknown"
+
+
+def test_an_error_of_optimization_answers_the_first_question() -> None:
+    guide = walk(lived(LOW), [DIVERGING])
+    assert (guide.conclusion, replies(guide)) == ("optimization", ["no", "yes", "unknown"])
+    assert guide.answers[0].because == "LD102 diverging_loss"
+    assert "LD102 diverging_loss" in guide.answers[1].because
+
+
+def test_a_cause_that_is_only_suspected_leaves_it_unknown() -> None:
+    guide = walk(lived(HIGH), [PLATEAU])
+    assert (guide.conclusion, replies(guide)) == ("unknown", ["unknown", "unknown"])
+
+
+def test_a_symptom_is_no_cause() -> None:
+    symptom = finding("LD101", "non_finite_loss", explained_by="LD501")
+    assert walk(lived(LOW, decay(2.3, 1.0, 2, 20)), [OVERFITTING, symptom]).conclusion == "overfitting"
+
+
+def test_overfitting_ends_the_walk_where_it_says_so_and_asks_what_cannot_be_known() -> None:
+    guide = walk(lived(LOW, [0.5] * 10), [OVERFITTING])
+    assert (guide.conclusion, replies(guide)) == ("overfitting", ["yes", "no", "unknown"])
+    assert guide.answers[-1].because == "no such data was held out"
+
+
+def test_a_high_training_loss_without_a_reference_is_unknown_not_no() -> None:
+    guide = walk(lived(HIGH, [1.6] * 10), [])
+    assert guide.conclusion == "unknown"
+    assert "no reference" in guide.answers[0].because
+
+
+@pytest.mark.parametrize(
+    ("history", "because"),
+    [
+        (History(), "0 finite training losses are too few"),
+        (lived([1.0] * 9), "9 finite training losses are too few"),
+        (lived([*[1.0] * 20, float("nan")]), "20 finite training losses"),
+        (lived([-1.0] * 20), "no reference"),
+    ],
+)
+def test_what_cannot_be_answered_is_unknown_with_its_reason(history: History, because: str) -> None:
+    guide = walk(history, [])
+    assert guide.answers[0].reply == "unknown"
+    assert because in guide.answers[0].because
+    assert guide.conclusion == "unknown"
+
+
+def test_a_series_that_the_run_cannot_have_is_the_reason() -> None:
+    history = History()
+    history.absent = {"train_loss": "2 optimizers: no single loss has to fall", "val_loss": "no validation loader"}
+    assert [a.because for a in walk(history, []).answers] == [
+        "2 optimizers: no single loss has to fall",
+        "no validation loader",
+    ]
+
+
+def test_a_guide_survives_being_saved() -> None:
+    guide = walk(lived(LOW, [0.5] * 10), [OVERFITTING])
+    assert Guide.from_dict(guide.to_dict()) == guide
+
+
+@pytest.mark.parametrize(
+    ("data", "complaint"),
+    [
+        ([], "the guide must be an object, got list"),
+        ({"answers": [{"question": "?", "reply": "yes"}]}, "'because'"),
+        ({"answers": 3}, "cannot be read"),
+        ({"answers": ["yes"]}, "cannot be read"),
+        (
+            {"answers": [{"question": "?", "reply": "perhaps", "because": "."}]},
+            "must be yes, no or unknown, got 'perhaps'",
+        ),
+        ({"answers": [{"question": "?", "reply": [], "because": "."}]}, "must be yes, no or unknown"),
+    ],
+)
+def test_a_malformed_guide_is_refused(data: Any, complaint: str) -> None:
+    with pytest.raises(MalformedError) as caught:
+        Guide.from_dict(data)
+    assert complaint in str(caught.value)
