@@ -142,9 +142,8 @@ def _for_good(history: History, series: Series, jump: float, rise: float, lost: 
     # The higher of the very first values and the opening: a quick fall is over before the opening is.
     start = max(median(opening), median(values[:least]))
     recent, positive = levels(late, 4), min(values) >= 0
-    batch = history.fact("data.batch_size", 1)
-    # Single squared errors spread by 1.4 of their mean: 16 of them do not come out tenfold too low by chance.
-    at_once = positive and (full or (isinstance(batch, int) and batch >= 16)) and min(recent) > jump * values[0] > 0
+    logs = [math.log(value) for value in late if value > 0]
+    at_once = positive and min(recent) > values[0] * _by_chance(history, noise(logs), jump, rise, sigmas) > 0
     if positive and not at_once and min(recent) <= 0.5 * start:
         # Under half its start: whatever was lost since, it is no divergence.
         return None
@@ -156,11 +155,10 @@ def _for_good(history: History, series: Series, jump: float, rise: float, lost: 
     if positive:
         bar = max(rise * start, sorted(opening)[(len(opening) * 9) // 10])
         # By ratios: a loss that grows over decades has no one noise.
-        logs = [math.log(value) for value in late if value > 0]
         risen = min(recent) > bar > 0 and math.log(min(recent) / bar) > sigmas * noise(logs) / root
         if at_once and not risen:
             # Its opening is no measure: only the first value is the untrained network's.
-            start, bar, risen = values[0], jump * values[0], True
+            start, bar, risen = values[0], rise * values[0], True
     sigma = max(noise(values), noise(late))
     if not positive:
         bar = max(opening) + sigmas * max(sigma, max(opening) - min(opening))
@@ -192,6 +190,16 @@ def _for_good(history: History, series: Series, jump: float, rise: float, lost: 
         onset=series.steps[onset],
         signals=("train_loss",),
     )
+
+
+def _by_chance(history: History, spread: float, jump: float, rise: float, sigmas: float) -> float:
+    """Returns how many times too low a single value may be by chance, given the noise of the loss's logarithm."""
+    batch = history.fact("data.batch_size", 1)
+    # Single squared errors spread by 1.4 of their mean: 16 of them do not come out tenfold too low.
+    most = (
+        jump if history.fact("trainer.batches_per_epoch") == 1 or (isinstance(batch, int) and batch >= 16) else math.inf
+    )
+    return min(most, max(rise, math.exp(min(sigmas * spread, 700.0))))
 
 
 def _returns(late: list[float], recent: list[float], base: float) -> bool:

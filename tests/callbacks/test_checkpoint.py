@@ -36,10 +36,10 @@ def test_a_resumed_run_goes_on_with_its_findings_and_announces_none_again(tmp_pa
     announced: list[str] = []
     first = Doctor(strict=True)
     second = Doctor(strict=True, on_finding=lambda finding: announced.append(finding.code))
-    checkpoint = saved(tmp_path, first, lr=50.0, max_epochs=6)
+    checkpoint = saved(tmp_path, first, lr=50.0, max_epochs=10)
     before = {finding.code: finding.step for finding in first.report.findings}
     assert before
-    run = trainer(tmp_path, second, max_epochs=7)
+    run = trainer(tmp_path, second, max_epochs=11)
     run.fit(DigitsNet(50.0), digits(), validation_digits(), ckpt_path=str(checkpoint))
     after = {finding.code: finding.step for finding in [*second.report.findings, *second.report.recovered]}
     assert before.items() <= after.items()

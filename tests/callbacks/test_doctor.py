@@ -89,8 +89,8 @@ def test_tensorboard_gets_scalars_on_the_users_axis_a_letter_and_a_layout(tmp_pa
     letters = [event.tensor_proto.string_val[0].decode() for event in events.Tensors("doctor/report/text_summary")]
     assert doctor.report.findings[0].code in letters[-1]
     assert len(letters) == len(set(letters))
-    # Fewer than one for each consultation: it is rewritten when it says something else.
-    assert len(letters) <= 8
+    # Ten validation passes, seven windows and the end: it is rewritten when it says something else, not each time.
+    assert len(letters) < 18
 
 
 def test_every_logger_gets_the_scalars(tmp_path: Path) -> None:
@@ -197,5 +197,5 @@ def test_the_report_states_the_measured_share(tmp_path: Path) -> None:
 
 def test_a_notebook_shows_the_report_as_html(tmp_path: Path) -> None:
     doctor = Doctor(strict=True)
-    fit(tmp_path, DigitsNet(SICK), doctor)
+    fit(tmp_path, DigitsNet(SICK), doctor, max_epochs=10)
     assert doctor.report.findings[0].name in doctor.report._repr_html_()

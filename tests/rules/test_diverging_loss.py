@@ -140,3 +140,33 @@ def test_remedy_offers_no_clipping_to_a_run_that_clips() -> None:
     finding = diverging_loss(history_of(GRADIENT_DESCENT, optimizers=SGD, trainer=trainer))
     assert finding is not None
     assert "clip" not in finding.remedy
+
+
+@pytest.mark.parametrize("level", [17.0, 42.0, 460.0])
+def test_sick_run_that_leaves_its_start_in_the_first_step_is_measured_by_its_very_first_loss(level: float) -> None:
+    # Digits at 100 times the right rate: 2.35, then 22, 30, 10, 18 … for good. The opening holds no untrained loss.
+    losses = [2.35, *(level * math.exp(error) for error in gauss(200, 0.3))]
+    finding = diverging_loss(history_of(losses, optimizers=SGD, data=MINI))
+    assert finding is not None
+    assert finding.onset == 0
+    assert finding.evidence["start"] == 2.35
+
+
+def test_healthy_losses_of_single_samples_may_begin_far_too_low() -> None:
+    losses = [0.01, *(error * error for error in gauss(200, 1.0))]
+    assert diverging_loss(history_of(losses, optimizers=SGD, data={"batch_size": 1})) is None
+    assert diverging_loss(history_of(losses, optimizers=SGD)) is None
+
+
+def test_sick_loss_that_touched_zero_on_its_way_up_has_a_natural_zero_all_the_same() -> None:
+    losses = [*decay(2.3, 0.2, 20, 100), 0.0, *(10.0 ** (step / 10) for step in range(300))]
+    assert diverging_loss(history_of(losses, optimizers=SGD, data=MINI)) is not None
+
+
+def test_sick_run_that_ended_on_its_way_back_ended_over_its_start() -> None:
+    way_back = noisy(decay(5000.0, 300.0, 150, 400), 20.0)
+    losses = [*noisy([100.0] * 20, 5.0), *way_back]
+    running = history_of(losses, optimizers=SGD, data=MINI)
+    ended = history_of(losses, optimizers=SGD, data=MINI, run={"ended": "completed"})
+    assert diverging_loss(running) is None
+    assert diverging_loss(ended) is not None

@@ -104,3 +104,12 @@ def test_healthy_rest_under_a_decayed_learning_rate_is_the_schedules_doing() -> 
 def test_healthy_warm_up_has_not_begun_to_learn() -> None:
     rates = [step / 10000 for step in range(600)]
     assert loss_plateau(history_of(noisy([2.3] * 600, 0.01), rates=rates, data=DATA)) is None
+
+
+def test_sick_run_that_jumps_in_its_first_steps_and_settles_at_its_start_has_not_improved() -> None:
+    # Digits at 20 times the right rate: 2.35, 2.9, 3.7, then 2.45 for good; measured by the jump it would have fallen.
+    losses = [2.35, 2.9, 3.4, 3.7, 3.2, 2.8, *noisy([2.45] * 194, 0.12)]
+    finding = loss_plateau(history_of(losses, run=COMPLETED, data=DATA))
+    assert finding is not None
+    assert finding.severity == "warning"
+    assert finding.evidence["start"] == 2.35
