@@ -46,10 +46,10 @@ while not re.sub(r"\x1b\[[0-9;]*m", "", shown[-1]).strip(" $"):
 console = Console(record=True, width=int(sys.argv[1]), file=open("/dev/null", "w"), force_terminal=True)
 console.print(Text.from_ansi("\n".join(shown)), soft_wrap=True)
 page = """<meta charset="utf-8"><style>body {{ margin: 0; background: {background} }}
-pre {{ margin: 14px; font: 14px/1.17 "DejaVu Sans Mono", monospace; color: {foreground} }}</style>
+pre {{ margin: 14px; font: 14px/17px "DejaVu Sans Mono", monospace; color: {foreground} }}</style>
 <pre>{code}</pre>"""
 Path("screen.html").write_text(console.export_html(theme=MONOKAI, code_format=page, inline_styles=True))
-Path("height").write_text(str(round(len(shown) * 16.4) + 28))
+Path("height").write_text(str(len(shown) * 17 + 28))
 PYTHON
 photograph 880 "$(cat height)" terminal.png "file://$work/screen.html"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Union
 
 from lightning_doctor.callbacks.doctor import Doctor
@@ -10,13 +11,12 @@ from lightning_doctor.callbacks.facts import all_callbacks
 
 if TYPE_CHECKING:
     from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-elif "pytorch_lightning" in sys.modules and "lightning.pytorch" not in sys.modules:
-    from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 else:
-    try:
-        from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-    except ModuleNotFoundError:
-        from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+    # The package that the script imported before this one, for its command line accepts only its own models. The
+    # Doctor imports lightning first, so that is the choice where the script has imported neither.
+    _package = next(name for name in sys.modules if name in ("lightning.pytorch", "pytorch_lightning"))
+    _cli = import_module(f"{_package}.cli")
+    LightningArgumentParser, LightningCLI = _cli.LightningArgumentParser, _cli.LightningCLI
 
 
 class DoctorCLI(LightningCLI):

@@ -42,6 +42,12 @@ PLAIN_CLI = SCRIPT.format(
     imports="import lightning.pytorch as pl\nfrom lightning.pytorch.cli import LightningCLI", package="pl",
     cli="LightningCLI", options="",
 )  # fmt: skip
+OTHER_DOCTOR_CLI = SCRIPT.format(
+    imports="import pytorch_lightning as pl\nfrom lightning_doctor import DoctorCLI",
+    package="pl",
+    cli="DoctorCLI",
+    options="",
+)
 OTHER_CLI = SCRIPT.format(
     imports="import pytorch_lightning as pl\nfrom pytorch_lightning.cli import LightningCLI", package="pl",
     cli="LightningCLI", options="",
@@ -94,6 +100,11 @@ def test_an_option_adds_a_doctor_with_it_and_round_trips(tmp_path: Path) -> None
     report = json.loads(second.read_text())
     assert "LD504" not in report["unassessed"]
     assert "LD501" in report["unassessed"]
+
+
+def test_the_flag_works_for_a_script_of_the_other_package(tmp_path: Path) -> None:
+    run(tmp_path, OTHER_DOCTOR_CLI, *FIT, "--doctor", "true")
+    assert len(reports(tmp_path)) == 1
 
 
 def test_yaml_turns_it_on(tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from lightning_doctor.callbacks import facts, ranks
 from lightning_doctor.callbacks.consultation import Consultation
 from lightning_doctor.callbacks.publisher import Publisher, log_folder
 from lightning_doctor.history import History
-from lightning_doctor.jsonable import MalformedError
 from lightning_doctor.measure.window import Window
 from lightning_doctor.report import Report
 from lightning_doctor.sinks import terminal
@@ -294,7 +293,7 @@ class Case:
             history = History.from_dict(state["history"])
             self.consultation.load_state_dict(state["consultation"])
             self.history = history
-        except (MalformedError, KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             self.consultation.notes.append(f"the checkpoint's history cannot be read and begins anew: {error!r}")
 
     def followed_by(self, trainer: Trainer) -> bool:

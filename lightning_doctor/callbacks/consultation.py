@@ -37,6 +37,7 @@ class Consultation:
         self._rules = list(settings.rules())
         self._verdict = Verdict()
         self._said: set[str] = set()
+        self._told: dict[str, Severity] = {}
         self._broken: set[str] = set()
 
     def judge(self, history: History, step: int, overhead: float) -> Report:
@@ -45,13 +46,13 @@ class Consultation:
         # A rule that failed once is not asked again, and stays unassessed with its reason.
         verdict.unassessed.update({k: v for k, v in self._verdict.unassessed.items() if k in self._broken})
         self._verdict = verdict
-        new = {finding.code for finding in self.course.update(verdict, step)}
+        self.course.update(verdict, step)
         report = self.compose(history, overhead)
         for finding in report.findings:
             if self._settings.stops(finding):
                 self.stop_wanted = True
             if self._speaks:
-                self._tell(finding, finding.code in new)
+                self._tell(finding)
         return report
 
     def compose(self, history: History, overhead: float | None = None) -> Report:
@@ -81,19 +82,28 @@ class Consultation:
 
     def state_dict(self) -> dict[str, Any]:
         """Returns plain builtins that :meth:`load_state_dict` reads back."""
-        return {"course": self.course.to_dict(), "notes": list(self.notes), "said": sorted(self._said)}
+        return {
+            "course": self.course.to_dict(),
+            "notes": list(self.notes),
+            "said": sorted(self._said),
+            "told": {code: str(severity) for code, severity in self._told.items()},
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes up where :meth:`state_dict` left off."""
         self.course = Course.from_dict(state["course"])
         self.notes = [str(note) for note in state["notes"]]
         self._said = {str(code) for code in state["said"]}
+        self._told = {str(code): Severity(severity) for code, severity in state["told"].items()}
 
-    def _tell(self, finding: Finding, new: bool) -> None:
+    def _tell(self, finding: Finding) -> None:
         if finding.severity is not Severity.NOTE and finding.explained_by is None and finding.code not in self._said:
             self._said.add(finding.code)
             terminal.say(terminal.announce(finding))
-        if new and self._settings.on_finding is not None and "on_finding" not in self._broken:
+        told = self._told.get(finding.code)
+        worse = told is None or finding.severity.rank > told.rank
+        if worse and self._settings.on_finding is not None and "on_finding" not in self._broken:
+            self._told[finding.code] = finding.severity
             try:
                 self._settings.on_finding(finding)
             except Exception as error:  # noqa: BLE001

@@ -34,7 +34,8 @@ class Doctor(Monitor):
         thresholds: Thresholds by rule: ``{"stale_validation": {"patience": 8}}``.
         metric: Name of the logged validation metric; found by itself where there is a usual one.
         stop_on: Stop the run at a finding of this severity or a higher one.
-        on_finding: Called with each new :class:`~lightning_doctor.Finding`, on rank zero.
+        on_finding: Called with each new :class:`~lightning_doctor.Finding`, and again when it becomes more severe,
+            on rank zero.
         strict: Raise what goes wrong inside the doctor instead of noting it and letting the run go on.
 
     Raises:

@@ -63,7 +63,7 @@ def always_clipped(
         summary=f"{clipped:.0%} of the steps are clipped, the median one to {usual:.2g} of its length"
         + (", and the loss does not fall" if stuck else ""),
         evidence=evidence,
-        remedy=_remedy(history, norm, usual, evidence),
+        remedy=_remedy(history, norm, usual, stuck, evidence),
         onset=_onset(history),
         signals=("clip_factor", "grad_norm"),
     )
@@ -93,7 +93,7 @@ def _stuck(history: History, gained: float, evidence: dict[str, float | int | st
     return not falls and start - now < max(gained * abs(start), noise(losses))
 
 
-def _remedy(history: History, norm: float, usual: float, evidence: dict[str, float | int | str]) -> str:
+def _remedy(history: History, norm: float, usual: float, stuck: bool, evidence: dict[str, float | int | str]) -> str:
     limit = history.fact("trainer.gradient_clip_val")
     now = f" (now {limit:.3g})" if isinstance(limit, (int, float)) else ""
     if history.fact("trainer.gradient_clip_algorithm") == "value" and isinstance(limit, (int, float)):
@@ -101,7 +101,7 @@ def _remedy(history: History, norm: float, usual: float, evidence: dict[str, flo
         return f"raise gradient_clip_val to about {limit / usual:.2g}{now}, or clip by norm at {norm:.2g}"
     advice = f"raise gradient_clip_val to about the median norm, {norm:.2g}{now}"
     rate = peak_rate(history)
-    if is_adaptive(history) is False and rate is not None:
+    if is_adaptive(history) is False and rate is not None and not stuck:
         evidence["lr"] = rate
         advice += f", and lr to {rate * usual:.2g} for steps of the same length"
     return advice

@@ -13,6 +13,8 @@ from lightning_doctor.rule import rule
 
 # The course of a run is read off so many levels, each the median of its part of the steps.
 _LEVELS = 20
+# Measured steps that a calm part needs for its norm to be one to clip at.
+_CALM = 5
 # Steps before which no loss is expected to have fallen beyond its noise.
 _TIME_TO_LEARN = 50
 
@@ -96,7 +98,7 @@ def _over_time(
             "best_loss": best,
             "loss_now": loss_now,
         },
-        remedy=_slower(history, calm),
+        remedy=_slower(history, calm if onset_index >= _CALM else None),
         onset=onset,
         signals=("grad_norm", "train_loss"),
     )
@@ -153,9 +155,11 @@ def _level(history: History, layer: str) -> float:
     return median(values[len(values) // 2 :]) if values else 0.0
 
 
-def _slower(history: History, calm: float) -> str:
+def _slower(history: History, calm: float | None) -> str:
     if is_clipped(history):
         return lower_rate(history) + ": the clipping that is on did not hold it"
+    if calm is None:
+        return f"{lower_rate(history)}, or clip gradients (`Trainer(gradient_clip_val=1.0)`)"
     return (
         f"clip gradients at the norm of the calm part (`Trainer(gradient_clip_val={calm:.2g})`), "
         f"or {lower_rate(history)}"

@@ -64,7 +64,7 @@ def loss_plateau(
     untrained = _untrained(values, sigma)
     start, now = median(untrained), median(late)
     fall = shift(late[:half], late[half:])
-    if now < converged * start or (fall.sigmas < -sigmas and -fall.change > 0.005 * now):
+    if now < converged * start:
         return None
     evidence: dict[str, float | int | str] = {
         "start": start,
@@ -76,7 +76,12 @@ def loss_plateau(
     }
     onset = steps[len(steps) - len(late)]
     gain = Trend(now - start, 1.25 * sigma * math.sqrt(1 / len(untrained) + 1 / len(late)))
-    if -gain.change - 2 * gain.error > improved * start:
+    progressed = -gain.change - 2 * gain.error > improved * start
+    # A fall that would take ten runs like this one to leave the start is none; in a run that goes on it may yet grow.
+    late_start = history.fact("run.ended") is not None and not progressed
+    if fall.sigmas < -sigmas and -fall.change > (0.2 * improved * start if late_start else 0.005 * now):
+        return None
+    if progressed:
         # At its noise floor a run is done; only a flat loss that noise does not explain is worth a note.
         if sigma > 0.1 * now or median(late[half:]) > median(late[:half]) + 3 * fall.error:
             return None

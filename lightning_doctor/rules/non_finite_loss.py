@@ -77,7 +77,7 @@ def non_finite_loss(history: History, *, growth: float = 10.0, recurring: float 
             evidence=evidence,
             remedy=remedy,
             # A single one may yet turn out to be a batch that the run survives.
-            confidence=Confidence.CONFIRMED if bad > 1 else Confidence.SUSPECTED,
+            confidence=Confidence.CONFIRMED if bad > 1 or history.fact("run.ended") else Confidence.SUSPECTED,
             onset=onset,
             signals=(name,),
         )

@@ -78,7 +78,8 @@ def overfitting(
     now = median(since[-patience:])
     rise = now - lowest
     blur = noise(losses[max(0, best - 3) :])
-    if rise <= (sigmas + lucky(len(losses))) * blur or not _rises([lowest, *levels(since, _LEVELS)]):
+    needed = (sigmas + lucky(len(losses))) * blur
+    if rise <= needed:
         return None
     training = _per_pass(history, series)
     start = losses[0]
@@ -90,6 +91,10 @@ def overfitting(
         if drop <= learned * noise(steps) or not _fell(training, best, patience):
             return None
     gain = start - lowest
+    # What has risen may rest up there since, and is no better for it.
+    rests = rise >= share * gain and min(levels(since[len(since) // 2 :], _LEVELS)) - lowest > 2 * needed
+    if not rests and not _rises([lowest, *levels(since, _LEVELS)]):
+        return None
     if rise < trifle * max(gain, drop):
         return None
     best_step = series.steps[best]

@@ -199,3 +199,19 @@ def test_a_notebook_shows_the_report_as_html(tmp_path: Path) -> None:
     doctor = Doctor(strict=True)
     fit(tmp_path, DigitsNet(SICK), doctor, max_epochs=10)
     assert doctor.report.findings[0].name in doctor.report._repr_html_()
+
+
+def test_on_finding_is_called_again_only_when_a_finding_gets_worse(tmp_path: Path) -> None:
+    from lightning_doctor import History, Severity
+    from lightning_doctor.callbacks.consultation import Consultation
+    from lightning_doctor.callbacks.settings import Settings
+
+    told: list[tuple[str, str]] = []
+    settings = Settings(on_finding=lambda finding: told.append((finding.code, str(finding.severity))), strict=True)
+    consultation = Consultation(settings, speaks=True)
+    severities = iter([Severity.NOTE, Severity.NOTE, Severity.WARNING, Severity.WARNING, Severity.NOTE])
+    for severity in severities:
+        finding = Finding(severity=severity, summary="s", remedy="r", code="LD999", name="made_up")
+        consultation._tell(finding)
+    assert told == [("LD999", "note"), ("LD999", "warning")]
+    assert consultation.judge(History(), 0, 0.0).findings == []

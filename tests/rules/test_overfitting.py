@@ -223,3 +223,16 @@ def test_of_a_run_of_which_nothing_is_known_nothing_is_said_to_be_lacking() -> N
 def test_capacity_is_the_number_of_parameters_a_sample(parameters: int, large: bool) -> None:
     facts = {"model": {"parameters": parameters}, "data": {"train_samples": 430}}
     assert ("make the network smaller" in found(turned(), MEMORISED, facts=facts).remedy) is large
+
+
+def test_sick_validation_loss_that_has_risen_and_rests_up_there_is_still_ill() -> None:
+    # A tiny training set learned by heart: 1.4 → 5.3 within ten passes, then flat while the training loss is zero.
+    passes = [1.7, 1.5, 1.42, 1.6, 2.1, 2.9, 3.7, 4.5, 5.1, 5.3, *noisy([5.28] * 30, 0.02)]
+    history = History()
+    for index, loss in enumerate(passes):
+        for step in range(10):
+            history.record("train_loss", 10 * index + step, 2.3 * 0.7**index)
+        history.record("val_loss", 10 * index + 9, loss)
+    finding = overfitting(history)
+    assert finding is not None
+    assert finding.severity == "warning"
