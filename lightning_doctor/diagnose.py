@@ -184,6 +184,7 @@ def compose(
     course: Course,
     *,
     overhead: float | None = None,
+    seconds: float | None = None,
     notes: Iterable[str] = (),
 ) -> Report:
     """Puts a report together."""
@@ -196,6 +197,7 @@ def compose(
         unassessed={code: reason for code, reason in verdict.unassessed.items() if code not in ill},
         guide=walk(history, findings),
         overhead=overhead,
+        seconds=seconds,
         step=history.last_step,
         notes=list(notes),
         history=history,

@@ -74,4 +74,5 @@ def _continued(saved: Report, report: Report, rules: Sequence[Rule]) -> Report:
         findings=[replace(finding, step=announced.get(finding.code, finding.step)) for finding in report.findings],
         recovered=[finding for finding in saved.recovered if finding.code in judged - ill],
         overhead=saved.overhead,
+        seconds=saved.seconds,
     )

@@ -33,11 +33,11 @@ def peak_rate(history: History) -> float | None:
 
 
 def lower_rate(history: History, factor: float = 10.0) -> str:
-    """Says to lower the learning rate, with numbers where they are known: ``"lower lr from 0.1 to 0.01"``."""
+    """Says to lower the learning rate, with numbers where they are known: ``"lower lr from 0.1 to 0.01 or less"``."""
     rate = peak_rate(history)
     if rate is None or not rate > 0:
         return f"lower lr {factor:.3g}-fold"
-    return f"lower lr from {rate:.3g} to {rate / factor:.3g}"
+    return f"lower lr from {rate:.3g} to {rate / factor:.3g} or less"
 
 
 def is_clipped(history: History) -> bool:

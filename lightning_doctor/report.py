@@ -25,6 +25,7 @@ class Report:
         unassessed: Codes of the rules that could not judge, with the reason.
         guide: The walk through the decision tree.
         overhead: The doctor's measured share of the run's time; None where there was no run to time.
+        seconds: What that share is in time [seconds].
         step: The newest step this report speaks of.
         notes: What went wrong inside the doctor, one sentence each.
         history: What it all rests on.
@@ -36,6 +37,7 @@ class Report:
     unassessed: dict[str, str] = field(default_factory=dict)
     guide: Guide = field(default_factory=Guide)
     overhead: float | None = None
+    seconds: float | None = None
     step: int = 0
     notes: list[str] = field(default_factory=list)
     history: History = field(default_factory=History)
@@ -66,6 +68,7 @@ class Report:
             "unassessed": dict(self.unassessed),
             "guide": self.guide.to_dict(),
             "overhead": to_jsonable(self.overhead),
+            "seconds": to_jsonable(self.seconds),
             "notes": list(self.notes),
             "history": self.history.to_dict(),
         }
@@ -89,6 +92,7 @@ class Report:
                 unassessed={str(code): str(reason) for code, reason in dict(data.get("unassessed", {})).items()},
                 guide=Guide.from_dict(data.get("guide", {})),
                 overhead=None if data.get("overhead") is None else float(from_jsonable(data["overhead"])),
+                seconds=None if data.get("seconds") is None else float(from_jsonable(data["seconds"])),
                 step=int(data.get("step", 0)),
                 notes=[str(note) for note in _list(data, "notes")],
                 history=History.from_dict(data.get("history", {})),

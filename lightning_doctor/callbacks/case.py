@@ -269,7 +269,7 @@ class Case:
             self.consultation.failed(f"{failure.logger}, {failure.doing},", failure.error)
 
     def _judge(self) -> None:
-        self.report = self.consultation.judge(self.history, self.history.last_step, self.budget.measured)
+        self.report = self.consultation.judge(self.history, self.history.last_step, self.budget)
         if self.consultation.stop_wanted and self.trainer.world_size == 1:
             self.trainer.should_stop = True
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import traceback
 from typing import TYPE_CHECKING, Any
 
+from lightning_doctor.budget import Budget
 from lightning_doctor.diagnose import Course, Verdict, compose, examine
 from lightning_doctor.findings import Finding, Severity
 from lightning_doctor.history import History
@@ -40,14 +41,14 @@ class Consultation:
         self._told: dict[str, Severity] = {}
         self._broken: set[str] = set()
 
-    def judge(self, history: History, step: int, overhead: float) -> Report:
+    def judge(self, history: History, step: int, budget: Budget) -> Report:
         """Asks the rules, tells what is new, and returns the report."""
         verdict = examine(history, self._rules, self._settings.thresholds, self._rule_failed)
         # A rule that failed once is not asked again, and stays unassessed with its reason.
         verdict.unassessed.update({k: v for k, v in self._verdict.unassessed.items() if k in self._broken})
         self._verdict = verdict
         self.course.update(verdict, step)
-        report = self.compose(history, overhead)
+        report = self.compose(history, budget)
         for finding in report.findings:
             if self._settings.stops(finding):
                 self.stop_wanted = True
@@ -55,9 +56,16 @@ class Consultation:
                 self._tell(finding)
         return report
 
-    def compose(self, history: History, overhead: float | None = None) -> Report:
+    def compose(self, history: History, budget: Budget | None = None) -> Report:
         """Puts the report together anew, from what the rules have said already."""
-        return compose(history, self._verdict, self.course, overhead=overhead, notes=self.notes)
+        return compose(
+            history,
+            self._verdict,
+            self.course,
+            overhead=None if budget is None else budget.measured,
+            seconds=None if budget is None else budget.spent,
+            notes=self.notes,
+        )
 
     def failed(self, part: str, error: Exception) -> None:
         """Notes that something of the doctor's own went wrong and is switched off; raises it under ``strict``."""

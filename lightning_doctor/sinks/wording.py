@@ -129,7 +129,9 @@ def cost(report: Report) -> str:
     if report.overhead is None or not math.isfinite(report.overhead):
         return "not measured"
     percent = 100 * report.overhead
-    return f"{f'{percent:.2g}' if percent >= 0.01 else 'under 0.01'} % of the run's time"
+    share = f"{f'{percent:.2g}' if percent >= 0.01 else 'under 0.01'} % of the run's time"
+    # A short run is over before the doctor's first look has paid off: a share alone would alarm.
+    return share if report.seconds is None else f"{report.seconds:.2g} s, {share}"
 
 
 def conclusion(report: Report) -> str:

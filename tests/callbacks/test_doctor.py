@@ -193,6 +193,7 @@ def test_the_report_states_the_measured_share(tmp_path: Path) -> None:
     doctor = Doctor(strict=True)
     fit(tmp_path, DigitsNet(), doctor)
     assert 0 < doctor.report.overhead < 1
+    assert 0 < doctor.report.seconds < 60
 
 
 def test_a_notebook_shows_the_report_as_html(tmp_path: Path) -> None:
@@ -203,6 +204,7 @@ def test_a_notebook_shows_the_report_as_html(tmp_path: Path) -> None:
 
 def test_on_finding_is_called_again_only_when_a_finding_gets_worse(tmp_path: Path) -> None:
     from lightning_doctor import History, Severity
+    from lightning_doctor.budget import Budget
     from lightning_doctor.callbacks.consultation import Consultation
     from lightning_doctor.callbacks.settings import Settings
 
@@ -214,4 +216,4 @@ def test_on_finding_is_called_again_only_when_a_finding_gets_worse(tmp_path: Pat
         finding = Finding(severity=severity, summary="s", remedy="r", code="LD999", name="made_up")
         consultation._tell(finding)
     assert told == [("LD999", "note"), ("LD999", "warning")]
-    assert consultation.judge(History(), 0, 0.0).findings == []
+    assert consultation.judge(History(), 0, Budget(0.02)).findings == []

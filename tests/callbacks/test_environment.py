@@ -115,7 +115,8 @@ SCRIPT = textwrap.dedent(
                 import torch
                 return torch.optim.SGD(self.parameters(), lr=100.0)
         net = Net()
-    Trainer(max_epochs=20, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False).fit(net, digits())
+    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    Trainer(max_epochs=20, accelerator="cpu", **options).fit(net, digits())
     """
 )
 
