@@ -18,8 +18,11 @@ from tests.runs import IMAGES, LABELS, DigitsNet, digits, fit, flat, trainer, va
 
 
 class Stream(IterableDataset[Any]):
+    def __init__(self, samples: int = 160) -> None:
+        self.samples = samples
+
     def __iter__(self) -> Any:
-        return iter([(IMAGES[i], LABELS[i]) for i in range(160)])
+        return iter([(IMAGES[i], LABELS[i]) for i in range(self.samples)])
 
 
 def test_a_loader_without_length_is_watched(tmp_path: Path) -> None:
@@ -27,6 +30,13 @@ def test_a_loader_without_length_is_watched(tmp_path: Path) -> None:
     trainer(tmp_path, doctor).fit(DigitsNet(), DataLoader(Stream(), 32))
     assert doctor.report.history["train_loss"].steps == list(range(10))
     assert doctor.report.history.fact("trainer.planned_steps") is None
+
+
+def test_an_epoch_without_a_batch_leaves_an_empty_report(tmp_path: Path) -> None:
+    doctor = Doctor(strict=True)
+    trainer(tmp_path, doctor).fit(DigitsNet(), DataLoader(Stream(0), 32), validation_digits())
+    assert doctor.report.findings == []
+    assert doctor.report.unassessed["LD102"] == "training_step has returned no loss"
 
 
 @pytest.mark.parametrize("options", [{"limit_train_batches": 0}, {"max_epochs": 0}, {"max_steps": 0}])

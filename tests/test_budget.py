@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+from lightning_doctor.budget import FIRST_LOOK, Budget
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_the_measured_share_is_what_was_spent_of_what_went_by() -> None:
+    clock = Clock()
+    budget = Budget(0.02, clock)
+    assert budget.measured == 0.0
+    clock.now += 50
+    budget.spent += 1
+    assert budget.measured == 0.02
+
+
+def test_the_first_look_is_free_and_after_it_the_share_decides() -> None:
+    clock = Clock()
+    budget = Budget(0.02, clock)
+    assert budget.allows(FIRST_LOOK)
+    assert not budget.allows(FIRST_LOOK + 0.01)
+    budget.spent = FIRST_LOOK
+    assert not budget.allows(0.01)
+    clock.now += 100
+    assert budget.allows(2.0)
+    assert not budget.allows(2.1)
