@@ -62,7 +62,8 @@ def _finding(finding: Finding) -> Iterator[str]:
     yield f'<div style="margin-top:.9em">{_badge(str(finding.severity))} {_named(finding)}'
     yield f'<span style="opacity:.75">{_safe(f"{finding.confidence}, {wording.course(finding)}")}</span></div>'
     yield f"<div>{_safe(finding.summary)}</div>"
-    yield f"<div><b>What to do:</b> {_safe(finding.remedy)}</div>"
+    advice = "What to do" if finding.explained_by is None else "If it stays"
+    yield f"<div><b>{advice}:</b> {_safe(finding.remedy)}</div>"
     yield from _table(list(finding.evidence.items()))
 
 

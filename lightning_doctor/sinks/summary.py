@@ -62,7 +62,8 @@ def _entry(finding: Finding, fit: Fit) -> RenderableType:
     )
     lines: list[tuple[RenderableType, RenderableType]] = []
     lines.append((Text("  "), fit(wording.one_line(finding.summary, _TEXT_LIMIT))))
-    if finding.remedy:
+    # A symptom's own remedy is for when it stays after its cause is treated: the letter has it.
+    if finding.remedy and finding.explained_by is None:
         lines.append((fit(" →", "green"), fit(wording.one_line(finding.remedy, _TEXT_LIMIT), "green")))
     return Group(head, _grid(lines))
 
