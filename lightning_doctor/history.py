@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -50,7 +51,7 @@ class Series:
 
     def since(self, step: int) -> list[float]:
         """Returns the values at ``step`` and later."""
-        return [value for at, value in zip(self.steps, self.values, strict=True) if at >= step]
+        return self.values[bisect_left(self.steps, step) :]
 
     def finite(self) -> Series:
         """Returns the part before the first value that is NaN or infinite; itself where all are finite."""

@@ -61,7 +61,7 @@ class Report:
         return {
             "schema": SCHEMA_VERSION,
             "step": self.step,
-            "verdict": str(self.worst or "healthy"),
+            "verdict": str(self.worst or ("healthy" if self.healthy else "unassessed")),
             "findings": [finding.to_dict() for finding in self.findings],
             "recovered": [finding.to_dict() for finding in self.recovered],
             "healthy": list(self.healthy),

@@ -29,12 +29,19 @@ TRAIN = textwrap.dedent(
     if mode == "one rank" and rank == 1:
         os.environ["LIGHTNING_DOCTOR"] = "1"
     lr = 10.0 if mode in ("sick", "stop") else 0.1
-    doctor = Doctor(strict=mode != "broken", stop_on="error" if mode == "stop" else None)
+    strict = mode not in ("broken", "broken late", "one validation")
+    doctor = Doctor(strict=strict, stop_on="error" if mode == "stop" else None)
     callbacks = [] if mode in ("one rank", "plain") else [doctor]
     if mode == "broken" and rank == 1:
         from lightning_doctor.callbacks.losses import LossMonitor
         LossMonitor.after_batch = lambda *_: 1 / 0
+    if mode == "broken late" and rank == 1:
+        from lightning_doctor.callbacks.gradients import GradientMonitor
+        GradientMonitor._receive = lambda *_: 1 / 0
     class Net(DigitsNet):
+        def validation_step(self, batch, batch_idx):
+            if mode != "one validation" or rank == 0:
+                super().validation_step(batch, batch_idx)
         def training_step(self, batch, batch_idx):
             return torch.nn.functional.cross_entropy(self.net(batch[0]), batch[1])
     net = Net(100.0 if mode in ("sick", "stop") else 0.1)
@@ -132,3 +139,46 @@ def test_a_rank_that_fails_inside_the_doctor_does_not_hang_the_others(tmp_path: 
     assert first["steps"] == second["steps"] == 30
     assert first["weights"] == plain["weights"]
     assert any("LossMonitor failed" in note for note in second["report"]["notes"])
+
+
+def test_a_rank_that_fails_after_the_ranks_have_met_does_not_hang_the_others(tmp_path: Path) -> None:
+    first, second = train(tmp_path, "broken late", 2)
+    assert first["steps"] == second["steps"] == 30
+    assert len(first["report"]["history"]["series"]["grad_norm"]["steps"]) == 30
+    assert any("reading the window failed" in note for note in second["report"]["notes"])
+
+
+def test_a_validation_that_only_one_rank_logs_costs_that_window_its_mean_and_nothing_else(tmp_path: Path) -> None:
+    first, second = train(tmp_path, "one validation", 2)
+    assert first["report"]["history"]["series"]["train_loss"]["steps"] == list(range(30))
+    assert second["report"]["history"]["series"]["train_loss"]["steps"] == list(range(30))
+    assert len(first["report"]["history"]["series"]["val_loss"]["steps"]) == 3
+
+
+SPAWN = textwrap.dedent(
+    """
+    import sys
+    from pathlib import Path
+    from lightning_doctor import Doctor
+    from tests.runs import DigitsNet, digits, trainer
+
+    if __name__ == "__main__":
+        doctor = Doctor(strict=True)
+        run = trainer(Path(sys.argv[1]), doctor, strategy="ddp_spawn", devices=2)
+        run.fit(DigitsNet(), digits())
+        assert doctor.report.history["train_loss"].steps == list(range(10)), doctor.report
+        assert doctor.report is doctor.report
+    """
+)
+
+
+def test_a_run_that_was_spawned_hands_its_report_over(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(SPAWN)
+    variables = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "TMPDIR": str(tmp_path)}
+    variables.pop("LIGHTNING_DOCTOR", None)
+    done = subprocess.run(
+        [sys.executable, "train.py", str(tmp_path)],
+        capture_output=True, text=True, timeout=180, check=False, env=variables, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert list(tmp_path.glob("lightning-doctor-*")) == []

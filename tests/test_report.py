@@ -68,8 +68,9 @@ def test_a_report_survives_strict_json_with_its_nan() -> None:
     assert again.history["train_loss"].values[3] == INF
 
 
-def test_an_empty_report_survives_and_its_verdict_is_healthy() -> None:
-    assert strict(Report())["verdict"] == "healthy"
+def test_an_empty_report_survives_and_claims_no_health() -> None:
+    assert strict(Report())["verdict"] == "unassessed"
+    assert strict(Report(healthy=["LD101"]))["verdict"] == "healthy"
     assert Report.from_dict(strict(Report())) == Report()
 
 

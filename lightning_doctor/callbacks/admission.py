@@ -30,7 +30,7 @@ def admit(monitor: Monitor, trainer: Trainer, module: LightningModule) -> None:
         warnings.warn("this Trainer has several Doctors: the first one works, the others rest", stacklevel=2)
     parts = _parts(leader, monitors)
     unwatched = [kind for kind in MONITORS if kind not in map(type, parts)]
-    case = Case(leader, parts, unwatched, leader._settings(), trainer, module)
+    case = Case(leader, parts, unwatched, leader.settings, trainer, module)
     earlier = leader._case
     if earlier is not None and earlier.followed_by(trainer):
         case.carry_on(earlier)
@@ -42,7 +42,7 @@ def admit(monitor: Monitor, trainer: Trainer, module: LightningModule) -> None:
 def _parts(leader: Monitor, monitors: list[Monitor]) -> list[Monitor]:
     # What the user made has the user's options: it goes before the leader's own of the same class.
     own = [m for m in monitors if not isinstance(m, Doctor)]
-    brought = leader._parts() if isinstance(leader, Doctor) else []
+    brought = leader.parts() if isinstance(leader, Doctor) else []
     # Whatever else is watched, every rule wants the loss, and it is the cheapest signal of all.
     parts = [LossMonitor(), *brought, *own]
     return list({type(part): part for part in parts}.values())

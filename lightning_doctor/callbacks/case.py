@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from math import ceil
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -32,6 +33,7 @@ T = TypeVar("T")
 _FIRST_WINDOWS = (1, 2, 4, 8, 16, 32)
 # What sampling gradients may take of the budget; the rest is for windows, rules and sinks.
 _SAMPLING_SHARE = 0.7
+_STEP_HOOKS = ("before_backward", "after_backward", "before_step", "after_batch")
 
 
 class Case:
@@ -77,7 +79,6 @@ class Case:
         self.scaler: Any = None
         self._trainer = weakref.ref(trainer)
         self._parts = list(parts)
-        self._stepping: set[int] = set()
         self._unwatched = list(unwatched)
         self._settings = settings
         self._publisher: Publisher | None = None
@@ -89,6 +90,7 @@ class Case:
         self._sample_every = 1
         self._sampling_time = 0.0
         self._samples = 0
+        self._sample_cost = 0.0
         self._closed_at = (0.0, 0)
         self._consultation_time = 0.0
 
@@ -133,9 +135,13 @@ class Case:
         self._began = True
         self._closed_at = (self.budget.clock(), 0)
         self._try("the doctor's start", self._prepare)
-        if self._publisher is None and self.trainer.is_global_zero:
-            # Nothing is known of this run, so nothing can be said of it.
-            self._parts.clear()
+        self.history.absent.clear()
+        for kind in self._unwatched:
+            self.history.lack(kind.signals, f"there is no {kind.__name__}")
+        self._try("describing the run", self._describe)
+        if self.trainer.is_global_zero:
+            folder = self._try("finding the log directory", lambda: log_folder(self.trainer))
+            self._publisher = self._try("opening the loggers", lambda: Publisher(self.trainer.loggers, folder))
         self._each("begin", self)
 
     def _prepare(self) -> None:
@@ -144,19 +150,16 @@ class Case:
         self._together = several and ranks.everyone()
         if several and not self._together:
             self.consultation.notes.append("not every rank has a doctor, so this one sees its own rank alone")
-        self.window = Window(self._together)
+        self.window = Window(self._together, trainer.strategy.root_device)
         self.optimizers = list(trainer.optimizers)
         self.automatic = module.automatic_optimization
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         self.scaler = scaler if scaler is not None and scaler.is_enabled() else None
         default = type(module).configure_gradient_clipping.__module__.endswith(".core.module")
         self.clips = bool(trainer.gradient_clip_val) or not default or not self.automatic
-        self.history.facts = facts.describe(trainer, module)
-        self.history.absent.clear()
-        for kind in self._unwatched:
-            self.history.lack(kind.signals, f"there is no {kind.__name__}")
-        if trainer.is_global_zero:
-            self._publisher = Publisher(trainer, log_folder(trainer))
+
+    def _describe(self) -> None:
+        self.history.facts = facts.describe(self.trainer, self.module)
 
     def before_backward(self, loss: Tensor) -> None:
         """A loss is about to be sent backward."""
@@ -169,19 +172,23 @@ class Case:
             self._each("after_backward", self)
 
     def before_step(self, optimizer: Optimizer) -> None:
-        """An optimizer is about to step. LBFGS says so at each evaluation of its closure: only the first counts."""
-        if id(optimizer) not in self._stepping:
-            self._stepping.add(id(optimizer))
+        """An optimizer is about to step.
+
+        In automatic optimization there is one step a batch, and an optimizer that evaluates its closure several times
+        announces each: only the first counts.
+        """
+        if not (self.automatic and self.stepped):
             self.stepped = True
             self._each("before_step", self, optimizer)
 
     def after_batch(self, outputs: Any, batch_idx: int) -> None:
         """A training batch is done."""
+        # In manual optimization every batch is a step of the logged metrics, whether or not anybody announced one.
+        self.stepped = self.stepped or not self.automatic
         self._each("after_batch", self, outputs, batch_idx)
         if not self.stepped:
             return
         self.stepped = False
-        self._stepping.clear()
         self._steps += 1
         self._samples += self.sampling
         self.sampling = self._steps % self._sample_every == 0
@@ -200,20 +207,36 @@ class Case:
         self.consult()
 
     def finish(self, exception: BaseException | None = None) -> None:
-        """The fit is over, well or badly; only the first call counts."""
-        if self.closed:
-            return
-        self.closed = True
+        """The fit is over, well or badly."""
         if self._began:
             self._try("the end of the run", lambda: self._note_ending(exception))
             self.close(alone=exception is not None)
-            self.consult(final=True)
-            if self._publisher is not None and self.report is not None:
-                folder, report = self._publisher.folder, self.report
-                self._try("the summary", lambda: terminal.summarize(report, log_dir=folder))
-        else:
-            self.report = self.consultation.compose(self.history)
+        self.consult(final=True)
+        if self._began and self._publisher is not None and self.report is not None:
+            folder, report = self._publisher.folder, self.report
+            self._try("the summary", lambda: terminal.summarize(report, log_dir=folder))
+        self._release()
+
+    def give_up(self, hook: str, error: Exception) -> None:
+        """Takes an error of the doctor's own that nothing else has caught; from here on it only meets other ranks."""
+        self._parts.clear()
+        self._publisher = None
+        with suppress(Exception):
+            self.consultation.failed(f"the doctor ({hook})", error)
+            self.report = self.consultation.compose(self.history, self.budget)
+        if hook == "finish":
+            self.closed = True
+            with suppress(Exception):
+                self._release()
+
+    def _release(self) -> None:
+        self.closed = True
+        if self._began:
+            self._each("end", self)
         self._try("leaving the other ranks", lambda: ranks.announce(False))
+        if self.report is not None and self.trainer.is_global_zero:
+            report = self.report
+            self._try("handing the report over", lambda: self.leader.handover.leave(report))
         # The report outlives the run, and must not keep the model alive.
         del self.trainer, self.module, self.optimizers, self.scaler
         self._parts.clear()
@@ -230,31 +253,37 @@ class Case:
             (n for n in _FIRST_WINDOWS if n > self._steps), self._steps + self._settings.every_n_steps
         )
         self._each("before_close", self)
-        self._try("reading the window", lambda: self._read_window(alone))
+        self._read_window(alone)
         if self._publisher is not None and self.budget.allows(0.0):
             publisher = self._publisher
             self._try("logging scalars", lambda: publisher.scalars(self.history, self.history.last_step))
             self._note_loggers(publisher)
 
     def _read_window(self, alone: bool) -> None:
-        now, (then, steps) = self.budget.clock(), self._closed_at
-        self._closed_at = (now, self._steps)
-        step_time = (now - then) / max(1, self._steps - steps)
-        cost = self._sampling_time / max(1, self._samples)
+        began, (then, steps) = self.budget.clock(), self._closed_at
+        self._closed_at = (began, self._steps)
+        step_time = (began - then) / max(1, self._steps - steps)
+        if self._samples:
+            self._sample_cost = self._sampling_time / self._samples
         self._sampling_time, self._samples = 0.0, 0
-        # Every rank decides from these means, so that all stop alike and sample the same steps.
-        wishes = [float(self.consultation.stop_wanted), float(self.budget.allows(0.0)), cost, step_time]
-        stop, affordable, cost, step_time = self.window.close(wishes, alone=alone)
+        # Every rank decides from these means, so that all stop alike and sample the same steps. Not under `_try`: what
+        # fails here on one rank must not keep it from meeting the others the next time.
+        wishes = [float(self.consultation.stop_wanted), float(self.budget.allows(0.0)), self._sample_cost, step_time]
+        stop, affordable, cost, step_time = self.window.close(wishes, self._window_failed, alone=alone)
         if stop > 0 and self._together:
             self.trainer.should_stop = True
         limit = _SAMPLING_SHARE * self._settings.overhead * step_time
         spacing = 1 if affordable == 1.0 else ceil(cost / max(limit, 1e-9))
         self._sample_every = min(self._settings.every_n_steps, max(1, spacing))
+        self.budget.spent += self.budget.clock() - began
+
+    def _window_failed(self, error: Exception) -> None:
+        self.consultation.failed("reading the window", error)
 
     def consult(self, *, final: bool = False) -> None:
         """Asks the rules and publishes the report, where the budget allows; always at the end."""
-        alone = self.trainer.is_global_zero and self.budget.allows(self._consultation_time)
-        if not (final or alone):
+        due = self.trainer.is_global_zero and self.budget.allows(self._consultation_time)
+        if not (final or due):
             return
         began = self.budget.clock()
         self._try("the diagnosis", self._judge)
@@ -281,7 +310,8 @@ class Case:
             return None
         if not self._together and not self.closed:
             # Not with other ranks: whether all of them save is the user's business.
-            self._try("reading the window", lambda: self._read_window(alone=True))
+            self._each("before_close", self)
+            self._read_window(alone=True)
         return self._try(
             "saving its state",
             lambda: {"history": self.history.to_dict(), "consultation": self.consultation.state_dict()},
@@ -317,7 +347,7 @@ class Case:
                 self.consultation.failed(type(part).__name__, error)
         spent = self.budget.clock() - began
         self.budget.spent += spent
-        if self.sampling:
+        if self.sampling and hook in _STEP_HOOKS:
             self._sampling_time += spent
 
     def _try(self, part: str, act: Callable[[], T]) -> T | None:

@@ -43,9 +43,10 @@ class Consultation:
 
     def judge(self, history: History, step: int, budget: Budget) -> Report:
         """Asks the rules, tells what is new, and returns the report."""
-        verdict = examine(history, self._rules, self._settings.thresholds, self._rule_failed)
+        verdict = examine(history, tuple(self._rules), self._settings.thresholds, self._rule_failed)
         # A rule that failed once is not asked again, and stays unassessed with its reason.
-        verdict.unassessed.update({k: v for k, v in self._verdict.unassessed.items() if k in self._broken})
+        kept = {code: reason for code, reason in self._verdict.unassessed.items() if code in self._broken}
+        verdict.unassessed.update({code: reason for code, reason in kept.items() if code not in verdict.unassessed})
         self._verdict = verdict
         self.course.update(verdict, step)
         report = self.compose(history, budget)
@@ -109,9 +110,10 @@ class Consultation:
             self._said.add(finding.code)
             terminal.say(terminal.announce(finding))
         told = self._told.get(finding.code)
-        worse = told is None or finding.severity.rank > told.rank
-        if worse and self._settings.on_finding is not None and "on_finding" not in self._broken:
-            self._told[finding.code] = finding.severity
+        if told is not None and finding.severity.rank <= told.rank:
+            return
+        self._told[finding.code] = finding.severity
+        if self._settings.on_finding is not None and "on_finding" not in self._broken:
             try:
                 self._settings.on_finding(finding)
             except Exception as error:  # noqa: BLE001

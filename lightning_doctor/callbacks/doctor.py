@@ -69,8 +69,6 @@ class Doctor(Monitor):
         self.metric = metric
         self.from_environment = False
 
-    def _parts(self) -> list[Monitor]:
+    def parts(self) -> list[Monitor]:
+        """Returns new monitors for a case: one of each kind."""
         return [LossMonitor(), OptimizerMonitor(), GradientMonitor(), GeneralizationMonitor(metric=self.metric)]
-
-    def _settings(self) -> Settings:
-        return self.settings

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -18,22 +20,23 @@ _MOST_GROUPS = 16
 
 
 def describe(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
-    """Returns the facts that :attr:`History.facts <lightning_doctor.history.History.facts>` holds."""
-    return {
-        "model": _model(module),
-        "optimizers": [_optimizer(optimizer) for optimizer in trainer.optimizers],
-        "schedulers": [
-            {
-                "class": type(config.scheduler).__name__,
-                "interval": config.interval,
-                "frequency": config.frequency,
-            }
-            for config in trainer.lr_scheduler_configs
-        ],
-        "trainer": _trainer(trainer, module),
-        "data": _data(trainer),
-        "run": {},
+    """Returns the facts that :attr:`History.facts <lightning_doctor.history.History.facts>` holds.
+
+    They ask the user's own classes, so that any of them may fail; what fails is left out.
+    """
+    sections: dict[str, Callable[[], Any]] = {
+        "model": lambda: _model(module),
+        "optimizers": lambda: [_optimizer(optimizer) for optimizer in trainer.optimizers],
+        "schedulers": lambda: [_scheduler(config) for config in trainer.lr_scheduler_configs],
+        "trainer": lambda: _trainer(trainer, module),
+        "data": lambda: _data(trainer),
+        "run": dict,
     }
+    facts = {}
+    for name, section in sections.items():
+        with suppress(Exception):
+            facts[name] = section()
+    return facts
 
 
 def all_callbacks(trainer: Trainer) -> list[Any]:
@@ -86,6 +89,10 @@ def _plain(value: Any) -> Any:
     return float(value) if isinstance(value, Tensor) else list(value) if isinstance(value, tuple) else value
 
 
+def _scheduler(config: Any) -> dict[str, Any]:
+    return {"class": type(config.scheduler).__name__, "interval": config.interval, "frequency": config.frequency}
+
+
 def _trainer(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "max_epochs": trainer.max_epochs,
@@ -130,8 +137,7 @@ def _data(trainer: Trainer) -> dict[str, Any]:
 
 
 def _samples(loader: Any) -> int | None:
-    try:
+    # No dataset, one that streams, or one that fails to say: its size is simply not known.
+    with suppress(Exception):
         return len(loader.dataset)
-    except (AttributeError, TypeError, NotImplementedError):
-        # No dataset, or one that streams: its size is simply not known.
-        return None
+    return None

@@ -62,6 +62,10 @@ class GeneralizationMonitor(Monitor):
         }
         case.history.lack(self.signals, "there was no validation pass")
 
+    def end(self, case: Case) -> None:
+        """Lets go of a pass that was not finished."""
+        self._returned.clear()
+
     def validation_batch(self, case: Case, outputs: Any, dataloader_idx: int) -> None:
         """Keeps the loss that ``validation_step`` returned, in case none is logged."""
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs

@@ -48,6 +48,11 @@ class GradientMonitor(Monitor):
         elif not case.clips:
             case.history.lack(["grad_norm_clipped", "clip_factor"], "gradients are not clipped")
 
+    def end(self, case: Case) -> None:
+        """Lets go of the model."""
+        self._tables.clear()
+        self._unclipped.clear()
+
     def after_backward(self, case: Case) -> None:
         """In manual optimization: measures before the user's own code may clip."""
         if not case.automatic and case.sampling:
@@ -76,6 +81,11 @@ class GradientMonitor(Monitor):
         for index, table in enumerate(self._tables):
             for page in table.take():
                 case.window.put(page.steps[-1], page.packed, partial(self._receive, case, index, page))
+            if table.sharded:
+                case.history.lack(self.signals, "gradients are sharded over ranks, and no rank sees a whole one")
+        # Where nothing was recorded by now, nobody has announced a step: an optimizer used without Lightning's wrapper.
+        unexplained = [name for name in self.signals if name not in case.history.absent]
+        case.history.lack(unexplained, "no optimizer step with a gradient was seen")
 
     def _receive(self, case: Case, index: int, page: Page, _: int, numbers: list[float]) -> None:
         history, n, p = case.history, len(page.steps), len(page.layers)

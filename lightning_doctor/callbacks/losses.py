@@ -41,6 +41,11 @@ class LossMonitor(Monitor):
             scale = case.loss_scale()
             self._sent.append(loss.detach().clone() if scale is None else loss.detach() / scale)
 
+    def end(self, case: Case) -> None:
+        """Lets go of the losses of a batch that was not finished."""
+        self._sent.clear()
+        self._returned.clear()
+
     def before_step(self, case: Case, optimizer: Optimizer) -> None:
         """Gives each of several optimizers the losses sent backward since the last step of any."""
         if self._several and self._sent:
@@ -51,6 +56,8 @@ class LossMonitor(Monitor):
     def after_batch(self, case: Case, outputs: Any, batch_idx: int) -> None:
         """Keeps the loss of a micro-batch; of the last before a step, the mean of them all."""
         if self._several:
+            # What no step followed belongs to none.
+            self._sent.clear()
             return
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if isinstance(loss, Tensor) and loss.numel() == 1:
@@ -61,9 +68,7 @@ class LossMonitor(Monitor):
         losses = self._returned or [loss.reshape(()) for loss in self._sent]
         if losses:
             value = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
-            if len(losses) > 1 and not case.automatic and self._returned:
-                value = value / len(losses)
-            elif case.automatic and case.accumulate > 1:
+            if case.automatic and case.accumulate > 1:
                 # Lightning returns each micro-batch's loss divided by their number.
                 value = value * (case.accumulate / len(losses))
             case.read("train_loss", value)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
 from lightning_doctor.callbacks.base import Callback
+from lightning_doctor.callbacks.handover import Handover
 from lightning_doctor.callbacks.settings import Settings
 from lightning_doctor.report import Report
 
@@ -33,7 +35,10 @@ class Monitor(Callback):
     """The series that this monitor records."""
 
     def __init__(self) -> None:
+        self.settings = Settings()
         self._case: Case | None = None
+        self._handover = Handover()
+        self._handed: Report | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         # A process that is handed a Trainer opens its own case. This one cannot travel, nor can the model, which
@@ -44,7 +49,15 @@ class Monitor(Callback):
     @property
     def report(self) -> Report | None:
         """The newest report; None before the first ``fit``."""
-        return None if self._case is None else self._case.report
+        handed = self._handover.take()
+        if handed is not None:
+            self._handed, self._case = handed, None
+        return self._handed if self._case is None else self._case.report
+
+    @property
+    def handover(self) -> Handover:
+        """Where a process that trains in this one's stead leaves the report."""
+        return self._handover
 
     # --- measuring -----------------------------------------------------------------------------------------------
 
@@ -58,7 +71,7 @@ class Monitor(Callback):
         """Called after each backward pass."""
 
     def before_step(self, case: Case, optimizer: Optimizer) -> None:
-        """Called before an optimizer's step, once a batch for each optimizer."""
+        """Called before an optimizer's step; in automatic optimization once a batch."""
 
     def after_batch(self, case: Case, outputs: Any, batch_idx: int) -> None:
         """Called after each training batch, with what ``training_step`` returned."""
@@ -72,49 +85,57 @@ class Monitor(Callback):
     def after_validation(self, case: Case) -> None:
         """Called after a validation pass."""
 
+    def end(self, case: Case) -> None:
+        """Called when the run is over: let go of tensors and of the model."""
+
     # --- Lightning's hooks ---------------------------------------------------------------------------------------
 
-    def _settings(self) -> Settings:
-        return Settings()
-
-    @property
-    def _led(self) -> Case | None:
+    def _tell(self, hook: str, *args: Any) -> None:
         case = self._case
-        return case if case is not None and case.leader is self and not case.closed else None
+        if case is None or case.leader is not self or case.closed:
+            return
+        try:
+            getattr(case, hook)(*args)
+        except Exception as error:
+            if self.settings.strict:
+                raise
+            case.give_up(hook, error)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Lightning hook: opens the case if this callback leads it."""
-        if stage == "fit":
-            from lightning_doctor.callbacks.admission import admit
+        if stage != "fit":
+            return
+        from lightning_doctor.callbacks.admission import admit
 
+        try:
             admit(self, trainer, pl_module)
+        except Exception as error:
+            if self.settings.strict:
+                raise
+            self._case = None
+            warnings.warn(f"lightning-doctor does not watch this run: {type(error).__name__}: {error}", stacklevel=2)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Lightning hook."""
-        if case := self._led:
-            case.begin()
+        self._tell("begin")
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Lightning hook."""
-        if case := self._led:
-            case.before_backward(loss)
+        self._tell("before_backward", loss)
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Lightning hook."""
-        if case := self._led:
-            case.after_backward()
+        self._tell("after_backward")
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Lightning hook."""
-        if case := self._led:
-            case.before_step(optimizer)
+        self._tell("before_step", optimizer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Lightning hook."""
-        if case := self._led:
-            case.after_batch(outputs, batch_idx)
+        self._tell("after_batch", outputs, batch_idx)
 
     def on_validation_batch_end(
         self,
@@ -126,28 +147,26 @@ class Monitor(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Lightning hook."""
-        if (case := self._led) and not trainer.sanity_checking:
-            case.validation_batch(outputs, dataloader_idx)
+        if not trainer.sanity_checking:
+            self._tell("validation_batch", outputs, dataloader_idx)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Lightning hook."""
-        if (case := self._led) and not trainer.sanity_checking:
-            case.after_validation()
+        if not trainer.sanity_checking:
+            self._tell("after_validation")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Lightning hook."""
-        if case := self._led:
-            case.finish()
+        self._tell("finish")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Lightning hook."""
-        if case := self._led:
-            case.finish(exception)
+        self._tell("finish", exception)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Lightning hook."""
-        if (case := self._led) and stage == "fit":
-            case.finish()
+        if stage == "fit":
+            self._tell("finish")
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Lightning hook: history and findings go into the checkpoint, as plain builtins."""
@@ -158,5 +177,5 @@ class Monitor(Callback):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Lightning hook: takes up where the checkpoint left off; one without the doctor's state is fine."""
-        if (case := self._led) and CHECKPOINT_KEY in checkpoint:
-            case.load_state_dict(checkpoint[CHECKPOINT_KEY])
+        if CHECKPOINT_KEY in checkpoint:
+            self._tell("load_state_dict", checkpoint[CHECKPOINT_KEY])

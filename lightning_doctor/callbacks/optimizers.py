@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_doctor.callbacks.monitor import Monitor
+from lightning_doctor.measure.norms import are_sharded
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -69,8 +70,9 @@ class OptimizerMonitor(Monitor):
     def _note_adagrad(self, case: Case, optimizer: torch.optim.Adagrad) -> None:
         held = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         sums = [optimizer.state[p]["sum"] for p in held if "sum" in optimizer.state[p]]
-        if sums and not any(p.grad.is_sparse for p in held):
-            square = torch.nn.utils.get_total_norm([p.grad for p in held]) ** 2
+        gradients = [p.grad for p in held]
+        if sums and not are_sharded(gradients) and not any(gradient.is_sparse for gradient in gradients):
+            square = torch.nn.utils.get_total_norm(gradients) ** 2
             total = torch.stack([s.sum() for s in sums]).sum() + square
             case.read("adagrad_step", optimizer.param_groups[0]["lr"] * (square / total).sqrt())
 

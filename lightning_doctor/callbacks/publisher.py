@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lightning_doctor.history import History
 from lightning_doctor.report import Report
@@ -26,7 +27,8 @@ def log_folder(trainer: Trainer) -> Path | None:
     """
     for logger in trainer.loggers:
         folder = getattr(logger, "log_dir", None)
-        if folder:
+        # A remote store is no folder of this machine.
+        if folder and "://" not in str(folder):
             return Path(folder)
     return None
 
@@ -35,12 +37,12 @@ class Publisher:
     """Writes for one case.
 
     Args:
-        trainer: Whose loggers are written to.
+        loggers: The Trainer's.
         folder: Where ``doctor.json`` goes; None for nowhere.
     """
 
-    def __init__(self, trainer: Trainer, folder: Path | None) -> None:
-        self.letterbox = Letterbox(trainer.loggers)
+    def __init__(self, loggers: Iterable[Any], folder: Path | None) -> None:
+        self.letterbox = Letterbox(loggers)
         self.folder = folder
         self._written: dict[str, int] = {}
         self._says: object = None

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_doctor.measure.norms import Norms, choose_norms
+from lightning_doctor.measure.norms import are_alike, are_sharded, norms
 
 
 @dataclass
@@ -37,22 +37,31 @@ class Page:
     packed: Tensor
 
 
+@dataclass(frozen=True)
+class _Layout:
+    layers: tuple[str, ...]
+    alike: bool
+
+
 class GradientTable:
     """Measures the gradients that an optimizer holds, and keeps the norms.
 
     Args:
         names: The name of each parameter of the module.
         optimizer: Whose parameters are measured.
+
+    Attributes:
+        sharded: Whether a rank holds only parts of the gradients, so that nothing is measured.
     """
 
     def __init__(self, names: Mapping[Tensor, str], optimizer: Optimizer) -> None:
+        self.sharded = False
         self._names = names
         self._optimizer = optimizer
-        self._rows: dict[tuple[str, ...], list[_Row]] = {}
+        self._rows: dict[_Layout, list[_Row]] = {}
         self._newest: _Row | None = None
-        self._norms: Norms | None = None
-        self._present = 0
-        self._layers: tuple[str, ...] = ()
+        self._layouts: dict[tuple[int, ...] | None, _Layout] = {}
+        self._measured: _Layout | None = None
         self._list_parameters()
 
     def __len__(self) -> int:
@@ -62,53 +71,67 @@ class GradientTable:
     def measure(self, scale: Tensor | None = None) -> Tensor | None:
         """Returns the norm of each gradient ``[P]``, divided by ``scale``; None where there are no gradients."""
         gradients = [p.grad for p in self._parameters if p.grad is not None]
-        if not gradients:
+        if not gradients or self.sharded:
             return None
-        if self._norms is None or len(gradients) != self._present:
-            self._present = len(gradients)
-            self._norms = choose_norms(gradients)
-            self._layers = tuple(self._layer(p) for p in self._parameters if p.grad is not None)
-        norms = self._norms(gradients)
-        return norms if scale is None else norms / scale
+        # Which ones there are matters only where some are missing.
+        present = None
+        if len(gradients) < len(self._parameters):
+            present = tuple(i for i, p in enumerate(self._parameters) if p.grad is not None)
+        layout = self._layouts.get(present) or self._lay_out(present, gradients)
+        if self.sharded:
+            return None
+        self._measured = layout
+        try:
+            values = norms(gradients, layout.alike)
+        except (NotImplementedError, RuntimeError):
+            # Sparse in this step, dense in the one the layout was made in.
+            values = norms(gradients, alike=False)
+        return values if scale is None else values / scale
 
-    def keep(self, step: int, norms: Tensor | None) -> None:
+    def keep(self, step: int, values: Tensor | None) -> None:
         """Adds a row of norms that :meth:`measure` has just returned."""
         self._newest = None
-        if norms is not None:
-            self._newest = _Row(step, norms)
-            self._rows.setdefault(self._layers, []).append(self._newest)
+        if values is not None and self._measured is not None:
+            self._newest = _Row(step, values)
+            self._rows.setdefault(self._measured, []).append(self._newest)
 
     def keep_clipped(self, step: int) -> None:
         """Measures again and adds the global norm to the row of this step, if there is one."""
         if self._newest is not None and self._newest.step == step:
-            norms = self.measure()
-            if norms is not None:
-                self._newest.clipped = torch.linalg.vector_norm(norms)
+            values = self.measure()
+            if values is not None:
+                self._newest.clipped = torch.linalg.vector_norm(values)
 
     def take(self) -> list[Page]:
         """Returns what was kept and begins anew."""
         rows, self._rows, self._newest = self._rows, {}, None
         # Layers may have been frozen or freed, or parameter groups added.
         self._list_parameters()
-        return [_pack(layers, group) for layers, group in rows.items()]
+        return [_pack(layout.layers, group) for layout, group in rows.items()]
 
     def _list_parameters(self) -> None:
         order = {parameter: i for i, parameter in enumerate(self._names)}
         held = [p for group in self._optimizer.param_groups for p in group["params"] if p.requires_grad]
         self._parameters: list[Tensor] = sorted(held, key=lambda p: order.get(p, len(order)))
-        self._norms = None
+        self._layouts.clear()
+
+    def _lay_out(self, present: tuple[int, ...] | None, gradients: Sequence[Tensor]) -> _Layout:
+        self.sharded = are_sharded(gradients)
+        layers = tuple(self._layer(p) for p in self._parameters if p.grad is not None)
+        self._layouts[present] = layout = _Layout(layers, are_alike(gradients))
+        return layout
 
     def _layer(self, parameter: Tensor) -> str:
         return self._names.get(parameter, "unnamed").rpartition(".")[0] or "(root)"
 
 
 def _pack(layers: tuple[str, ...], rows: Sequence[_Row]) -> Page:
-    norms = torch.stack([row.norms for row in rows])
-    bad = ~norms.isfinite()
+    values = torch.stack([row.norms for row in rows])
+    bad = ~values.isfinite()
     counts = bad.sum(dim=1)
     first_bad = bad[(counts > 0).to(torch.uint8).argmax()]
-    kept = norms.masked_fill((counts > 0).unsqueeze(1), 0.0)
+    kept = values.masked_fill((counts > 0).unsqueeze(1), 0.0)
     means = kept.sum(dim=0) / (counts == 0).sum().clamp(min=1)
-    totals = torch.linalg.vector_norm(norms, dim=1)
+    totals = torch.linalg.vector_norm(values, dim=1)
     clipped = torch.stack([totals.new_tensor(math.nan) if row.clipped is None else row.clipped for row in rows])
     return Page(layers, [row.step for row in rows], torch.cat([totals, counts, clipped, means, first_bad]))

@@ -1,51 +1,48 @@
-"""Norms of many tensors at once, without a blocking read."""
+"""Norms of many tensors at once, without a blocking read or a collective."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-Norms = Callable[[Sequence[Tensor]], Tensor]
 
+def norms(tensors: Sequence[Tensor], alike: bool) -> Tensor:
+    """Returns the Euclidean norm of each tensor ``[len(tensors)]``, on the device of the first.
 
-def choose_norms(tensors: Sequence[Tensor]) -> Norms:
-    """Returns the function that suits tensors like these: the fast one where all are dense, alike and on one device.
+    A norm is not finite where the tensor is not, or where its square overflows float32 (entries over about 1e19).
 
-    The choice walks over all tensors, so make it now and then and keep it.
+    Args:
+        tensors: Dense or sparse, not sharded.
+        alike: Whether :func:`are_alike` holds, which is much faster.
     """
+    if alike:
+        # Half precision would overflow at 65504 already.
+        dtype = torch.float32 if tensors[0].dtype in (torch.float16, torch.bfloat16) else None
+        return torch.stack(torch._foreach_norm(list(tensors), 2.0, dtype=dtype))
+    return torch.stack([_norm(tensor).to(tensors[0].device) for tensor in tensors])
+
+
+def are_alike(tensors: Sequence[Tensor]) -> bool:
+    """Whether all are dense, of one type and on one device. Walks over all of them: ask now and then."""
     first = tensors[0]
-    alike = all(
+    return all(
         type(tensor) is torch.Tensor
         and tensor.device == first.device
         and tensor.dtype == first.dtype
         and tensor.layout == torch.strided
         for tensor in tensors
     )
-    return dense_norms if alike else mixed_norms
 
 
-def dense_norms(tensors: Sequence[Tensor]) -> Tensor:
-    """Returns the Euclidean norm of each tensor ``[len(tensors)]``.
-
-    A norm is not finite where the tensor is not, or where its square overflows float32 (entries over about 1e19).
-    """
-    # Half precision would overflow at 65504 already.
-    dtype = torch.float32 if tensors[0].dtype in (torch.float16, torch.bfloat16) else None
-    return torch.stack(torch._foreach_norm(list(tensors), 2.0, dtype=dtype))
-
-
-def mixed_norms(tensors: Sequence[Tensor]) -> Tensor:
-    """The same for tensors that are sparse, of several types or devices, or sharded over ranks (a collective)."""
-    device = tensors[0].device
-    return torch.stack([_norm(tensor).to(device) for tensor in tensors])
+def are_sharded(tensors: Sequence[Tensor]) -> bool:
+    """Whether any holds only this rank's part, so that its norm is not the whole one's."""
+    return any(hasattr(tensor, "full_tensor") for tensor in tensors)
 
 
 def _norm(tensor: Tensor) -> Tensor:
     if tensor.is_sparse:
         tensor = tensor.coalesce().values()
     norm: Tensor = torch.linalg.vector_norm(tensor.detach().float())
-    if hasattr(norm, "full_tensor"):
-        norm = norm.full_tensor()
     return norm

@@ -13,17 +13,14 @@ class RankMean(Metric):
     """The mean over ranks of a vector of numbers; with one process, the vector itself.
 
     One state, so one reduction a window whatever is in it. NaN and infinity on any rank stay so in the mean.
-
-    Args:
-        together: Whether the other ranks take part. Without them nothing is communicated.
     """
 
     full_state_update = False
     if TYPE_CHECKING:
         numbers: Tensor
 
-    def __init__(self, together: bool = True) -> None:
-        super().__init__(sync_on_compute=together)
+    def __init__(self) -> None:
+        super().__init__()
         self.add_state("numbers", default=torch.zeros(0), dist_reduce_fx="mean")
 
     def update(self, numbers: Tensor) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from lightning_doctor.measure.rank_mean import RankMean
 
 Receiver = Callable[[int, list[float]], None]
+OnFailure = Callable[[Exception], None]
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,15 @@ class Window:
     """Readings that wait for one blocking copy.
 
     Args:
-        together: Whether the readings are averaged over ranks, which then must put the same ones.
+        together: Whether the readings are averaged over ranks. Then every rank closes its windows at the same steps,
+            whatever has failed on it.
+        device: Where ranks meet.
     """
 
-    def __init__(self, together: bool = False) -> None:
+    def __init__(self, together: bool = False, device: torch.device | None = None) -> None:
+        self._together = together
+        self._device = device
         self._readings: list[_Reading] = []
-        self._mean = RankMean(together)
 
     def put(self, step: int, value: Tensor, receive: Receiver) -> None:
         """Keeps a tensor of any shape; ``receive(step, numbers)`` gets it flat, as floats, when the window closes.
@@ -38,37 +42,58 @@ class Window:
         """
         self._readings.append(_Reading(step, value, receive))
 
-    def close(self, signals: list[float], *, alone: bool = False) -> list[float]:
+    def close(self, signals: list[float], on_failure: OnFailure, *, alone: bool = False) -> list[float]:
         """Fetches every reading, hands each to its receiver in the order they were put, and empties the window.
 
         Args:
             signals: This rank's own numbers, averaged over ranks with the rest.
+            on_failure: Told of what went wrong, which never keeps this rank from meeting the others.
             alone: Do not communicate this time, as after an exception, when the other ranks may be elsewhere.
 
         Returns:
             ``signals``, averaged over ranks.
         """
         readings, self._readings = self._readings, []
-        numbers = self._fetch([reading.value for reading in readings], signals, alone)
-        end = 0
+        # At the front, where they are found whatever else a rank has put.
+        flat = torch.tensor(signals, dtype=torch.float64)
+        try:
+            if readings:
+                flat = _join(flat, [reading.value for reading in readings])
+        except Exception as error:  # noqa: BLE001
+            readings = []
+            on_failure(error)
+        if self._together and not alone:
+            flat = _mean(flat.to(self._device), on_failure)
+        numbers = list(signals)
+        try:
+            numbers = flat.tolist()
+        except Exception as error:  # noqa: BLE001
+            readings = []
+            on_failure(error)
+        end = len(signals)
         for reading in readings:
             begin, end = end, end + reading.value.numel()
-            reading.receive(reading.step, numbers[begin:end])
-        return numbers[end:]
+            try:
+                reading.receive(reading.step, numbers[begin:end])
+            except Exception as error:  # noqa: BLE001
+                on_failure(error)
+        return numbers[: len(signals)]
 
-    def _fetch(self, values: list[Tensor], signals: list[float], alone: bool) -> list[float]:
-        if not values and not self._mean.sync_on_compute:
-            return signals
-        device = values[-1].device if values else self._mean.device
-        dtype = torch.float32 if device.type == "mps" else torch.float64
-        parts = [value.detach().reshape(-1) for value in values]
-        if any(part.device != device for part in parts):
-            parts = [part.to(device) for part in parts]
-        flat = torch.cat([*parts, torch.tensor(signals, device=device, dtype=dtype)]).to(dtype)
-        if self._mean.sync_on_compute and not alone:
-            self._mean.to(device)
-            self._mean.reset()
-            self._mean.update(flat)
-            flat = self._mean.compute()
-        numbers: list[float] = flat.tolist()
-        return numbers
+
+def _mean(flat: Tensor, on_failure: OnFailure) -> Tensor:
+    metric = RankMean().to(flat.device)
+    metric.update(flat)
+    try:
+        mean: Tensor = metric.compute()
+    except RuntimeError as error:
+        # Vectors of different lengths have met: every rank sees that, and keeps its own this time.
+        on_failure(error)
+        return flat
+    return mean
+
+
+def _join(signals: Tensor, values: list[Tensor]) -> Tensor:
+    device = values[-1].device
+    dtype = torch.float32 if device.type == "mps" else torch.float64
+    parts = [value.detach().reshape(-1).to(device) for value in values]
+    return torch.cat([signals.to(device, dtype), *parts]).to(dtype)

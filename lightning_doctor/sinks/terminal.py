@@ -48,8 +48,8 @@ def say(text: str) -> None:
             stream.write(f"{text}\n")
         else:
             tqdm.write(text, file=stream)
-    except (OSError, ValueError):
-        # Closed, or a pipe that nobody reads any more. The same is in doctor.json.
+    except Exception:  # noqa: BLE001
+        # Closed, a pipe that nobody reads any more, or somebody's own idea of a stream. The same is in doctor.json.
         return
 
 

@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_doctor import Doctor, GradientMonitor
+from lightning_doctor.callbacks.case import Case
 from lightning_doctor.callbacks.gradients import GradientMonitor as Gradients
 from tests.runs import IMAGES, LABELS, DigitsNet, digits, fit, flat, trainer, validation_digits
 
@@ -43,8 +44,9 @@ def test_an_epoch_without_a_batch_leaves_an_empty_report(tmp_path: Path) -> None
 def test_a_fit_without_a_single_step_leaves_an_empty_report(tmp_path: Path, options: dict[str, Any]) -> None:
     doctor = Doctor(strict=True)
     fit(tmp_path, DigitsNet(), doctor, **options)
-    assert doctor.report is not None
-    assert doctor.report.findings == []
+    assert doctor.report.findings == doctor.report.healthy == []
+    assert len(doctor.report.unassessed) >= 11
+    assert doctor.report.to_dict()["verdict"] == "unassessed"
 
 
 @pytest.mark.parametrize("options", [{"fast_dev_run": True}, {"logger": False}, {"barebones": True}])
@@ -206,6 +208,102 @@ def test_a_monitor_that_fails_costs_one_note_and_the_weights_are_the_same(
     assert doctor.report.history["train_loss"].steps == list(range(20))
 
 
+def test_an_exception_before_the_first_step_leaves_a_report_that_claims_nothing(tmp_path: Path) -> None:
+    from lightning.pytorch import Callback
+
+    class Fails(Callback):
+        def setup(self, *_: Any, **__: Any) -> None:
+            raise RuntimeError("the user's own")
+
+    doctor = Doctor()
+    with pytest.raises(RuntimeError, match="the user's own"):
+        fit(tmp_path, DigitsNet(), doctor, Fails())
+    assert doctor.report.to_dict()["verdict"] == "unassessed"
+
+
+ENTRIES = ["begin", "before_step", "after_batch", "validation_batch", "after_validation", "close", "consult", "finish"]
+
+
+@pytest.mark.parametrize("method", [*ENTRIES, "_each", "_try", "_read_window", "_release", "_judge"])
+def test_whatever_fails_in_the_case_itself_the_run_goes_on(
+    tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = DigitsNet()
+    fit(tmp_path, plain)
+    monkeypatch.setattr(Case, method, lambda *_, **__: 1 / 0)
+    doctor, net = Doctor(), DigitsNet()
+    run = fit(tmp_path, net, doctor)
+    assert run.global_step == 20
+    assert torch.equal(flat(net), flat(plain))
+
+
+def test_a_case_that_cannot_be_opened_costs_one_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lightning_doctor.callbacks.ranks.announce", lambda _: 1 / 0)
+    doctor = Doctor()
+    with pytest.warns(UserWarning, match="lightning-doctor does not watch this run: ZeroDivisionError"):
+        run = fit(tmp_path, DigitsNet(), doctor)
+    assert run.global_step == 20
+
+
+def test_a_stream_with_errors_of_its_own_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Weird:
+        def write(self, _: str) -> None:
+            raise RuntimeError("my own stream")
+
+    monkeypatch.setattr("sys.stderr", Weird())
+    run = fit(tmp_path, DigitsNet(50.0), Doctor(strict=True), max_epochs=10)
+    assert run.global_step == 100
+
+
+def test_a_data_set_that_cannot_tell_its_size_leaves_the_rest_of_the_facts(tmp_path: Path) -> None:
+    class Shy:
+        batch_size = 32
+
+        @property
+        def dataset(self) -> Any:
+            raise RuntimeError("not telling")
+
+        def __iter__(self) -> Any:
+            return iter(digits())
+
+    doctor = Doctor(strict=True)
+    trainer(tmp_path, doctor).fit(DigitsNet(), Shy())
+    assert doctor.report.history.fact("model.class") == "DigitsNet"
+    assert doctor.report.history.fact("data") == {"batch_size": 32}
+    assert doctor.report.history["train_loss"].steps == list(range(20))
+
+
+def test_a_rule_that_fails_leaves_the_others_to_judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lightning_doctor.rules import all_rules
+
+    broken = next(rule for rule in all_rules() if rule.code == "LD102")
+    monkeypatch.setitem(broken.__dict__, "check", lambda history: 1 / 0)
+    doctor = Doctor()
+    fit(tmp_path, DigitsNet(), doctor)
+    judged = {*doctor.report.healthy, *doctor.report.unassessed, *(f.code for f in doctor.report.findings)}
+    assert judged == {rule.code for rule in all_rules()}
+    assert "the rule failed: ZeroDivisionError" in doctor.report.unassessed["LD102"]
+    assert len(doctor.report.notes) == 1
+
+
+def test_optimizers_used_without_lightnings_wrapper_leak_nothing(tmp_path: Path) -> None:
+    class Raw(DigitsNet):
+        def __init__(self) -> None:
+            super().__init__()
+            self.automatic_optimization = False
+
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            optimizer = self.optimizers(use_pl_optimizer=False)
+            optimizer.zero_grad()
+            self.manual_backward(torch.nn.functional.cross_entropy(self.net(batch[0]), batch[1]))
+            optimizer.step()
+
+    doctor = Doctor(strict=True)
+    fit(tmp_path, Raw(), doctor, validate=False)
+    assert doctor.report.history["train_loss"].steps == list(range(20))
+    assert doctor.report.history.absent["grad_norm"] == "no optimizer step with a gradient was seen"
+
+
 def test_strict_raises_instead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Gradients, "before_step", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -231,7 +329,7 @@ def test_after_a_fit_neither_model_nor_trainer_is_kept_alive(tmp_path: Path) -> 
     import gc
     import weakref
 
-    doctor, net = Doctor(strict=True), DigitsNet()
+    doctor, net = GradientMonitor(), DigitsNet()
     run = fit(tmp_path, net, doctor)
     model, owner = weakref.ref(net), weakref.ref(run)
     # Lightning itself ties every callback to the model by these.

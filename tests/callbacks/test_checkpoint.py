@@ -70,6 +70,7 @@ def test_a_checkpoint_taken_mid_window_holds_every_step(tmp_path: Path) -> None:
     fit(tmp_path, Saves(), Doctor(strict=True), max_epochs=2)
     state = torch.load(tmp_path / "mid.ckpt", weights_only=True)["lightning_doctor"]
     assert state["history"]["series"]["train_loss"]["steps"] == list(range(13))
+    assert state["history"]["series"]["grad_norm"]["steps"] == list(range(13))
 
 
 def test_a_checkpoint_without_the_doctors_state_loads(tmp_path: Path) -> None:

@@ -234,3 +234,20 @@ def test_it_works_alone_and_brings_a_report(tmp_path: Path) -> None:
     assert len(monitor.report.history["train_loss"]) == 20
     assert "val_loss" not in monitor.report.history
     assert "there is no GeneralizationMonitor" in monitor.report.unassessed.values()
+
+
+def test_several_steps_of_one_optimizer_in_a_batch_keep_their_losses_to_themselves(tmp_path: Path) -> None:
+    class Critics(TwoOptimizers):
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            generator, critic = self.optimizers()
+            for optimizer, player, scale in [(critic, 1, 10.0)] * 3 + [(generator, 0, 1.0)]:
+                optimizer.zero_grad()
+                weights = self.players[player].weight
+                self.manual_backward((weights - weights.detach()).sum() + scale)
+                optimizer.step()
+
+    doctor = Doctor(strict=True, overhead=1.0)
+    trainer(tmp_path, doctor, max_epochs=1).fit(Critics(), digits())
+    history = doctor.report.history
+    assert history["train_loss/0"].values == pytest.approx([1.0] * 10)
+    assert history["train_loss/1"].values == pytest.approx([10.0] * 30)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lightning_doctor.measure.gradient_table import GradientTable
-from lightning_doctor.measure.norms import choose_norms, dense_norms, mixed_norms
+from lightning_doctor.measure.norms import are_alike, are_sharded, norms
 
 
 def tensors(dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
@@ -14,32 +14,33 @@ def tensors(dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
     return [torch.randn(5, 3).to(dtype), torch.randn(7).to(dtype), torch.zeros(2).to(dtype)]
 
 
-@pytest.mark.parametrize("norms", [dense_norms, mixed_norms])
+@pytest.mark.parametrize("alike", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_norms_are_those_of_float64(norms: object, dtype: torch.dtype) -> None:
+def test_norms_are_those_of_float64(alike: bool, dtype: torch.dtype) -> None:
     exact = [float(tensor.double().norm()) for tensor in tensors(dtype)]
     # Sums are kept in float32 at least: seven digits.
-    assert norms(tensors(dtype)).tolist() == pytest.approx(exact, rel=1e-6)
+    assert norms(tensors(dtype), alike).tolist() == pytest.approx(exact, rel=1e-6)
 
 
 def test_half_precision_does_not_overflow() -> None:
     # 60000 four times: the square overflows fp16 and so does the norm, 120000.
-    assert dense_norms([torch.full((4,), 6e4).half()]).tolist() == pytest.approx([4 * 15000 * 2], rel=1e-3)
+    assert norms([torch.full((4,), 6e4).half()], alike=True).tolist() == pytest.approx([4 * 15000 * 2], rel=1e-3)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_what_is_not_finite_has_a_norm_that_is_not(bad: float) -> None:
-    for norms in (dense_norms, mixed_norms):
-        values = norms([torch.tensor([1.0, bad]), torch.ones(2)])
+    for alike in (True, False):
+        values = norms([torch.tensor([1.0, bad]), torch.ones(2)], alike)
         assert values.isfinite().tolist() == [False, True]
 
 
 def test_the_fast_way_is_taken_only_where_all_are_alike() -> None:
     sparse = torch.eye(3).to_sparse()
-    assert choose_norms(tensors()) is dense_norms
-    assert choose_norms([*tensors(), torch.ones(2, dtype=torch.float64)]) is mixed_norms
-    assert choose_norms([*tensors(), sparse]) is mixed_norms
-    assert mixed_norms([torch.ones(4), sparse]).tolist() == pytest.approx([2.0, math.sqrt(3)])
+    assert are_alike(tensors())
+    assert not are_alike([*tensors(), torch.ones(2, dtype=torch.float64)])
+    assert not are_alike([*tensors(), sparse])
+    assert not are_sharded([*tensors(), sparse])
+    assert norms([torch.ones(4), sparse], alike=False).tolist() == pytest.approx([2.0, math.sqrt(3)])
 
 
 def test_a_page_packs_totals_counts_clipped_means_and_flags() -> None:
@@ -72,3 +73,26 @@ def test_parameters_frozen_later_begin_another_page() -> None:
     second.grad = None
     table.keep(1, table.measure())
     assert [(page.layers, page.steps) for page in table.take()] == [(("a", "b"), [0]), (("a",), [1])]
+
+
+def test_which_parameters_have_a_gradient_decides_the_page_not_how_many() -> None:
+    first, second = torch.zeros(1, requires_grad=True), torch.zeros(1, requires_grad=True)
+    table = GradientTable({first: "a.weight", second: "b.weight"}, torch.optim.SGD([first, second]))
+    for step in range(4):
+        first.grad = torch.tensor([1.0]) if step % 2 == 0 else None
+        second.grad = torch.tensor([1000.0]) if step % 2 else None
+        table.keep(step, table.measure())
+    pages = table.take()
+    assert [(page.layers, page.steps) for page in pages] == [(("a",), [0, 2]), (("b",), [1, 3])]
+    assert [page.packed[:2].tolist() for page in pages] == [[1.0, 1.0], [1000.0, 1000.0]]
+
+
+def test_a_gradient_that_is_sparse_now_and_then_is_measured_each_time() -> None:
+    weight, other = torch.zeros(3, 3, requires_grad=True), torch.zeros(2, requires_grad=True)
+    table = GradientTable({weight: "a.weight", other: "b.weight"}, torch.optim.SGD([weight, other]))
+    for step in range(4):
+        weight.grad = torch.eye(3).to_sparse() if step % 2 else torch.eye(3)
+        other.grad = torch.ones(2)
+        table.keep(step, table.measure())
+    (page,) = table.take()
+    assert page.packed[:4].tolist() == pytest.approx([math.sqrt(5)] * 4)
