@@ -8,13 +8,13 @@ from contextlib import suppress
 from math import ceil
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
 from torch import Tensor
 
 from lightning_doctor.budget import Budget
 from lightning_doctor.callbacks import facts, ranks
 from lightning_doctor.callbacks.consultation import Consultation
 from lightning_doctor.callbacks.publisher import Publisher, log_folder
+from lightning_doctor.callbacks.run import Run
 from lightning_doctor.history import History
 from lightning_doctor.measure.window import Window
 from lightning_doctor.report import Report
@@ -48,6 +48,7 @@ class Case:
         module: The model.
 
     Attributes:
+        run: The fit as the monitors need to know it, while it trains.
         stepped: Whether the current batch has reached an optimizer step.
         sampling: Whether the coming step is one whose gradients are measured.
         report: The newest report.
@@ -69,14 +70,11 @@ class Case:
         self.history = History()
         self.consultation = Consultation(settings, speaks=trainer.is_global_zero)
         self.report: Report | None = None
+        self.run: Run
         self.window = Window()
         self.budget = Budget(settings.overhead)
         self.stepped = False
         self.sampling = True
-        self.optimizers: list[Optimizer] = []
-        self.automatic = True
-        self.clips = False
-        self.scaler: Any = None
         self._trainer = weakref.ref(trainer)
         self._parts = list(parts)
         self._unwatched = list(unwatched)
@@ -96,36 +94,9 @@ class Case:
 
     # --- what the monitors ask -----------------------------------------------------------------------------------
 
-    @property
-    def step(self) -> int:
-        """The step on the axis of the logged metrics, which counts batches that stepped."""
-        step: int = self.trainer.fit_loop.epoch_loop._batches_that_stepped
-        return step
-
-    @property
-    def accumulate(self) -> int:
-        """The number of micro-batches a step, which a scheduler may change."""
-        return self.trainer.accumulate_grad_batches
-
     def read(self, name: str, value: Tensor) -> None:
         """Records a scalar that is still on its device, when the window closes."""
-        self.window.put(self.step, value, lambda step, numbers: self.history.record(name, step, numbers[0]))
-
-    def index(self, optimizer: Optimizer) -> int:
-        """The place of this optimizer among the Trainer's; 0 for one that is wrapped beyond recognition."""
-        return next((i for i, known in enumerate(self.optimizers) if known is optimizer), 0)
-
-    def loss_scale(self) -> Tensor | None:
-        """What an fp16 scaler multiplies the loss by, on its device; None without one."""
-        if self.scaler is None:
-            return None
-        # The scaler's own getter would block.
-        scale: Tensor = self.scaler.scale(torch.ones((), device=self.trainer.strategy.root_device))
-        return scale
-
-    def scale_left(self, optimizer: Optimizer) -> Tensor | None:
-        """What gradients are still multiplied by before the step: only a fused optimizer unscales them itself."""
-        return self.loss_scale() if getattr(optimizer, "_step_supports_amp_scaling", False) else None
+        self.window.put(self.run.step, value, lambda step, numbers: self.history.record(name, step, numbers[0]))
 
     # --- the Trainer's hooks -------------------------------------------------------------------------------------
 
@@ -145,30 +116,24 @@ class Case:
         self._each("begin", self)
 
     def _prepare(self) -> None:
-        trainer, module = self.trainer, self.module
-        several = trainer.world_size > 1
+        several = self.trainer.world_size > 1
         self._together = several and ranks.everyone()
         if several and not self._together:
             self.consultation.notes.append("not every rank has a doctor, so this one sees its own rank alone")
-        self.window = Window(self._together, trainer.strategy.root_device)
-        self.optimizers = list(trainer.optimizers)
-        self.automatic = module.automatic_optimization
-        scaler = getattr(trainer.precision_plugin, "scaler", None)
-        self.scaler = scaler if scaler is not None and scaler.is_enabled() else None
-        default = type(module).configure_gradient_clipping.__module__.endswith(".core.module")
-        self.clips = bool(trainer.gradient_clip_val) or not default or not self.automatic
+        self.window = Window(self._together, self.trainer.strategy.root_device)
+        self.run = Run(self.trainer, self.module)
 
     def _describe(self) -> None:
         self.history.facts = facts.describe(self.trainer, self.module)
 
     def before_backward(self, loss: Tensor) -> None:
         """A loss is about to be sent backward."""
-        if not self.automatic:
+        if not self.run.automatic:
             self._each("before_backward", self, loss)
 
     def after_backward(self) -> None:
         """Gradients have been computed."""
-        if not self.automatic:
+        if not self.run.automatic:
             self._each("after_backward", self)
 
     def before_step(self, optimizer: Optimizer) -> None:
@@ -177,14 +142,14 @@ class Case:
         In automatic optimization there is one step a batch, and an optimizer that evaluates its closure several times
         announces each: only the first counts.
         """
-        if not (self.automatic and self.stepped):
+        if not (self.run.automatic and self.stepped):
             self.stepped = True
             self._each("before_step", self, optimizer)
 
     def after_batch(self, outputs: Any, batch_idx: int) -> None:
         """A training batch is done."""
         # In manual optimization every batch is a step of the logged metrics, whether or not anybody announced one.
-        self.stepped = self.stepped or not self.automatic
+        self.stepped = self.stepped or not self.run.automatic
         self._each("after_batch", self, outputs, batch_idx)
         if not self.stepped:
             return
@@ -238,12 +203,13 @@ class Case:
             report = self.report
             self._try("handing the report over", lambda: self.leader.handover.leave(report))
         # The report outlives the run, and must not keep the model alive.
-        del self.trainer, self.module, self.optimizers, self.scaler
+        del self.trainer, self.module
+        self.__dict__.pop("run", None)
         self._parts.clear()
         self._publisher = None
 
     def _note_ending(self, exception: BaseException | None) -> None:
-        self.history.facts["run"] = {"ended": facts.ending(self.trainer, exception), "ended_step": self.step}
+        self.history.facts["run"] = {"ended": facts.ending(self.trainer, exception), "ended_step": self.run.step}
 
     # --- windows and consultations -------------------------------------------------------------------------------
 

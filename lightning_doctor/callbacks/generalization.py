@@ -57,7 +57,7 @@ class GeneralizationMonitor(Monitor):
         self._returned: dict[int, list[Tensor]] = {}
         self._watched = {
             str(callback.monitor): getattr(callback, "mode", "min")
-            for callback in all_callbacks(case.trainer)
+            for callback in all_callbacks(case.run.trainer)
             if getattr(callback, "monitor", None)
         }
         case.history.lack(self.signals, "there was no validation pass")
@@ -74,7 +74,7 @@ class GeneralizationMonitor(Monitor):
 
     def after_validation(self, case: Case) -> None:
         """Reads the pass: Lightning has computed what was logged, so no metric's state is touched."""
-        logged = {name: value for name, value in case.trainer.callback_metrics.items() if value.numel() == 1}
+        logged = {name: value for name, value in case.run.trainer.callback_metrics.items() if value.numel() == 1}
         returned, self._returned = self._returned, {}
         losses = self._losses(logged)
         if not losses:

@@ -36,8 +36,8 @@ class GradientMonitor(Monitor):
 
     def begin(self, case: Case) -> None:
         """Lists the parameters of each optimizer by name."""
-        names: dict[Tensor, str] = {parameter: name for name, parameter in case.module.named_parameters()}
-        self._tables = [GradientTable(names, optimizer) for optimizer in case.optimizers]
+        names: dict[Tensor, str] = {parameter: name for name, parameter in case.run.module.named_parameters()}
+        self._tables = [GradientTable(names, optimizer) for optimizer in case.run.optimizers]
         self._unclipped: dict[int, Tensor | None] = {}
         self._flagged = case.history.event("non_finite_gradient") is not None
         if not any(len(table) for table in self._tables):
@@ -45,7 +45,7 @@ class GradientMonitor(Monitor):
         elif len(self._tables) > 1:
             reason = f"{len(self._tables)} optimizers: each has a gradient of its own"
             case.history.lack(["grad_norm", "grad_norm_clipped", "clip_factor"], reason)
-        elif not case.clips:
+        elif not case.run.clips:
             case.history.lack(["grad_norm_clipped", "clip_factor"], "gradients are not clipped")
 
     def end(self, case: Case) -> None:
@@ -55,26 +55,26 @@ class GradientMonitor(Monitor):
 
     def after_backward(self, case: Case) -> None:
         """In manual optimization: measures before the user's own code may clip."""
-        if not case.automatic and case.sampling:
+        if not case.run.automatic and case.sampling:
             for index, table in enumerate(self._tables):
-                self._unclipped[index] = table.measure(case.loss_scale())
+                self._unclipped[index] = table.measure(case.run.loss_scale())
 
     def before_step(self, case: Case, optimizer: Optimizer) -> None:
         """Measures what this optimizer is about to apply."""
         if not case.sampling:
             return
-        index = case.index(optimizer)
+        index = case.run.index(optimizer)
         table = self._tables[index]
         before = self._unclipped.pop(index, None)
-        table.keep(case.step, table.measure(case.scale_left(optimizer)) if before is None else before)
-        if not case.automatic:
-            table.keep_clipped(case.step)
+        table.keep(case.run.step, table.measure(case.run.scale_left(optimizer)) if before is None else before)
+        if not case.run.automatic:
+            table.keep_clipped(case.run.step)
 
     def after_batch(self, case: Case, outputs: Any, batch_idx: int) -> None:
         """Measures the clipped gradients, which are still there: Lightning zeroes them in the next step."""
-        if case.stepped and case.automatic and case.clips:
+        if case.stepped and case.run.automatic and case.run.clips:
             for table in self._tables:
-                table.keep_clipped(case.step)
+                table.keep_clipped(case.run.step)
 
     def before_close(self, case: Case) -> None:
         """Hands over the norms of the window, still on their device."""
@@ -94,7 +94,7 @@ class GradientMonitor(Monitor):
         several = len(self._tables) > 1
         name = f"grad_norm/optimizer{index}" if several else "grad_norm"
         for step, total, count, clipped in zip(page.steps, totals, counts, after, strict=True):
-            if count > 0 and case.scaler is not None:
+            if count > 0 and case.run.scaler is not None:
                 history.record("scaler_skips", step, 1.0)
                 continue
             history.record("grad_non_finite", step, round(count))

@@ -29,16 +29,16 @@ class LossMonitor(Monitor):
         """Forgets the losses of a batch that was not finished."""
         self._sent: list[Tensor] = []
         self._returned: list[Tensor] = []
-        self._several = len(case.optimizers) > 1
+        self._several = len(case.run.optimizers) > 1
         reason = "training_step has returned no loss"
         if self._several:
-            reason = f"{len(case.optimizers)} optimizers: no single loss has to fall"
+            reason = f"{len(case.run.optimizers)} optimizers: no single loss has to fall"
         case.history.lack(self.signals, reason)
 
     def before_backward(self, case: Case, loss: Tensor) -> None:
         """Keeps what is sent backward in manual optimization, where nothing need be returned."""
-        if not case.automatic:
-            scale = case.loss_scale()
+        if not case.run.automatic:
+            scale = case.run.loss_scale()
             self._sent.append(loss.detach().clone() if scale is None else loss.detach() / scale)
 
     def end(self, case: Case) -> None:
@@ -49,7 +49,7 @@ class LossMonitor(Monitor):
     def before_step(self, case: Case, optimizer: Optimizer) -> None:
         """Gives each of several optimizers the losses sent backward since the last step of any."""
         if self._several and self._sent:
-            index = case.index(optimizer)
+            index = case.run.index(optimizer)
             case.read(f"train_loss/{index}", torch.stack([loss.reshape(()) for loss in self._sent]).sum())
             self._sent.clear()
 
@@ -68,9 +68,9 @@ class LossMonitor(Monitor):
         losses = self._returned or [loss.reshape(()) for loss in self._sent]
         if losses:
             value = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
-            if case.automatic and case.accumulate > 1:
+            if case.run.automatic and case.run.accumulate > 1:
                 # Lightning returns each micro-batch's loss divided by their number.
-                value = value * (case.accumulate / len(losses))
+                value = value * (case.run.accumulate / len(losses))
             case.read("train_loss", value)
         self._sent.clear()
         self._returned.clear()

@@ -36,17 +36,17 @@ class OptimizerMonitor(Monitor):
         self._first_group: list[int] = []
         self._adagrad_due = True
         count = 0
-        for optimizer in case.optimizers:
+        for optimizer in case.run.optimizers:
             self._first_group.append(count)
             count += len(optimizer.param_groups)
         if not count:
             case.history.lack(self.signals, "there is no optimizer")
-        if not any(isinstance(optimizer, torch.optim.Adagrad) for optimizer in case.optimizers):
+        if not any(isinstance(optimizer, torch.optim.Adagrad) for optimizer in case.run.optimizers):
             case.history.lack(["adagrad_step"], "the optimizer is not Adagrad")
 
     def before_step(self, case: Case, optimizer: Optimizer) -> None:
         """Reads the settings that the coming step uses."""
-        first = self._first_group[case.index(optimizer)]
+        first = self._first_group[case.run.index(optimizer)]
         for index, group in enumerate(optimizer.param_groups[: max(0, MOST_GROUPS - first)], first):
             suffix = f"/{index}" if index else ""
             self._note(case, f"learning_rate{suffix}", group.get("lr"))
@@ -65,7 +65,7 @@ class OptimizerMonitor(Monitor):
             case.read(name, value.detach().clone())
         elif value is not None and value != self._last.get(name):
             self._last[name] = value
-            case.history.record(name, case.step, value)
+            case.history.record(name, case.run.step, value)
 
     def _note_adagrad(self, case: Case, optimizer: torch.optim.Adagrad) -> None:
         held = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]

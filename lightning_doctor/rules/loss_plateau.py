@@ -25,7 +25,8 @@ def loss_plateau(
     """The training loss has not improved beyond noise for a long time.
 
     What it looks at:
-        ``train_loss``, one value per optimizer step [unit of your loss], over the second half of the run so far.
+        ``train_loss``, one value per optimizer step [unit of your loss], over the second half of the run so far, and
+        whether ``grad_norm`` is anything but zero there.
 
     Why it matters:
         A loss that hardly ever left its start means that nothing is learned; after real progress it may mean that
@@ -39,7 +40,7 @@ def loss_plateau(
 
     Remedy:
         Overfit one batch first; then by cause: learning rate, input scale, dead units, labels. After real progress,
-        decay the learning rate.
+        decay the learning rate. Where the gradient is zero, find what cuts it off.
 
     Thresholds:
         improved: Share of its start that the loss must have lost, to count as having left it; noise must rule out
@@ -56,13 +57,17 @@ def loss_plateau(
     series = history["train_loss"]
     values, steps = series.values, series.steps
     spent = steps[-1] - steps[0] + 1
-    if spent < least or min(values) <= 0 or _rate_is_low(history):
+    if spent < least or min(values) <= 0:
         return None
     late = stretch(series, 0.5)
     half = len(late) // 2
     sigma = noise(late)
     untrained = _untrained(values, sigma)
     start, now = median(untrained), median(late)
+    if now >= converged * start and _gradient_is_zero(history):
+        return _cut_off(history, start, now)
+    if _rate_is_low(history):
+        return None
     fall = shift(late[:half], late[half:])
     if now < converged * start:
         return None
@@ -108,6 +113,28 @@ def loss_plateau(
         confidence=Confidence.SUSPECTED,
         onset=steps[0],
         signals=("train_loss",),
+    )
+
+
+def _gradient_is_zero(history: History) -> bool:
+    """Whether every gradient measured in the second half of the run so far is exactly zero."""
+    norms = stretch(history.get("grad_norm"), 0.5)
+    return len(norms) >= 8 and not any(norms)
+
+
+def _cut_off(history: History, start: float, now: float) -> Finding:
+    """Without a gradient no step changes anything: no noise of the loss can hide a fall, and none is to come."""
+    norms = history["grad_norm"]
+    zero = next((i for i in range(len(norms) - 1, -1, -1) if norms.values[i] != 0), -1) + 1
+    return Finding(
+        severity=Severity.WARNING,
+        summary=f"the gradient is exactly zero since step {norms.steps[zero]}, at a loss of {now:.4g}, "
+        f"{start:.4g} at first",
+        evidence={"start": start, "now": now, "zero_since": norms.steps[zero], "zero_gradients": len(norms) - zero},
+        remedy="find what cuts the gradient off: an output that is constant (softmax over one unit) or clipped, ReLU "
+        "units that are all dead, a `.detach()`, frozen parameters",
+        onset=norms.steps[zero],
+        signals=("grad_norm", "train_loss"),
     )
 
 

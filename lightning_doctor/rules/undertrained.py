@@ -36,7 +36,8 @@ def undertrained(
 
     Thresholds:
         share: Share of the whole fall that came in the last quarter of the steps [share].
-        sigmas: How sure that fall must be [standard errors].
+        sigmas: How sure the fall from the third quarter to the last must be; half as sure that it goes on within the
+            last [standard errors].
         left: Share of the loss at the start that is left at the end [share].
         gain: Share of the loss at the end that as many steps again would take off, at a pace that slows down as it
             did before [share].
@@ -60,8 +61,10 @@ def undertrained(
         fall = min(fall, before)
     end = median(fourth[-max(4, len(fourth) // 4) :])
     whole = opening - end
-    surely = min(-shift(third, fourth).sigmas, -shift(fourth[: len(fourth) // 2], fourth[len(fourth) // 2 :]).sigmas)
-    if whole <= 0 or end < left * opening or fall < share * whole or surely < sigmas:
+    surely, still = -shift(third, fourth).sigmas, -shift(fourth[: len(fourth) // 2], fourth[len(fourth) // 2 :]).sigmas
+    # The halves of a quarter lie half as far apart as two quarters and hold half as many values: of a steady fall
+    # they are less than half as sure, and all they have to tell is that it has not ended.
+    if whole <= 0 or end < left * opening or fall < share * whole or surely < sigmas or still < sigmas / 2:
         return None
     # Falls of successive quarters taken to shrink by the same ratio: four more quarters.
     slowing = min(1.0, fall / before) if before > 0 else 1.0

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from lightning_doctor.history import History
 from lightning_doctor.rules.loss_plateau import loss_plateau
 from tests.histories import COMPLETED, FULL_BATCH, decay, gauss, history_of, noisy
 
@@ -113,3 +114,27 @@ def test_sick_run_that_jumps_in_its_first_steps_and_settles_at_its_start_has_not
     assert finding is not None
     assert finding.severity == "warning"
     assert finding.evidence["start"] == 2.35
+
+
+def no_gradient(losses: list[float], since: int = 0) -> History:
+    history = history_of(losses, run={}, trainer={"planned_steps": 10_000}, data=DATA)
+    for step in range(0, len(losses), 5):
+        history.record("grad_norm", step, 0.0 if step >= since else 1.7)
+    return history
+
+
+def test_sick_run_without_a_gradient_is_known_whatever_its_noise() -> None:
+    # A softmax over one unit: the share of zeros among the labels decides the loss of a batch, and nothing else.
+    finding = loss_plateau(no_gradient([max(1.0, loss) for loss in noisy([8.0] * 400, 2.0)], since=40))
+    assert finding is not None
+    assert (finding.severity, finding.confidence, finding.onset) == ("warning", "confirmed", 40)
+    assert "exactly zero since step 40" in finding.summary
+
+
+def test_one_gradient_that_is_not_zero_keeps_the_run_alive() -> None:
+    history = no_gradient([max(1.0, loss) for loss in noisy([8.0] * 400, 2.0)], since=300)
+    assert loss_plateau(history) is None
+
+
+def test_healthy_run_whose_gradient_is_zero_at_a_low_loss_has_arrived() -> None:
+    assert loss_plateau(no_gradient(decay(2.3, 0.1, 30, 400))) is None

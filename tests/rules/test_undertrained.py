@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from lightning_doctor.noise import shift
 from lightning_doctor.rules.undertrained import undertrained
 from tests.histories import COMPLETED, decay, history_of, noisy
 
@@ -49,6 +50,19 @@ def test_the_fall_must_stand_out_of_the_noise(sigma: float, ill: bool) -> None:
 def test_as_many_steps_again_must_promise_a_clear_gain(end: float, ill: bool) -> None:
     # A straight fall from 2.3 promises the same fall again: 12 % of 2.05, 44 % of 1.6; a fifth is asked for.
     assert (undertrained(history_of(noisy(line(2.3, end), 0.01), run=COMPLETED)) is not None) is ill
+
+
+def test_a_steady_fall_in_noise_of_a_tenth_is_seen() -> None:
+    # One weight under RMSprop at a rate of 0.001: the loss loses 0.03 a step, in batches that differ by 5.
+    losses = noisy(line(77.0, 53.0, 800), 5.0, seed=2)
+    finding = undertrained(history_of(losses, run=COMPLETED))
+    assert finding is not None
+    assert 2 < -shift(losses[600:700], losses[700:]).sigmas < 4
+
+
+def test_healthy_fall_that_ended_with_the_third_quarter_is_over() -> None:
+    losses = noisy([*line(2.3, 1.5, 450), *[1.5] * 150], 0.05)
+    assert undertrained(history_of(losses, run=COMPLETED)) is None
 
 
 def test_healthy_slow_starter_that_got_there_is_well() -> None:

@@ -1,0 +1,201 @@
+"""Runs one program twice: by a plain loop, which tells how it ends, and under the doctor, who must not know."""
+
+from __future__ import annotations
+
+import logging
+import math
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from statistics import fmean
+from time import perf_counter
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer, seed_everything
+
+from lightning_doctor import Doctor, Severity
+from lightning_doctor.sinks.report import write
+from tests.clinic.patient import Program
+from tests.clinic.programs import PAIRS
+
+
+@dataclass(frozen=True)
+class Said:
+    """A finding of a report, and since which step it is a warning or an error; None for a note."""
+
+    name: str
+    severity: str
+    step: int | None
+
+
+@dataclass(frozen=True)
+class Run:
+    """What came of one program.
+
+    Attributes:
+        number: Of its pair.
+        sick: Whether it is the sick one.
+        seed: Its seed.
+        gain: Over the constant predictor, by the plain loop.
+        yardstick: Whether three lines at the end of the plain loop would have flagged it.
+        findings: Those of the final report, root cause first.
+        withdrawn: Warnings and errors that were given on the way and are none in the final report.
+        notes: What the doctor says went wrong inside.
+        steps: How many optimizer steps it had.
+        seconds: How long it took, both times.
+    """
+
+    number: int
+    sick: bool
+    seed: int
+    gain: float
+    yardstick: bool
+    findings: tuple[Said, ...]
+    withdrawn: tuple[Said, ...]
+    notes: tuple[str, ...]
+    steps: int
+    seconds: float
+
+    @property
+    def alarms(self) -> list[Said]:
+        """The warnings and errors of the final report."""
+        return [said for said in self.findings if said.step is not None]
+
+
+def execute(number: int, sick: bool, seed: int, keep: Path | None = None) -> Run:
+    """Runs one program.
+
+    Args:
+        number: Of the pair.
+        sick: Which of the two.
+        seed: Of data, initialization and order.
+        keep: A folder for the reports; by default they are thrown away.
+    """
+    pair = next(pair for pair in PAIRS if pair.number == number)
+    make = pair.sick if sick else pair.healthy
+    if make is None:
+        raise ValueError(f"program {number} is a control: it has no sick twin")
+    began = perf_counter()
+    torch.set_num_threads(1)
+    with _quiet(), tempfile.TemporaryDirectory() as folder:
+        seed_everything(seed, verbose=False)
+        gain, flagged = _plain(make(seed))
+        seed_everything(seed, verbose=False)
+        doctor, witness = _examine(make(seed), folder)
+    report = doctor.report
+    if report is None:
+        raise RuntimeError(f"program {number} left no report")
+    if keep is not None:
+        write(report, keep / f"{number}-{'sick' if sick else 'healthy'}-{seed}")
+    findings = tuple(
+        Said(f.name, str(f.severity), _alarmed(f.severity, witness.alarms.get(f.name, report.step)))
+        for f in report.findings
+    )
+    ill = {said.name for said in findings if said.step is not None}
+    withdrawn = tuple(Said(name, "withdrawn", step) for name, step in witness.alarms.items() if name not in ill)
+    return Run(
+        number,
+        sick,
+        seed,
+        gain,
+        flagged,
+        findings,
+        withdrawn,
+        tuple(report.notes),
+        report.step + 1,
+        perf_counter() - began,
+    )
+
+
+def _alarmed(severity: Severity, step: int) -> int | None:
+    return step if severity.rank else None
+
+
+class _Witness(Callback):
+    """Reads every report of a doctor: a report at the end does not tell what was a warning in between."""
+
+    def __init__(self, doctor: Doctor) -> None:
+        self.doctor = doctor
+        self.alarms: dict[str, int] = {}
+        self._last: object = None
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self._read()
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        self._read()
+
+    def _read(self) -> None:
+        report = self.doctor.report
+        if report is not None and report is not self._last:
+            self._last = report
+            for finding in report.findings:
+                if finding.severity.rank:
+                    self.alarms.setdefault(finding.name, report.step)
+
+
+def _examine(program: Program, folder: str) -> tuple[Doctor, _Witness]:
+    doctor = Doctor(strict=True)
+    witness = _Witness(doctor)
+    options: dict[str, Any] = {
+        "accelerator": "cpu",
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+        "num_sanity_val_steps": 0,
+    }
+    trainer = Trainer(callbacks=[doctor, witness], default_root_dir=folder, **{**options, **program.options})
+    trainer.fit(program.module, program.train, program.val)
+    return doctor, witness
+
+
+def _plain(program: Program) -> tuple[float, bool]:
+    """Returns the gain, NaN for a model that is lost, and whether the yardstick flags the losses."""
+    module = program.module
+    configured = module.configure_optimizers()
+    optimizer = configured["optimizer"] if isinstance(configured, dict) else configured
+    schedule = configured["lr_scheduler"] if isinstance(configured, dict) else None
+    limit = program.options.get("gradient_clip_val")
+    module.train()
+    epochs: list[float] = []
+    for _ in range(program.options["max_epochs"]):
+        losses = []
+        for inputs, targets in program.train:
+            loss = module.loss(module(inputs), targets)
+            if module.zeroes:
+                optimizer.zero_grad()
+            loss.backward()
+            if limit is not None:
+                torch.nn.utils.clip_grad_norm_(module.parameters(), limit)
+            optimizer.step()
+            if schedule is not None and schedule["interval"] == "step":
+                schedule["scheduler"].step()
+            losses.append(float(loss))
+        if schedule is not None and schedule["interval"] == "epoch":
+            schedule["scheduler"].step()
+        epochs.append(fmean(losses))
+    module.eval()
+    with torch.no_grad():
+        gain = program.gain(module)
+    # The three lines that any doctor has to beat.
+    last = epochs[-1]
+    flagged = not math.isfinite(last) or last < 0 or last > 0.97 * epochs[0]
+    return gain, flagged
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps Lightning's advice and the doctor's letters off the table."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)

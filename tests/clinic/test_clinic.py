@@ -1,0 +1,95 @@
+"""A part of the clinic that takes less than a minute; ``python -m tests.clinic`` runs all of it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from functools import cache
+
+import pytest
+
+from tests.clinic.programs import PAIRS
+from tests.clinic.run import Run, Said, execute
+from tests.clinic.verdicts import accepted, count, known, label
+
+BY_NUMBER = {pair.number: pair for pair in PAIRS}
+# Short ones, and of the sick those for whose cause a rule exists.
+SICK = (8, 11, 19, 20, 23, 25)
+HEALTHY = (7, 8, 10, 11, 14, 16, 17, 18, 19, 20, 22, 23, 25)
+
+
+@cache
+def executed(number: int, sick: bool) -> Run:
+    return execute(number, sick, 0)
+
+
+@pytest.mark.parametrize("number", HEALTHY)
+def test_a_healthy_program_gets_no_warning(number: int) -> None:
+    run = executed(number, False)
+    assert run.gain > 0
+    assert run.alarms == []
+    assert run.notes == ()
+
+
+@pytest.mark.parametrize("number", SICK)
+def test_of_a_sick_program_the_accepted_cause_comes_first(number: int) -> None:
+    run, pair = executed(number, True), BY_NUMBER[number]
+    # Against what a model that has learned everything gains: 0.9 of accuracy, 1 of a variance.
+    assert math.isnan(run.gain) or run.gain < 0.4
+    assert known(pair)
+    assert accepted(run, pair) == 1
+    assert run.notes == ()
+
+
+def test_an_explosion_comes_before_the_nan_that_it_ends_in() -> None:
+    run = executed(1, True)
+    assert [said.name for said in run.alarms] == ["diverging_loss", "non_finite_loss"]
+    assert run.alarms[0].step == 3
+
+
+def test_every_program_of_the_clinic_has_a_number_of_its_own() -> None:
+    assert [pair.number for pair in PAIRS] == list(range(1, len(PAIRS) + 1))
+
+
+def made_up(gain: float, *said: Said, sick: bool = True, **changes: object) -> Run:
+    run = Run(11, sick, 0, gain, False, said, (), (), 100, 1.0)
+    return replace(run, **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("gain", "outcome"),
+    [(float("nan"), "sick"), (-3.0, "sick"), (0.39, "sick"), (0.41, "unclear"), (0.63, "unclear"), (0.65, "healthy")],
+)
+def test_a_run_is_labelled_by_what_it_gained_against_its_twin(gain: float, outcome: str) -> None:
+    twins = [made_up(0.8, sick=False), made_up(float("nan"), sick=False)]
+    assert label(made_up(gain), BY_NUMBER[11], twins) == outcome
+
+
+def test_a_clinic_whose_healthy_programs_learn_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="no healthy run of program 11"):
+        label(made_up(0.0), BY_NUMBER[11], [made_up(0.0, sick=False)])
+
+
+def test_notes_are_not_counted_and_the_rank_begins_at_one() -> None:
+    run = made_up(
+        0.0, Said("loss_spike", "note", None), Said("overfitting", "warning", 5), Said("diverging_loss", "error", 60)
+    )
+    assert accepted(run, BY_NUMBER[11]) == 2
+
+
+def test_totals_count_the_first_the_first_three_the_early_and_the_false() -> None:
+    pair = BY_NUMBER[11]
+    runs = [
+        made_up(0.0, Said("diverging_loss", "error", 3), yardstick=True),
+        made_up(0.0, Said("overfitting", "warning", 3), Said("non_finite_loss", "error", 60)),
+        made_up(0.0),
+        made_up(0.7),
+        made_up(1.0, sick=False),
+        made_up(1.0, Said("overfitting", "warning", 3), sick=False, yardstick=True),
+        made_up(1.0, Said("overfitting", "note", None), sick=False, withdrawn=(Said("loss_plateau", "withdrawn", 9),)),
+    ]
+    everything, existing = count(runs, [pair])
+    assert (everything.sick, everything.first, everything.among_three, everything.early) == (3, 1, 2, 1)
+    assert (everything.healthy, everything.false_alarms, everything.withdrawn) == (3, 1, 1)
+    assert (everything.caught, everything.false_catches, everything.unclear) == (1, 1, 1)
+    assert existing == everything
