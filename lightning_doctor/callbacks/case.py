@@ -119,12 +119,15 @@ class Case:
         several = self.trainer.world_size > 1
         self._together = several and ranks.everyone()
         if several and not self._together:
-            self.consultation.notes.append("not every rank has a doctor, so this one sees its own rank alone")
+            self.consultation.notes.append(
+                "not every rank has a doctor: this one sees its own rank alone, and stops nothing"
+            )
         self.window = Window(self._together, self.trainer.strategy.root_device)
         self.run = Run(self.trainer, self.module)
 
     def _describe(self) -> None:
-        self.history.facts = facts.describe(self.trainer, self.module)
+        kept = {key: value for key, value in self.history.facts.items() if key == "validation"}
+        self.history.facts = {**facts.describe(self.trainer, self.module), **kept}
 
     def before_backward(self, loss: Tensor) -> None:
         """A loss is about to be sent backward."""

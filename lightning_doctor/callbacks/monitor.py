@@ -172,7 +172,16 @@ class Monitor(Callback):
         """Lightning hook: history and findings go into the checkpoint, as plain builtins."""
         # Not under "callbacks": two stateful callbacks of one class are refused by Lightning, and there may be two.
         case = self._case
-        if case is not None and case.leader is self and (state := case.state_dict()) is not None:
+        if case is None or case.leader is not self:
+            return
+        try:
+            state = case.state_dict()
+        except Exception as error:
+            if self.settings.strict:
+                raise
+            case.give_up("on_save_checkpoint", error)
+            return
+        if state is not None:
             checkpoint[CHECKPOINT_KEY] = state
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

@@ -221,7 +221,17 @@ def test_an_exception_before_the_first_step_leaves_a_report_that_claims_nothing(
     assert doctor.report.to_dict()["verdict"] == "unassessed"
 
 
-ENTRIES = ["begin", "before_step", "after_batch", "validation_batch", "after_validation", "close", "consult", "finish"]
+ENTRIES = [
+    "state_dict",
+    "begin",
+    "before_step",
+    "after_batch",
+    "validation_batch",
+    "after_validation",
+    "close",
+    "consult",
+    "finish",
+]
 
 
 @pytest.mark.parametrize("method", [*ENTRIES, "_each", "_try", "_read_window", "_release", "_judge"])
@@ -232,7 +242,7 @@ def test_whatever_fails_in_the_case_itself_the_run_goes_on(
     fit(tmp_path, plain)
     monkeypatch.setattr(Case, method, lambda *_, **__: 1 / 0)
     doctor, net = Doctor(), DigitsNet()
-    run = fit(tmp_path, net, doctor)
+    run = fit(tmp_path, net, doctor, enable_checkpointing=True)
     assert run.global_step == 20
     assert torch.equal(flat(net), flat(plain))
 
