@@ -39,3 +39,7 @@ class Budget:
     def allows(self, cost: float) -> bool:
         """Says whether work of this length fits: under the share, plus two seconds for a run's first look."""
         return self.spent + cost <= self.share * self.elapsed + FIRST_LOOK
+
+    def has_earned(self, cost: float) -> bool:
+        """Says whether work of this length fits under the share alone, the first look apart."""
+        return self.spent + cost <= self.share * self.elapsed

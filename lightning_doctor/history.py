@@ -24,12 +24,13 @@ class Series:
         capacity: The number of points above which the older half is thinned.
     """
 
-    __slots__ = ("capacity", "steps", "values")
+    __slots__ = ("_finite", "capacity", "steps", "values")
 
     def __init__(self, capacity: int = SERIES_CAPACITY) -> None:
         self.capacity = capacity
         self.steps: list[int] = []
         self.values: list[float] = []
+        self._finite = 0
 
     def __len__(self) -> int:
         return len(self.values)
@@ -53,9 +54,16 @@ class Series:
         """Returns the values at ``step`` and later."""
         return self.values[bisect_left(self.steps, step) :]
 
+    def broken_at(self) -> int | None:
+        """Returns the index of the first value that is NaN or infinite; None where all are finite."""
+        # Every rule asks this at every look: only what is new since the last time is looked at.
+        while self._finite < len(self.values) and math.isfinite(self.values[self._finite]):
+            self._finite += 1
+        return self._finite if self._finite < len(self.values) else None
+
     def finite(self) -> Series:
         """Returns the part before the first value that is NaN or infinite; itself where all are finite."""
-        end = next((i for i, value in enumerate(self.values) if not math.isfinite(value)), None)
+        end = self.broken_at()
         if end is None:
             return self
         part = Series(self.capacity)
@@ -75,6 +83,7 @@ class Series:
         keep = sorted(kept) if len(kept) < half else list(range(0, half, 2))
         self.steps = [self.steps[i] for i in keep] + self.steps[half:]
         self.values = [self.values[i] for i in keep] + self.values[half:]
+        self._finite = 0
 
 
 class History:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -63,12 +62,12 @@ class Rule:
     def _lacks(self, history: History, name: str, least: int) -> str | None:
         if name in history.absent:
             return history.absent[name]
-        values = history.get(name).values
-        bad = next((i for i, value in enumerate(values) if not math.isfinite(value)), None)
+        series = history.get(name)
+        bad = series.broken_at()
         if bad is not None and not self.non_finite:
-            return f"{name} is not finite at step {history[name].steps[bad]}"
-        if len(values) < least:
-            return f"{name} has {len(values)} of the {least} values needed"
+            return f"{name} is not finite at step {series.steps[bad]}"
+        if len(series) < least:
+            return f"{name} has {len(series)} of the {least} values needed"
         return None
 
 

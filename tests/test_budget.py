@@ -30,3 +30,12 @@ def test_the_first_look_is_free_and_after_it_the_share_decides() -> None:
     clock.now += 100
     assert budget.allows(2.0)
     assert not budget.allows(2.1)
+
+
+def test_what_is_earned_leaves_the_first_look_apart() -> None:
+    clock = Clock()
+    budget = Budget(0.02, clock)
+    assert not budget.has_earned(0.001)
+    clock.now += 100
+    assert budget.has_earned(2.0)
+    assert not budget.has_earned(2.1)

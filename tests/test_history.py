@@ -214,3 +214,18 @@ def test_a_malformed_history_is_refused_with_its_place(data: Any, complaint: str
 def test_a_detail_of_an_event_may_have_any_name() -> None:
     history = History.from_dict({"events": [{"name": "x", "step": 1, "self": 2}]})
     assert history.events == [{"name": "x", "step": 1, "self": 2}]
+
+
+def test_the_first_value_that_is_not_finite_is_found_as_a_series_grows_and_thins() -> None:
+    series = Series(capacity=8)
+    assert series.broken_at() is None
+    for step in range(20):
+        series.append(step, float(step))
+        assert series.broken_at() is None
+    series.append(20, math.nan)
+    for step in range(21, 40):
+        series.append(step, 1.0)
+        broken = series.broken_at()
+        assert broken is not None
+        assert series.steps[broken] == 20
+        assert len(series.finite()) == broken

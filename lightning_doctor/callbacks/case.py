@@ -33,6 +33,8 @@ T = TypeVar("T")
 _FIRST_WINDOWS = (1, 2, 4, 8, 16, 32)
 # What sampling gradients may take of the budget; the rest is for windows, rules and sinks.
 _SAMPLING_SHARE = 0.7
+# How many times longer a run must have become to be looked at again before the time for it is earned.
+_GROWTH = 1.2
 _STEP_HOOKS = ("before_backward", "after_backward", "before_step", "after_batch")
 
 
@@ -91,6 +93,8 @@ class Case:
         self._sample_cost = 0.0
         self._closed_at = (0.0, 0)
         self._consultation_time = 0.0
+        self._consulted_at = 0
+        self._seen_broken = False
 
     # --- what the monitors ask -----------------------------------------------------------------------------------
 
@@ -251,16 +255,24 @@ class Case:
 
     def consult(self, *, final: bool = False) -> None:
         """Asks the rules and publishes the report, where the budget allows; always at the end."""
-        due = self.trainer.is_global_zero and self.budget.allows(self._consultation_time)
-        if not (final or due):
+        if not (final or (self.trainer.is_global_zero and self._worth_a_look())):
             return
         began = self.budget.clock()
+        self._consulted_at = self._steps
         self._try("the diagnosis", self._judge)
         if self._publisher is not None and self.report is not None:
             publisher, report = self._publisher, self.report
             self._try("writing the report", lambda: (publisher.save if final else publisher.report)(report))
             self._note_loggers(publisher)
         self._consultation_time = self.budget.clock() - began
+
+    def _worth_a_look(self) -> bool:
+        # What the share has not earned comes off the first look, and that is for a run that has become another one.
+        cost = self._consultation_time
+        grown = self._steps >= _GROWTH * self._consulted_at
+        broken = self.history.get("train_loss").broken_at() is not None and not self._seen_broken
+        self._seen_broken |= broken
+        return self.budget.has_earned(cost) or ((grown or broken) and self.budget.allows(cost))
 
     def _note_loggers(self, publisher: Publisher) -> None:
         for failure in publisher.letterbox.failures():
