@@ -80,11 +80,13 @@ def loss_plateau(
         "steps": round(spent / 2),
     }
     onset = steps[len(steps) - len(late)]
-    gain = Trend(now - start, 1.25 * sigma * math.sqrt(1 / len(untrained) + 1 / len(late)))
+    gain = Trend(now - start, sigma * math.hypot(_blur(len(untrained)), _blur(len(late))))
     progressed = -gain.change - 2 * gain.error > improved * start
     # A fall that would take ten runs like this one to leave the start is none; in a run that goes on it may yet grow.
     late_start = history.fact("run.ended") is not None and not progressed
-    if fall.sigmas < -sigmas and -fall.change > (0.2 * improved * start if late_start else 0.005 * now):
+    falls = fall.sigmas < -sigmas and -fall.change > (0.2 * improved * start if late_start else 0.005 * now)
+    # Nor is one that only comes down from a jump, and that as many steps again would not take under the start.
+    if falls and (progressed or now + 4 * fall.change < start):
         return None
     if progressed:
         # At its noise floor a run is done; only a flat loss that noise does not explain is worth a note.
@@ -139,18 +141,25 @@ def _cut_off(history: History, start: float, now: float) -> Finding:
 
 
 def _untrained(values: list[float], sigma: float) -> list[float]:
-    """Returns the first values, before the loss has moved by more than noise: what the untrained network scored.
+    """Returns what the untrained network scored: the first 16 values, or the very first where they move beyond noise.
 
     A loss that jumps in its first steps and settles where it began has not improved; one that falls at once has.
     """
-    moved = (i for i, value in enumerate(values[:16]) if abs(value - values[0]) > 4 * sigma)
-    return values[: next(moved, 16)]
+    first = values[:16]
+    return first if max(first) - min(first) <= 5 * sigma else values[:1]
+
+
+def _blur(count: int) -> float:
+    """Returns the standard error of a median of so many values [their standard deviation]."""
+    return (1.25 if count > 2 else 1.0) / math.sqrt(count)
 
 
 def _is_flat(series: Series, gain: Trend, fall: Trend, start: float, improved: float, sigmas: float) -> bool:
     """Whether noise is small enough to rule out that the loss fell: no proof of a fall is no proof of none."""
     course = shift(stretch(series, 0.1, 0.4), stretch(series, 0.7))
-    falling = course.sigmas < 1 - sigmas and -course.change > 0.01 * start
+    # A fall that as many steps again would not take under the start only comes down from a jump.
+    below = gain.change + max(1.7 * course.change, 4 * fall.change) < 0
+    falling = course.sigmas < 1 - sigmas and -course.change > 0.01 * start and below
     most = max(-gain.change + 2 * gain.error, 2 * (-fall.change + 2 * fall.error))
     return not falling and most < 2 * improved * start
 

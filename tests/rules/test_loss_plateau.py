@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from lightning_doctor.history import History
@@ -138,3 +140,17 @@ def test_one_gradient_that_is_not_zero_keeps_the_run_alive() -> None:
 
 def test_healthy_run_whose_gradient_is_zero_at_a_low_loss_has_arrived() -> None:
     assert loss_plateau(no_gradient(decay(2.3, 0.1, 30, 400))) is None
+
+
+def test_sick_run_that_comes_down_from_a_jump_is_not_on_its_way() -> None:
+    # With momentum the jump lasts: 2.35, up to 4, then ever more slowly back towards chance.
+    losses = [2.35, 3.0, *noisy([2.6 + 1.4 * math.exp(-step / 60) for step in range(438)], 0.15)]
+    finding = loss_plateau(history_of(losses, run=COMPLETED, data=DATA))
+    assert finding is not None
+    assert finding.severity == "warning"
+
+
+def test_healthy_run_whose_first_values_fall_by_less_than_noise_each_is_measured_by_the_very_first() -> None:
+    losses = noisy(decay(2.4, 1.9, 6, 400), 0.1)
+    finding = loss_plateau(history_of(losses, run=COMPLETED, data=DATA))
+    assert finding is None or finding.severity == "note"
