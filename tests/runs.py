@@ -16,6 +16,17 @@ IMAGES = torch.tensor(_images / 16, dtype=torch.float32)
 LABELS = torch.tensor(_labels)
 
 
+# Options of a Trainer that only trains.
+QUIET: dict[str, Any] = {
+    "accelerator": "cpu",
+    "logger": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "enable_checkpointing": False,
+    "num_sanity_val_steps": 0,
+}
+
+
 class DigitsNet(LightningModule):
     """A two-layer perceptron on scikit-learn's digits."""
 
@@ -52,16 +63,7 @@ def validation_digits() -> DataLoader[Any]:
 
 
 def trainer(folder: Path, *callbacks: Any, **options: Any) -> Trainer:
-    defaults: dict[str, Any] = {
-        "max_epochs": 2,
-        "accelerator": "cpu",
-        "logger": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "enable_checkpointing": False,
-        "num_sanity_val_steps": 0,
-    }
-    return Trainer(callbacks=list(callbacks), default_root_dir=folder, **{**defaults, **options})
+    return Trainer(callbacks=list(callbacks), default_root_dir=folder, **{"max_epochs": 2, **QUIET, **options})
 
 
 def fit(folder: Path, module: LightningModule, *callbacks: Any, validate: bool = True, **options: Any) -> Trainer:

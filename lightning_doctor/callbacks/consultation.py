@@ -45,8 +45,8 @@ class Consultation:
         """Asks the rules, tells what is new, and returns the report."""
         verdict = examine(history, tuple(self._rules), self._settings.thresholds, self._rule_failed)
         # A rule that failed once is not asked again, and stays unassessed with its reason.
-        kept = {code: reason for code, reason in self._verdict.unassessed.items() if code in self._broken}
-        verdict.unassessed.update({code: reason for code, reason in kept.items() if code not in verdict.unassessed})
+        for code in self._broken & self._verdict.unassessed.keys():
+            verdict.unassessed.setdefault(code, self._verdict.unassessed[code])
         self._verdict = verdict
         self.course.update(verdict, step)
         report = self.compose(history, budget)

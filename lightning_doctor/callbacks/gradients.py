@@ -54,8 +54,8 @@ class GradientMonitor(Monitor):
         self._unclipped.clear()
 
     def after_backward(self, case: Case) -> None:
-        """In manual optimization: measures before the user's own code may clip."""
-        if not case.run.automatic and case.sampling:
+        """Measures before the user's own code may clip, as it does in manual optimization."""
+        if case.sampling:
             for index, table in enumerate(self._tables):
                 self._unclipped[index] = table.measure(case.run.loss_scale())
 

@@ -36,10 +36,9 @@ class LossMonitor(Monitor):
         case.history.lack(self.signals, reason)
 
     def before_backward(self, case: Case, loss: Tensor) -> None:
-        """Keeps what is sent backward in manual optimization, where nothing need be returned."""
-        if not case.run.automatic:
-            scale = case.run.loss_scale()
-            self._sent.append(loss.detach().clone() if scale is None else loss.detach() / scale)
+        """Keeps what is sent backward: in manual optimization nothing need be returned."""
+        loss, scale = loss.detach().reshape(()), case.run.loss_scale()
+        self._sent.append(loss.clone() if scale is None else loss / scale)
 
     def end(self, case: Case) -> None:
         """Lets go of the losses of a batch that was not finished."""
@@ -50,7 +49,7 @@ class LossMonitor(Monitor):
         """Gives each of several optimizers the losses sent backward since the last step of any."""
         if self._several and self._sent:
             index = case.run.index(optimizer)
-            case.read(f"train_loss/{index}", torch.stack([loss.reshape(()) for loss in self._sent]).sum())
+            case.read(f"train_loss/{index}", torch.stack(self._sent).sum())
             self._sent.clear()
 
     def after_batch(self, case: Case, outputs: Any, batch_idx: int) -> None:
@@ -65,7 +64,7 @@ class LossMonitor(Monitor):
             self._returned.append(loss.detach().reshape(()).clone())
         if not case.stepped:
             return
-        losses = self._returned or [loss.reshape(()) for loss in self._sent]
+        losses = self._returned or self._sent
         if losses:
             value = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
             if case.run.automatic and case.run.accumulate > 1:

@@ -65,10 +65,10 @@ class Monitor(Callback):
         """Called when training starts."""
 
     def before_backward(self, case: Case, loss: Tensor) -> None:
-        """Called before each backward pass, with the loss as it is sent backward."""
+        """Called in manual optimization before each backward pass, with the loss as it is sent backward."""
 
     def after_backward(self, case: Case) -> None:
-        """Called after each backward pass."""
+        """Called in manual optimization after each backward pass."""
 
     def before_step(self, case: Case, optimizer: Optimizer) -> None:
         """Called before an optimizer's step; in automatic optimization once a batch."""

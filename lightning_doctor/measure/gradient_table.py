@@ -83,7 +83,7 @@ class GradientTable:
         self._measured = layout
         try:
             values = norms(gradients, layout.alike)
-        except (NotImplementedError, RuntimeError):
+        except RuntimeError:
             # Sparse in this step, dense in the one the layout was made in.
             values = norms(gradients, alike=False)
         return values if scale is None else values / scale

@@ -22,6 +22,7 @@ from lightning_doctor import Doctor, Severity
 from lightning_doctor.sinks.report import write
 from tests.clinic.patient import Program
 from tests.clinic.programs import PAIRS
+from tests.runs import QUIET
 
 
 @dataclass(frozen=True)
@@ -142,15 +143,7 @@ class _Witness(Callback):
 def _examine(program: Program, folder: str) -> tuple[Doctor, _Witness]:
     doctor = Doctor(strict=True)
     witness = _Witness(doctor)
-    options: dict[str, Any] = {
-        "accelerator": "cpu",
-        "logger": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "enable_checkpointing": False,
-        "num_sanity_val_steps": 0,
-    }
-    trainer = Trainer(callbacks=[doctor, witness], default_root_dir=folder, **{**options, **program.options})
+    trainer = Trainer(callbacks=[doctor, witness], default_root_dir=folder, **{**QUIET, **program.options})
     trainer.fit(program.module, program.train, program.val)
     return doctor, witness
 
