@@ -116,7 +116,9 @@ class Case:
         self._try("describing the run", self._describe)
         if self.trainer.is_global_zero:
             folder = self._try("finding the log directory", lambda: log_folder(self.trainer))
-            self._publisher = self._try("opening the loggers", lambda: Publisher(self.trainer.loggers, folder))
+            self._publisher = self._try(
+                "opening the loggers", lambda: Publisher(self.trainer.loggers, folder, self.history)
+            )
         self._each("begin", self)
 
     def _prepare(self) -> None:

@@ -39,12 +39,13 @@ class Publisher:
     Args:
         loggers: The Trainer's.
         folder: Where ``doctor.json`` goes; None for nowhere.
+        history: What is there already, of an earlier run that this one resumes: it has been logged.
     """
 
-    def __init__(self, loggers: Iterable[Any], folder: Path | None) -> None:
+    def __init__(self, loggers: Iterable[Any], folder: Path | None, history: History) -> None:
         self.letterbox = Letterbox(loggers)
         self.folder = folder
-        self._written: dict[str, int] = {}
+        self._written = {name: history[name].steps[-1] for name in history.names()}
         self._says: object = None
 
     def scalars(self, history: History, step: int) -> None:

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+from lightning.pytorch.loggers import CSVLogger
 
 from lightning_doctor import Doctor
 from tests.runs import DigitsNet, digits, fit, trainer, validation_digits
@@ -93,3 +96,16 @@ def test_a_state_that_cannot_be_read_costs_a_note(tmp_path: Path) -> None:
     resume(tmp_path, checkpoint, doctor)
     assert "cannot be read" in doctor.report.notes[0]
     assert doctor.report.history["train_loss"].steps == list(range(20, 40))
+
+
+def test_a_resumed_run_does_not_log_what_was_logged_before(tmp_path: Path) -> None:
+    checkpoint = saved(tmp_path, Doctor(strict=True))
+    logger = CSVLogger(tmp_path / "csv")
+    doctor = Doctor(strict=True)
+    run = trainer(tmp_path, doctor, max_epochs=4, logger=logger)
+    run.fit(DigitsNet(), digits(), validation_digits(), ckpt_path=str(checkpoint))
+    with (Path(logger.log_dir) / "metrics.csv").open() as file:
+        first = next(row for row in csv.DictReader(file) if row.get("doctor/train_loss"))
+    # The first window of the resumed run is its first step, the twenty-first of all.
+    assert int(first["step"]) == 20
+    assert float(first["doctor/train_loss"]) == pytest.approx(doctor.report.history["train_loss"].values[20])
