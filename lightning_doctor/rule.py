@@ -1,4 +1,4 @@
-"""The rule decorator: what a rule needs, what it explains, and its thresholds, read off its signature."""
+"""The rule decorator: what a rule needs and reads, what it explains, and its thresholds, read off its signature."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ class Rule:
         name: The name of the illness, its function, its file and its test.
         check: A pure function of a history: a finding, or None for *looked, and it is well*.
         needs: Series that must be there, with the number of finite values each must have.
+        reads: Facts that must be there.
         explains: Names of the illnesses that are only symptoms where this one is found.
         non_finite: Whether the rule looks at series that hold NaN or infinite values.
         thresholds: The keyword arguments of ``check`` with their defaults.
@@ -30,6 +31,7 @@ class Rule:
     name: str
     check: Check
     needs: Mapping[str, int]
+    reads: tuple[str, ...]
     explains: tuple[str, ...]
     non_finite: bool
     thresholds: Mapping[str, float]
@@ -51,6 +53,9 @@ class Rule:
 
     def lacks(self, history: History) -> str | None:
         """Says why this history cannot be judged, as a clause; None where it can."""
+        for fact in self.reads:
+            if not history.fact(fact):
+                return history.absent.get(fact, f"the fact {fact} is not known")
         for name, least in self.needs.items():
             # The family first: "several optimizers" is a reason to lack `train_loss`, but not all of its members.
             members = history.family(name[:-2]) if name.endswith("/*") else []
@@ -72,7 +77,12 @@ class Rule:
 
 
 def rule(
-    code: str, *, needs: Mapping[str, int], explains: tuple[str, ...] = (), non_finite: bool = False
+    code: str,
+    *,
+    needs: Mapping[str, int] | None = None,
+    reads: tuple[str, ...] = (),
+    explains: tuple[str, ...] = (),
+    non_finite: bool = False,
 ) -> Callable[[Check], Rule]:
     """Makes a function of a history into a :class:`Rule`.
 
@@ -81,6 +91,7 @@ def rule(
         needs: Series and the least number of values of each. Without them the rule is unassessed; so it is where
             one of them holds NaN or infinity. ``"train_loss/*"`` asks for one of a family: for ``train_loss`` or
             ``train_loss/0``, ``train_loss/1`` …
+        reads: Facts that must be there, by their dotted path; without one the rule is unassessed.
         explains: Names of the illnesses that this one causes.
         non_finite: The rule wants to see the NaN and infinite values too.
     """
@@ -88,6 +99,6 @@ def rule(
     def decorate(check: Check) -> Rule:
         keywords = [p for p in inspect.signature(check).parameters.values() if p.kind is p.KEYWORD_ONLY]
         thresholds = {p.name: p.default for p in keywords}
-        return Rule(code, check.__name__, check, dict(needs), explains, non_finite, thresholds)
+        return Rule(code, check.__name__, check, dict(needs or {}), reads, explains, non_finite, thresholds)
 
     return decorate

@@ -26,7 +26,7 @@ def made(code: str, *explains: str) -> Rule:
     def check(history: History) -> Finding | None:
         return None
 
-    return Rule(code, code.lower(), check, {"train_loss": 1}, explains, False, {})
+    return Rule(code, code.lower(), check, {"train_loss": 1}, (), explains, False, {})
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from math import ceil
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor
@@ -13,7 +12,10 @@ from torch import Tensor
 from lightning_doctor.budget import Budget
 from lightning_doctor.callbacks import facts, ranks
 from lightning_doctor.callbacks.consultation import Consultation
+from lightning_doctor.callbacks.examination import Examination
+from lightning_doctor.callbacks.pace import Pace
 from lightning_doctor.callbacks.publisher import Publisher, log_folder
+from lightning_doctor.callbacks.rehearsal import Unrehearsable
 from lightning_doctor.callbacks.run import Run
 from lightning_doctor.history import History
 from lightning_doctor.measure.window import Window
@@ -29,13 +31,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Windows end after these steps, and then every so many, so that a run that is lost at once is told so at once.
-_FIRST_WINDOWS = (1, 2, 4, 8, 16, 32)
-# What sampling gradients may take of the budget; the rest is for windows, rules and sinks.
-_SAMPLING_SHARE = 0.7
 # How many times longer a run must have become to be looked at again before the time for it is earned.
 _GROWTH = 1.2
-_STEP_HOOKS = ("before_backward", "after_backward", "before_step", "after_batch")
 
 
 class Case:
@@ -52,7 +49,6 @@ class Case:
     Attributes:
         run: The fit as the monitors need to know it, while it trains.
         stepped: Whether the current batch has reached an optimizer step.
-        sampling: Whether the coming step is one whose gradients are measured.
         report: The newest report.
         closed: Whether the fit is over.
     """
@@ -75,8 +71,8 @@ class Case:
         self.run: Run
         self.window = Window()
         self.budget = Budget(settings.overhead)
+        self.pace = Pace(self.budget, settings.every_n_steps)
         self.stepped = False
-        self.sampling = True
         self._trainer = weakref.ref(trainer)
         self._parts = list(parts)
         self._unwatched = list(unwatched)
@@ -85,13 +81,10 @@ class Case:
         self._began = False
         self.closed = False
         self._together = False
-        self._steps = 0
-        self._next_close = 1
-        self._sample_every = 1
-        self._sampling_time = 0.0
-        self._samples = 0
-        self._sample_cost = 0.0
-        self._closed_at = (0.0, 0)
+        self._examination = Examination(
+            lambda *call: self._each("layer_ran", self, *call), lambda loss: self._each("examine_loss", self, loss)
+        )
+        self._examined = False
         self._consultation_time = 0.0
         self._consulted_at = 0
         self._seen_broken = False
@@ -102,13 +95,28 @@ class Case:
         """Records a scalar that is still on its device, when the window closes."""
         self.window.put(self.run.step, value, lambda step, numbers: self.history.record(name, step, numbers[0]))
 
+    @property
+    def sampling(self) -> bool:
+        """Whether the coming step is one whose gradients are measured."""
+        return self.pace.sampling
+
+    @property
+    def examining(self) -> bool:
+        """Whether the coming step is examined: the monitors see its layers and its loss."""
+        return self.pace.examining
+
+    @property
+    def examining_next(self) -> bool:
+        """Whether the step after the coming one is examined."""
+        return self.pace.examining_next
+
     # --- the Trainer's hooks -------------------------------------------------------------------------------------
 
     def begin(self) -> None:
         """Training starts."""
         self.budget = Budget(self._settings.overhead)
         self._began = True
-        self._closed_at = (self.budget.clock(), 0)
+        self.pace = Pace(self.budget, self._settings.every_n_steps)
         self._try("the doctor's start", self._prepare)
         self.history.absent.clear()
         for kind in self._unwatched:
@@ -131,12 +139,30 @@ class Case:
         self.window = Window(self._together, self.trainer.strategy.root_device)
         self.run = Run(self.trainer, self.module)
 
+    def _examine(self, batch: Any, batch_idx: int) -> None:
+        try:
+            self._examination.start(self.trainer, self.module, batch, batch_idx)
+        except Unrehearsable as error:
+            self.history.absent.setdefault("loss_head", f"the model is compiled, and {error}")
+
     def _describe(self) -> None:
         kept = {key: value for key, value in self.history.facts.items() if key == "validation"}
         self.history.facts = {**facts.describe(self.trainer, self.module), **kept}
 
+    def before_batch(self, batch: Any, batch_idx: int) -> None:
+        """A training batch is about to be trained on."""
+        self._each("before_batch", self, batch, batch_idx)
+        if self.examining and not self._examined:
+            # Of several micro-batches the first.
+            self._examined = True
+            began = self.budget.clock()
+            self._try("examining a forward pass", lambda: self._examine(batch, batch_idx))
+            self.pace.spent("before_batch", self.budget.clock() - began)
+
     def before_backward(self, loss: Tensor) -> None:
         """A loss is about to be sent backward."""
+        if self._examined:
+            self._examination.backward(loss)
         if not self.run.automatic:
             self._each("before_backward", self, loss)
 
@@ -159,14 +185,13 @@ class Case:
         """A training batch is done."""
         # In manual optimization every batch is a step of the logged metrics, whether or not anybody announced one.
         self.stepped = self.stepped or not self.run.automatic
+        self._examination.stop()
         self._each("after_batch", self, outputs, batch_idx)
         if not self.stepped:
             return
-        self.stepped = False
-        self._steps += 1
-        self._samples += self.sampling
-        self.sampling = self._steps % self._sample_every == 0
-        if self._steps >= self._next_close:
+        self.stepped = self._examined = False
+        self.pace.advance()
+        if self.pace.closes:
             self.close()
             self.consult()
 
@@ -194,6 +219,7 @@ class Case:
     def give_up(self, hook: str, error: Exception) -> None:
         """Takes an error of the doctor's own that nothing else has caught; from here on it only meets other ranks."""
         self._parts.clear()
+        self._examination.stop()
         self._publisher = None
         with suppress(Exception):
             self.consultation.failed(f"the doctor ({hook})", error)
@@ -205,6 +231,7 @@ class Case:
 
     def _release(self) -> None:
         self.closed = True
+        self._examination.stop()
         if self._began:
             self._each("end", self)
         self._try("leaving the other ranks", lambda: ranks.announce(False))
@@ -224,9 +251,6 @@ class Case:
 
     def close(self, *, alone: bool = False) -> None:
         """Fetches the window: the only place that reads from a device or communicates."""
-        self._next_close = next(
-            (n for n in _FIRST_WINDOWS if n > self._steps), self._steps + self._settings.every_n_steps
-        )
         self._each("before_close", self)
         self._read_window(alone)
         if self._publisher is not None and self.budget.allows(0.0):
@@ -235,21 +259,14 @@ class Case:
             self._note_loggers(publisher)
 
     def _read_window(self, alone: bool) -> None:
-        began, (then, steps) = self.budget.clock(), self._closed_at
-        self._closed_at = (began, self._steps)
-        step_time = (began - then) / max(1, self._steps - steps)
-        if self._samples:
-            self._sample_cost = self._sampling_time / self._samples
-        self._sampling_time, self._samples = 0.0, 0
-        # Every rank decides from these means, so that all stop alike and sample the same steps. Not under `_try`: what
+        began = self.budget.clock()
+        # Every rank decides from these means, so that all stop alike and measure the same steps. Not under `_try`: what
         # fails here on one rank must not keep it from meeting the others the next time.
-        wishes = [float(self.consultation.stop_wanted), float(self.budget.allows(0.0)), self._sample_cost, step_time]
-        stop, affordable, cost, step_time = self.window.close(wishes, self._window_failed, alone=alone)
+        wishes = [float(self.consultation.stop_wanted), *self.pace.wishes()]
+        stop, *means = self.window.close(wishes, self._window_failed, alone=alone)
         if stop > 0 and self._together:
             self.trainer.should_stop = True
-        limit = _SAMPLING_SHARE * self._settings.overhead * step_time
-        spacing = 1 if affordable == 1.0 else ceil(cost / max(limit, 1e-9))
-        self._sample_every = min(self._settings.every_n_steps, max(1, spacing))
+        self.pace.heed(means)
         self.budget.spent += self.budget.clock() - began
 
     def _window_failed(self, error: Exception) -> None:
@@ -260,7 +277,7 @@ class Case:
         if not (final or (self.trainer.is_global_zero and self._worth_a_look())):
             return
         began = self.budget.clock()
-        self._consulted_at = self._steps
+        self._consulted_at = self.pace.steps
         self._try("the diagnosis", self._judge)
         if self._publisher is not None and self.report is not None:
             publisher, report = self._publisher, self.report
@@ -271,7 +288,7 @@ class Case:
     def _worth_a_look(self) -> bool:
         # What the share has not earned comes off the first look, and that is for a run that has become another one.
         cost = self._consultation_time
-        grown = self._steps >= _GROWTH * self._consulted_at
+        grown = self.pace.steps >= _GROWTH * self._consulted_at
         broken = self.history.get("train_loss").broken_at() is not None and not self._seen_broken
         self._seen_broken |= broken
         return self.budget.has_earned(cost) or ((grown or broken) and self.budget.allows(cost))
@@ -330,8 +347,7 @@ class Case:
                 self.consultation.failed(type(part).__name__, error)
         spent = self.budget.clock() - began
         self.budget.spent += spent
-        if self.sampling and hook in _STEP_HOOKS:
-            self._sampling_time += spent
+        self.pace.spent(hook, spent)
 
     def _try(self, part: str, act: Callable[[], T]) -> T | None:
         if self.consultation.is_off(part):

@@ -10,10 +10,11 @@ from lightning_doctor.callbacks.gradients import GradientMonitor
 from lightning_doctor.callbacks.losses import LossMonitor
 from lightning_doctor.callbacks.monitor import Monitor
 from lightning_doctor.callbacks.optimizers import OptimizerMonitor
+from lightning_doctor.callbacks.scans import StepScan
 from lightning_doctor.callbacks.settings import Settings
 from lightning_doctor.findings import Finding
 
-MONITORS = (LossMonitor, OptimizerMonitor, GradientMonitor, GeneralizationMonitor)
+MONITORS: tuple[type[Monitor], ...] = (LossMonitor, OptimizerMonitor, GradientMonitor, StepScan, GeneralizationMonitor)
 
 
 class Doctor(Monitor):
@@ -71,4 +72,6 @@ class Doctor(Monitor):
 
     def parts(self) -> list[Monitor]:
         """Returns new monitors for a case: one of each kind."""
-        return [LossMonitor(), OptimizerMonitor(), GradientMonitor(), GeneralizationMonitor(metric=self.metric)]
+        return [
+            GeneralizationMonitor(metric=self.metric) if kind is GeneralizationMonitor else kind() for kind in MONITORS
+        ]

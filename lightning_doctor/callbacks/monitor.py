@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_doctor.callbacks.base import Callback
 from lightning_doctor.callbacks.handover import Handover
@@ -64,6 +64,18 @@ class Monitor(Callback):
     def begin(self, case: Case) -> None:
         """Called when training starts."""
 
+    def before_batch(self, case: Case, batch: Any, batch_idx: int) -> None:
+        """Called before each training batch, which is on the device already."""
+
+    def layer_ran(self, case: Case, layer: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        """Called on examined steps after each call of a leaf layer, without autograd; the tensors are the model's own.
+
+        Of a compiled model it is a copy that runs, uncompiled.
+        """
+
+    def examine_loss(self, case: Case, loss: Tensor) -> None:
+        """Called on examined steps with each loss before it is sent backward, its autograd graph still there."""
+
     def before_backward(self, case: Case, loss: Tensor) -> None:
         """Called in manual optimization before each backward pass, with the loss as it is sent backward."""
 
@@ -118,6 +130,10 @@ class Monitor(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Lightning hook."""
         self._tell("begin")
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Lightning hook."""
+        self._tell("before_batch", batch, batch_idx)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Lightning hook."""

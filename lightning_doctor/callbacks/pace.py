@@ -1,0 +1,117 @@
+"""Which steps are measured and when a window closes: alike on every rank, and as the budget allows."""
+
+from __future__ import annotations
+
+from math import ceil
+
+from lightning_doctor.budget import Budget
+
+# Windows end after these many steps, and then every so many, so that a run that is lost at once is told so at once.
+_FIRST_WINDOWS = (1, 2, 4, 8, 16, 32)
+# What sampling gradients may take of the budget; the rest is for examinations, windows, rules and sinks.
+_SAMPLING_SHARE = 0.7
+# How many times longer a run must have become to be examined before the time for it is earned.
+_GROWTH = 1.1
+# What examinations leave of the first look, for the rules and the sinks [seconds].
+_LEFT_FOR_RULES = 0.4
+_STEP_HOOKS = ("before_batch", "before_backward", "after_backward", "before_step", "after_batch")
+_EXAMINING_HOOKS = (*_STEP_HOOKS, "layer_ran", "examine_loss")
+
+
+class Pace:
+    """Counts the steps of a run.
+
+    Every rank heeds the means over ranks of :meth:`wishes`, so that all of them measure the same steps.
+
+    Args:
+        budget: What may be spent.
+        every_n_steps: The length of a window, and the distance between examined steps.
+
+    Attributes:
+        steps: How many steps are done.
+        sampling: Whether what is cheap is measured on the coming step.
+        examining: Whether the coming step is examined: its forward pass and its loss are looked at.
+        examining_next: Whether the one after it is.
+    """
+
+    def __init__(self, budget: Budget, every_n_steps: int) -> None:
+        self.steps = 0
+        self.sampling = True
+        self.examining = True
+        self.examining_next = True
+        self._budget = budget
+        self._every = every_n_steps
+        self._next_close = 1
+        self._next_examination = 0
+        self._affordable = True
+        self._examined_at = -1
+        self._sample_every = 1
+        self._sampling_time, self._samples = 0.0, 0
+        self._sample_cost = 0.0
+        self._examining_time, self._examinations = 0.0, 0
+        self._examination_cost = 0.0
+        self._closed_at = (budget.clock(), 0)
+
+    @property
+    def closes(self) -> bool:
+        """Whether the window is full."""
+        return self.steps >= self._next_close
+
+    def spent(self, hook: str, seconds: float) -> None:
+        """Books what the monitors took for a hook."""
+        # What follows an examination happens before the next batch.
+        follows = hook == "before_batch" and self.steps == self._examined_at
+        if (self.examining and hook in _EXAMINING_HOOKS) or follows:
+            self._examining_time += seconds
+        elif self.sampling and hook in _STEP_HOOKS:
+            self._sampling_time += seconds
+
+    def advance(self) -> None:
+        """A step is done."""
+        self.steps += 1
+        if self.examining:
+            self._examinations += 1
+            self._examined_at = self.steps
+        else:
+            self._samples += self.sampling
+        if self.steps > self._next_examination:
+            self._next_examination = self._following(self.steps) - 1
+        self.sampling = self.steps % self._sample_every == 0
+        self.examining = self._affordable and self.steps == self._next_examination
+        following = self._following(self.steps + 1) - 1 if self.steps == self._next_examination else None
+        self.examining_next = self._affordable and self.steps + 1 == (following or self._next_examination)
+
+    def wishes(self) -> list[float]:
+        """Ends the window and returns what this rank would like; :meth:`heed` takes the means over ranks."""
+        now, (then, steps) = self._budget.clock(), self._closed_at
+        self._closed_at = (now, self.steps)
+        self._next_close = self._following(self.steps)
+        if self._samples:
+            self._sample_cost = self._sampling_time / self._samples
+            self._sampling_time, self._samples = 0.0, 0
+        if self._examinations:
+            self._examination_cost = self._examining_time / self._examinations
+            self._examining_time, self._examinations = 0.0, 0
+        step_time = (now - then) / max(1, self.steps - steps)
+        return [
+            float(self._budget.allows(0.0)),
+            self._sample_cost,
+            step_time,
+            float(self._may_examine(self._examination_cost)),
+        ]
+
+    def heed(self, means: list[float]) -> None:
+        """Plans the next window."""
+        affordable, cost, step_time, examine = means
+        limit = _SAMPLING_SHARE * self._budget.share * step_time
+        spacing = 1 if affordable == 1.0 else ceil(cost / max(limit, 1e-9))
+        self._sample_every = min(self._every, max(1, spacing))
+        self._affordable = examine == 1.0
+
+    def _may_examine(self, cost: float) -> bool:
+        # What the share has not earned comes off the first look, and that is for a run that has become another one.
+        grown = self._following(self.steps) >= _GROWTH * self._examined_at
+        return self._budget.has_earned(cost) or (grown and self._budget.allows(cost + _LEFT_FOR_RULES))
+
+    def _following(self, steps: int) -> int:
+        return next((n for n in _FIRST_WINDOWS if n > steps), steps + self._every)

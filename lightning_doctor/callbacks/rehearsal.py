@@ -1,0 +1,174 @@
+"""A copy of the model to try things on: nothing it does reaches the run."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import os
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from lightning_doctor.measure.norms import are_sharded
+
+if TYPE_CHECKING:
+    from lightning_doctor.callbacks.base import LightningModule, Trainer
+
+_WHOLE = ("SingleDeviceStrategy", "DDPStrategy")
+# A copy, and the difference of two sets of weights, with room to run.
+_COPIES = 4
+
+
+class Unrehearsable(Exception):  # noqa: N818
+    """This model cannot be tried on a copy; the message is the reason, as a clause."""
+
+
+class Rehearsal:
+    """A deep copy of the model: weights, buffers, metrics and whatever else its step may change.
+
+    It logs nothing, sees a Trainer whose loggers are dummies, and each of its passes begins at the same random state,
+    which is the run's own afterwards again. A step that reaches outside the model (a file, a global) is not held back.
+
+    Args:
+        trainer: The Trainer, between two steps.
+        module: The model.
+
+    Raises:
+        Unrehearsable: Where a copy is impossible or not the whole model.
+    """
+
+    def __init__(self, trainer: Trainer, module: LightningModule) -> None:
+        reason = obstacle(trainer, module)
+        if reason is not None:
+            raise Unrehearsable(reason)
+        self._trainer = trainer
+        self._source = module
+        self.module = _copied(trainer, module)
+
+    def loss(self, batch: Any, batch_idx: int, *, train: bool, with_graph: bool = False) -> Tensor | None:
+        """Runs the training step of the copy; returns its loss, None where there is none.
+
+        Args:
+            batch: A batch, on the device; it is copied too.
+            batch_idx: Its index.
+            train: Whether dropout, batch normalisation and the like work as in training.
+            with_graph: Whether autograd records.
+        """
+        for mine, theirs in zip(self.module.modules(), self._source.modules(), strict=True):
+            # A user may keep some parts in eval mode.
+            mine.training = train and theirs.training
+        step = self.module.training_step
+        arguments = (batch, batch_idx) if len(inspect.signature(step).parameters) > 1 else (batch,)
+        with _alone(self._trainer.strategy.root_device), torch.set_grad_enabled(with_graph):
+            torch.manual_seed(0)
+            with self._trainer.precision_plugin.train_step_context(), torch.compiler.set_stance("force_eager"):
+                outputs = step(*copy.deepcopy(arguments))
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        return loss.reshape(()) if isinstance(loss, Tensor) and loss.numel() == 1 else None
+
+
+def obstacle(trainer: Trainer, module: LightningModule) -> str | None:
+    """Says why this model cannot be copied and run apart, as a clause; None where it can."""
+    if not module.automatic_optimization:
+        return "a step in manual optimization changes the weights, so that it cannot be rehearsed"
+    strategy = type(trainer.strategy).__name__
+    parameters = list(module.parameters())
+    if not any(kind.__name__ in _WHOLE for kind in type(trainer.strategy).__mro__) or are_sharded(parameters):
+        return f"under {strategy} no rank holds the whole model"
+    if any(type(parameter).__name__ == "UninitializedParameter" for parameter in parameters):
+        return "the model is lazy and has not been run yet"
+    size = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+    free = _free_memory(trainer.strategy.root_device)
+    if free is not None and _COPIES * size > free:
+        return f"{_COPIES} copies of its {size / 2**20:.0f} MiB of weights do not fit into the memory that is free"
+    return None
+
+
+def _copied(trainer: Trainer, module: LightningModule) -> LightningModule:
+    # What is not the model's own to change is shared: the Trainer behind a screen, data, and what is left of a graph.
+    memo: dict[int, Any] = {id(trainer): _Screen(trainer)}
+    for part in module.modules():
+        for value in _held(part):
+            if isinstance(value, (Dataset, DataLoader)) or type(value).__name__.endswith("DataModule"):
+                memo[id(value)] = value
+            elif isinstance(value, Tensor) and value.grad_fn is not None:
+                memo[id(value)] = value.detach().clone()
+    try:
+        # Lightning's own `__getstate__` drops the Trainer.
+        twin = copy.deepcopy(module, memo)
+    except Exception as error:
+        raise Unrehearsable(f"the model cannot be copied ({type(error).__name__}: {error})") from error
+    context = getattr(module, "_compiler_ctx", None)
+    if context is not None:
+        for name in ("forward", "training_step", "validation_step", "test_step", "predict_step"):
+            twin.__dict__.pop(name, None)
+    twin._trainer = memo[id(trainer)]
+    for name in ("log", "log_dict", "print"):
+        twin.__dict__[name] = _nothing
+    return twin
+
+
+def _held(part: nn.Module) -> Iterator[Any]:
+    for value in part.__dict__.values():
+        yield value
+        if isinstance(value, (list, tuple)):
+            yield from value
+        elif isinstance(value, Mapping):
+            yield from value.values()
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    """Logs nothing."""
+
+
+class _Mute:
+    """A logger that takes anything and writes nothing."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self
+
+    def __call__(self, *_: Any, **__: Any) -> _Mute:
+        return self
+
+
+class _Screen:
+    """The Trainer as a rehearsed step may see it: what it sets stays here, what it logs is lost."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.__dict__.update(_behind=trainer, logger=_Mute(), loggers=[])
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_behind"], name)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Screen:
+        return self
+
+
+@contextmanager
+def _alone(device: torch.device) -> Iterator[None]:
+    """Gives every random generator back as it was."""
+    python, numpy = random.getstate(), np.random.get_state()
+    devices = [device] if device.type == "cuda" else []
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+
+
+def _free_memory(device: torch.device) -> int | None:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None

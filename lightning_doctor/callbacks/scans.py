@@ -1,0 +1,108 @@
+"""The loss along the steps that the run makes, on samples that did not make them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_doctor.callbacks.monitor import Monitor
+from lightning_doctor.callbacks.rehearsal import Rehearsal, Unrehearsable, obstacle
+from lightning_doctor.measure.step_scan import FACTORS, Scan, scan
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+    from lightning_doctor.callbacks.case import Case
+
+_CAPACITY = 256
+_MODAL = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
+
+
+class StepScan(Monitor):
+    """Records what smaller and larger steps than those made would have done, by forward passes of a copy of the model.
+
+    ``scan/<t>`` is the change of the loss at ``t`` times an update, as a share of the loss before it, on the next
+    batch; ``scan_limit`` the smallest learning rate along it that raised that loss, where one did; ``scan_best`` the
+    multiple with the lowest loss. ``mode_gap`` is how far the loss of a batch in train mode lies over the one in eval
+    mode, as a share of it.
+
+    A scan can prove a rate too high. That a larger one would do better it cannot prove: one step is not a run.
+    """
+
+    signals = ("scan", "scan_limit", "scan_best", "mode_gap")
+
+    def begin(self, case: Case) -> None:
+        """Asks whether this model can be tried on a copy."""
+        self._before: list[Tensor] | None = None
+        self._rate = 0.0
+        self._modal = any(isinstance(part, _MODAL) and part.training for part in case.run.module.modules())
+        reason = obstacle(case.run.trainer, case.run.module)
+        self._able = reason is None
+        if reason is not None:
+            case.history.lack(self.signals, reason)
+        if not self._modal:
+            case.history.lack(["mode_gap"], "the model has no dropout or batch normalisation")
+
+    def before_step(self, case: Case, optimizer: Optimizer) -> None:
+        """Keeps the weights that an examined step starts from."""
+        if case.examining and self._able:
+            self._before = [parameter.detach().clone() for parameter in case.run.module.parameters()]
+            self._rate = float(optimizer.param_groups[0].get("lr", 0.0))
+
+    def before_batch(self, case: Case, batch: Any, batch_idx: int) -> None:
+        """Scans the step that was made on the next batch."""
+        if self._before is None:
+            return
+        before, self._before = self._before, None
+        try:
+            self._scan(case, before, batch, batch_idx)
+        except Unrehearsable as error:
+            self._able = False
+            case.history.lack(self.signals, str(error))
+        except Exception as error:  # noqa: BLE001
+            # The user's own step, which may not bear being run apart from the run.
+            self._able = False
+            case.history.lack(self.signals, f"a rehearsed training step failed ({type(error).__name__}: {error})")
+
+    def end(self, case: Case) -> None:
+        """Lets go of the weights."""
+        self._before = None
+
+    def _scan(self, case: Case, before: list[Tensor], batch: Any, batch_idx: int) -> None:
+        rehearsal = Rehearsal(case.run.trainer, case.run.module)
+        after = [parameter.detach() for parameter in case.run.module.parameters()]
+        updates = torch._foreach_sub(after, before)
+        weights = [parameter.detach() for parameter in rehearsal.module.parameters()]
+
+        def loss_at(factor: float, *, train: bool = True) -> Tensor:
+            for weight, start, update in zip(weights, before, updates, strict=True):
+                torch.add(start, update, alpha=factor, out=weight)
+            loss = rehearsal.loss(batch, batch_idx, train=train)
+            if loss is None:
+                raise Unrehearsable("the training step returned no loss on the batch that a step was scanned on")
+            return loss
+
+        result = scan(loss_at)
+        # Of the step before this one.
+        step = case.run.step - 1
+        if result is not None:
+            _record(case, step, result, self._rate)
+        if self._modal and result is not None:
+            evaluated = float(loss_at(1.0, train=False))
+            trained = result.losses[FACTORS.index(1.0)]
+            case.history.record("mode_gap", step, (trained - evaluated) / max(abs(evaluated), 1e-30))
+
+
+def _record(case: Case, step: int, result: Scan, rate: float) -> None:
+    history = case.history
+    if all(change == 0 for change in result.changes):
+        # A step that was skipped, or a model whose loss is another's.
+        history.lack(StepScan.signals, "the loss of a copy does not change with its weights")
+        return
+    for factor, change in zip(FACTORS, result.changes, strict=True):
+        history.record(f"scan/{factor:g}", step, change, capacity=_CAPACITY)
+    history.record("scan_best", step, result.best, capacity=_CAPACITY)
+    if result.limit is not None:
+        history.record("scan_limit", step, result.limit * rate, capacity=_CAPACITY)

@@ -1,0 +1,73 @@
+"""The loss along an update that was made, by forward passes only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+FACTORS = (0.015625, 0.0625, 0.25, 1.0, 4.0, 16.0, 64.0)
+# How closely the smallest step that raises the loss is found [ratio].
+_CLOSE = 1.1
+
+
+@dataclass(frozen=True)
+class Scan:
+    """The loss of some samples along one update.
+
+    Attributes:
+        start: The loss before the update.
+        losses: The loss at each of :data:`FACTORS` times the update.
+        limit: The smallest multiple found that raises the loss, refined by bisection; None where none does.
+    """
+
+    start: float
+    losses: tuple[float, ...]
+    limit: float | None
+
+    @property
+    def changes(self) -> tuple[float, ...]:
+        """The change at each factor, as a share of the loss before; at most a million, which a lost one counts as."""
+        scale = max(abs(self.start), 1e-30)
+        changes = [(loss - self.start) / scale for loss in self.losses]
+        return tuple(min(change, 1e6) if math.isfinite(change) else 1e6 for change in changes)
+
+    @property
+    def best(self) -> float:
+        """The factor with the lowest loss; 0 where none lowers it."""
+        change, factor = min(zip(self.changes, FACTORS, strict=True))
+        return factor if change < 0 else 0.0
+
+
+def scan(loss_at: Callable[[float], Tensor]) -> Scan | None:
+    """Measures the loss at multiples of the update, and searches for the smallest that raises it.
+
+    The exponential, then binary search of arXiv 2601.16979; the losses of samples that did not make the update, on
+    which every step of a too high rate would look good.
+
+    Args:
+        loss_at: The loss at a multiple of the update, 0 for the weights before it.
+
+    Returns:
+        None where the loss is not finite before the update.
+    """
+    start, *losses = torch.stack([loss_at(factor).detach().double() for factor in (0.0, *FACTORS)]).tolist()
+    if not math.isfinite(start):
+        return None
+    raised = [not loss <= start for loss in losses]
+    limit = None
+    if any(raised):
+        index = raised.index(True)
+        limit = FACTORS[index]
+        below = FACTORS[index - 1] if index else None
+        # Where even the smallest step raises it the loss is above its start all along, and there is nothing to find.
+        while below is not None and limit > _CLOSE * below:
+            middle = math.sqrt(below * limit)
+            if float(loss_at(middle)) <= start:
+                below = middle
+            else:
+                limit = middle
+    return Scan(start, tuple(losses), limit)

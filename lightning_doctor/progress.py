@@ -1,0 +1,106 @@
+"""How well a run does by its own measure: what a fault does to it, and whether it does anything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import median
+
+from lightning_doctor.findings import Severity
+from lightning_doctor.history import History
+from lightning_doctor.noise import shift, stretch
+
+# Shares of what there is to learn, above which a run does well and under which it does badly.
+GOOD, POOR = 0.8, 0.5
+# The last share of the run that tells how it stands.
+_RECENT = 0.8
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a run is between a constant prediction and a perfect one.
+
+    Attributes:
+        skill: The share of the constant predictor's errors that the recent predictions avoid, 1 for all; None where
+            predictions or targets cannot be read.
+        learned: The share of the constant predictor's loss that the recent training loss is under; None where either
+            is unknown or the loss may be negative.
+        improving: Whether the training loss still falls beyond noise, at a pace that would take at least a twentieth
+            off it within as many steps again.
+        share: How much of the planned steps the run has had; None where no end is planned.
+        ended: Whether the run is over.
+    """
+
+    skill: float | None
+    learned: float | None
+    improving: bool
+    share: float | None
+    ended: bool
+
+    @property
+    def reached(self) -> float | None:
+        """The skill, and where there is none the share of the loss; None where neither is known."""
+        return self.learned if self.skill is None else self.skill
+
+    @property
+    def good(self) -> bool:
+        """Whether what there was to learn is learned: no fault has done harm."""
+        return self.reached is not None and self.reached >= GOOD
+
+    @property
+    def poor(self) -> bool:
+        """Whether most of what there was to learn is not learned, as far as it can be told."""
+        return self.reached is not None and self.reached < POOR
+
+    @property
+    def harmed(self) -> bool:
+        """Whether it is late enough to say that this run does badly: poor, and over or hardly moving."""
+        late = self.share is None or self.share >= 0.25
+        return self.poor and (self.ended or (late and not self.improving))
+
+    def unless_good(self, severity: Severity) -> Severity:
+        """Returns the severity of a fault that is certain: a note in a run that does well all the same."""
+        return Severity.NOTE if self.good else severity
+
+    def if_harmed(self, severity: Severity) -> Severity:
+        """Returns the severity of a fault that many runs live with: a note unless this run does badly."""
+        return severity if self.harmed else Severity.NOTE
+
+
+def standing(history: History) -> Standing:
+    """Reads off how far the run has come."""
+    losses = history.get("train_loss").finite()
+    recent = stretch(losses, _RECENT)
+    planned = history.fact("trainer.planned_steps")
+    share = (history.last_step + 1) / planned if isinstance(planned, int) and planned > 0 else None
+    return Standing(
+        skill=_skill(history),
+        learned=_learned(history, recent),
+        improving=_improving(losses.values, stretch(losses, 0.5)),
+        share=share,
+        ended=history.fact("run.ended") is not None,
+    )
+
+
+def _skill(history: History) -> float | None:
+    skills = history.get("skill").finite()
+    if not skills.values:
+        return None
+    # A few at least: one small batch is luck.
+    recent = stretch(skills, _RECENT)
+    return median(recent if len(recent) >= 3 else skills.values[-3:])
+
+
+def _learned(history: History, recent: list[float]) -> float | None:
+    baselines = history.get("baseline_loss").finite().values
+    if not baselines or not recent or not baselines[-1] > 0 or min(history["train_loss"].finite().values) < 0:
+        return None
+    return 1 - median(recent) / baselines[-1]
+
+
+def _improving(losses: list[float], late: list[float]) -> bool:
+    half = len(late) // 2
+    if half < 4:
+        return len(losses) >= 2 and losses[-1] < losses[0]
+    fall = shift(late[:half], late[half:])
+    # The two medians lie a quarter of the run apart.
+    return fall.sigmas < -3 and -4 * fall.change > 0.05 * abs(median(late[half:]))
