@@ -65,8 +65,9 @@ class Rule:
         return None
 
     def _lacks(self, history: History, name: str, least: int) -> str | None:
-        if name in history.absent:
-            return history.absent[name]
+        reason = history.absent.get(name) or history.absent.get(name.partition("/")[0])
+        if reason and name not in history:
+            return reason
         series = history.get(name)
         bad = series.broken_at()
         if bad is not None and not self.non_finite:

@@ -31,7 +31,7 @@ class StepScan(Monitor):
     A scan can prove a rate too high. That a larger one would do better it cannot prove: one step is not a run.
     """
 
-    signals = ("scan", "scan_limit", "scan_best", "mode_gap")
+    signals = (*(f"scan/{factor:g}" for factor in FACTORS), "scan_limit", "scan_best", "mode_gap")
 
     def begin(self, case: Case) -> None:
         """Asks whether this model can be tried on a copy."""

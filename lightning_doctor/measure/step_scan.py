@@ -10,8 +10,11 @@ import torch
 from torch import Tensor
 
 FACTORS = (0.015625, 0.0625, 0.25, 1.0, 4.0, 16.0, 64.0)
+# Where even the smallest factor raises the loss by this much, smaller ones still are tried, so many at most: without
+# curvature it would take steps hundreds of times as long as the run's to raise it so.
+_RAISED, _SMALLER = 0.01, 6
 # How closely the smallest step that raises the loss is found [ratio].
-_CLOSE = 1.1
+_CLOSE = 1.03
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,8 @@ class Scan:
     Attributes:
         start: The loss before the update.
         losses: The loss at each of :data:`FACTORS` times the update.
-        limit: The smallest multiple found that raises the loss, refined by bisection; None where none does.
+        limit: The smallest multiple found that raises the loss, refined by bisection; None where none does, or all
+            do, which is not the length of the step then but its direction.
     """
 
     start: float
@@ -62,12 +66,21 @@ def scan(loss_at: Callable[[float], Tensor]) -> Scan | None:
     if any(raised):
         index = raised.index(True)
         limit = FACTORS[index]
-        below = FACTORS[index - 1] if index else None
-        # Where even the smallest step raises it the loss is above its start all along, and there is nothing to find.
+        below = FACTORS[index - 1] if index else _lowering(loss_at, start, losses[0])
         while below is not None and limit > _CLOSE * below:
             middle = math.sqrt(below * limit)
             if float(loss_at(middle)) <= start:
                 below = middle
             else:
                 limit = middle
+        if below is None:
+            limit = None
     return Scan(start, tuple(losses), limit)
+
+
+def _lowering(loss_at: Callable[[float], Tensor], start: float, raised: float) -> float | None:
+    """Looks for a multiple under the smallest factor that lowers the loss; None where none is found."""
+    if raised <= start + _RAISED * abs(start):
+        return None
+    factors = (FACTORS[0] / 4**power for power in range(1, _SMALLER + 1))
+    return next((factor for factor in factors if float(loss_at(factor)) <= start), None)
