@@ -40,3 +40,35 @@ SGD = [{"class": "SGD", "groups": [{"lr": 0.1, "momentum": 0.0}]}]
 ADAM = [{"class": "Adam", "groups": [{"lr": 0.003, "betas": [0.9, 0.999]}]}]
 FULL_BATCH = {"batches_per_epoch": 1}
 COMPLETED = {"ended": "completed"}
+
+
+def scanned(
+    history: History,
+    changes: Iterable[float],
+    *,
+    smaller: float = -0.01,
+    larger: float = 0.5,
+    limit: float | None = None,
+    rate: float = 0.1,
+    every: int = 10,
+) -> History:
+    """Adds scans: what the steps changed, what smaller and larger ones would have, and the limit of those that rose."""
+    for index, change in enumerate(changes):
+        step = index * every
+        for factor in (0.015625, 0.0625, 0.25):
+            history.record(f"scan/{factor:g}", step, smaller * factor)
+        history.record("scan/1", step, change)
+        for factor in (4.0, 16.0, 64.0):
+            history.record(f"scan/{factor:g}", step, larger * factor)
+        if limit is not None and change > 0:
+            history.record("scan_limit", step, limit)
+    if "learning_rate" not in history:
+        history.record("learning_rate", 0, rate)
+    return history
+
+
+def reading(history: History, name: str, values: Sequence[float], every: int = 10) -> History:
+    """Adds a series with a value every so many steps."""
+    for index, value in enumerate(values):
+        history.record(name, index * every, value)
+    return history

@@ -5,16 +5,32 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal
 
+from lightning_doctor.callbacks.activations import ActivationMonitor
+from lightning_doctor.callbacks.batches import BatchMonitor
 from lightning_doctor.callbacks.generalization import GeneralizationMonitor
 from lightning_doctor.callbacks.gradients import GradientMonitor
+from lightning_doctor.callbacks.heads import HeadMonitor
+from lightning_doctor.callbacks.leaks import LeakProbe
 from lightning_doctor.callbacks.losses import LossMonitor
 from lightning_doctor.callbacks.monitor import Monitor
 from lightning_doctor.callbacks.optimizers import OptimizerMonitor
 from lightning_doctor.callbacks.scans import StepScan
 from lightning_doctor.callbacks.settings import Settings
+from lightning_doctor.callbacks.updates import UpdateMonitor
 from lightning_doctor.findings import Finding
 
-MONITORS: tuple[type[Monitor], ...] = (LossMonitor, OptimizerMonitor, GradientMonitor, StepScan, GeneralizationMonitor)
+MONITORS: tuple[type[Monitor], ...] = (
+    LossMonitor,
+    OptimizerMonitor,
+    GradientMonitor,
+    ActivationMonitor,
+    HeadMonitor,
+    BatchMonitor,
+    UpdateMonitor,
+    StepScan,
+    LeakProbe,
+    GeneralizationMonitor,
+)
 
 
 class Doctor(Monitor):

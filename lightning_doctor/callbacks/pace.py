@@ -30,15 +30,11 @@ class Pace:
     Attributes:
         steps: How many steps are done.
         sampling: Whether what is cheap is measured on the coming step.
-        examining: Whether the coming step is examined: its forward pass and its loss are looked at.
-        examining_next: Whether the one after it is.
     """
 
     def __init__(self, budget: Budget, every_n_steps: int) -> None:
         self.steps = 0
         self.sampling = True
-        self.examining = True
-        self.examining_next = True
         self._budget = budget
         self._every = every_n_steps
         self._next_close = 1
@@ -51,6 +47,19 @@ class Pace:
         self._examining_time, self._examinations = 0.0, 0
         self._examination_cost = 0.0
         self._closed_at = (budget.clock(), 0)
+
+    @property
+    def examining(self) -> bool:
+        """Whether the coming step is examined: its forward pass and its loss are looked at."""
+        return self._affordable and self.steps == self._next_examination
+
+    @property
+    def examining_next(self) -> bool:
+        """Whether the step after the coming one is examined, as far as it can be known."""
+        following = self._next_examination
+        if self.steps == following:
+            following = self._following(self.steps + 1) - 1
+        return self._affordable and self.steps + 1 == following
 
     @property
     def closes(self) -> bool:
@@ -68,8 +77,9 @@ class Pace:
 
     def advance(self) -> None:
         """A step is done."""
+        examined = self.examining
         self.steps += 1
-        if self.examining:
+        if examined:
             self._examinations += 1
             self._examined_at = self.steps
         else:
@@ -77,9 +87,6 @@ class Pace:
         if self.steps > self._next_examination:
             self._next_examination = self._following(self.steps) - 1
         self.sampling = self.steps % self._sample_every == 0
-        self.examining = self._affordable and self.steps == self._next_examination
-        following = self._following(self.steps + 1) - 1 if self.steps == self._next_examination else None
-        self.examining_next = self._affordable and self.steps + 1 == (following or self._next_examination)
 
     def wishes(self) -> list[float]:
         """Ends the window and returns what this rank would like; :meth:`heed` takes the means over ranks."""

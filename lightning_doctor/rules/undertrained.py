@@ -9,6 +9,7 @@ from lightning_doctor.findings import Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.noise import shift, stretch, trend
 from lightning_doctor.prescriptions import peak_rate
+from lightning_doctor.progress import standing
 from lightning_doctor.rule import rule
 
 
@@ -20,7 +21,7 @@ def undertrained(
 
     What it looks at:
         ``train_loss``, one value per optimizer step [unit of your loss], after a run that reached its
-        ``max_epochs`` or ``max_steps``.
+        ``max_epochs`` or ``max_steps``; ``skill``, how much there was left to learn.
 
     Why it matters:
         The run ended before the network did what it can: what it scores says nothing about the model.
@@ -71,8 +72,9 @@ def undertrained(
     expected = min(end, fall * (slowing + slowing**2 + slowing**3 + slowing**4))
     if expected < gain * end:
         return None
+    now = standing(history)
     return Finding(
-        severity=Severity.WARNING,
+        severity=Severity.WARNING if now.reached is None or now.poor else Severity.NOTE,
         summary=f"the training loss was still falling at the end: from {end + fall:.4g} to {end:.4g} "
         "in the last quarter of the run",
         evidence={

@@ -4,7 +4,7 @@ import pytest
 
 from lightning_doctor.noise import shift
 from lightning_doctor.rules.undertrained import undertrained
-from tests.histories import COMPLETED, decay, history_of, noisy
+from tests.histories import COMPLETED, decay, history_of, noisy, reading
 
 
 def line(start: float, end: float, count: int = 600) -> list[float]:
@@ -89,3 +89,11 @@ def test_healthy_noise_about_a_constant_is_not_falling(seed: int) -> None:
 
 def test_a_loss_that_may_be_negative_is_not_judged() -> None:
     assert undertrained(history_of(noisy(line(1.0, -2.0), 0.03), run=COMPLETED)) is None
+
+
+@pytest.mark.parametrize(("skill", "severity"), [(0.3, "warning"), (0.6, "note")])
+def test_a_run_that_has_learned_most_of_it_gets_a_note(skill: float, severity: str) -> None:
+    history = reading(history_of(noisy(line(2.3, 1.5), 0.03), run=COMPLETED), "skill", [skill] * 60)
+    finding = undertrained(history)
+    assert finding is not None
+    assert finding.severity == severity

@@ -1,0 +1,153 @@
+"""LD103: the steps overshoot: smaller ones would lower the loss that these raise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import median
+
+from lightning_doctor.findings import Confidence, Finding, Severity
+from lightning_doctor.history import History
+from lightning_doctor.noise import stretch
+from lightning_doctor.progress import standing
+from lightning_doctor.rule import rule
+from lightning_doctor.step_sizes import ScannedStep, scanned_steps, smallest_limit
+
+# The scans of a run's first steps, by which it may be lost already.
+_OPENING = 4
+
+
+@rule(
+    "LD103",
+    needs={"scan/1": 2},
+    explains=(
+        "diverging_loss",
+        "non_finite_loss",
+        "non_finite_gradients",
+        "exploding_gradients",
+        "vanishing_gradients",
+        "always_clipped",
+        "dead_units",
+        "saturated_units",
+        "collapsed_output",
+        "loss_plateau",
+        "loss_spike",
+        "stuck_at_baseline",
+        "undertrained",
+        "overfitting",
+        "stale_validation",
+    ),
+    non_finite=True,
+)
+def learning_rate_too_high(
+    history: History, *, share: float = 0.5, least: int = 3, opposed: float = 0.3
+) -> Finding | None:
+    """The steps overshoot: smaller ones would lower the loss that these raise.
+
+    What it looks at:
+        ``scan/…``: the loss along the steps that were made, on samples that did not make them; ``gradient_cosine``:
+        whether successive gradients point against each other; ``skill`` and ``train_loss``: whether that does harm.
+
+    Why it matters:
+        A step beyond the smallest that raises the loss undoes what it gains; the run bounces or is lost.
+
+    Sick:
+        steps of lr 0.1 change the loss by +6300 %, steps a sixteenth as long by −81 %
+
+    Healthy:
+        now and then a step raises the loss of other samples, while the run goes down
+
+    Remedy:
+        Lower the learning rate to half the smallest limit that a scan found, or decay it.
+
+    Thresholds:
+        share: Share of the scanned steps that overshoot, in the run's first steps or its later half [share].
+        least: How many of them there must be [steps].
+        opposed: How far below zero the median cosine of successive gradients counts as well [1].
+
+    Blind spots:
+        A run that does well, or still improves, is left alone at any rate. In manual optimization, and where a rank
+        holds only a part of the model, no step is scanned.
+    """
+    scans = scanned_steps(history)
+    if not _does_badly(history):
+        return None
+    opening = scans[:_OPENING]
+    late = [scan for scan in scans if scan.step >= scans[-1].step / 2]
+    cosines = stretch(history.get("gradient_cosine"), 0.5)
+    bounces = len(cosines) >= least and median(cosines) < -opposed
+    seen = next((part for part in (late, opening) if _overshoots(part, share, least)), None)
+    early = [scan for scan in opening if scan.overshoots and _far_over(scan)]
+    if seen is None and not (early and _rose(history, early[0].step)) and not bounces:
+        return None
+    over = [scan for scan in seen or early or late if scan.overshoots]
+    if not over:
+        return None
+    limit = smallest_limit(over)
+    rate = over[0].rate
+    evidence: dict[str, float | int | str] = {
+        "scanned": len(seen or scans),
+        "overshot": len(over),
+        "change": median(scan.change for scan in over),
+        "change_of_smaller_steps": median(scan.smaller for scan in over),
+    }
+    if rate is not None:
+        evidence["rate"] = rate
+    if cosines:
+        evidence["gradient_cosine"] = median(cosines)
+    if limit is not None:
+        evidence |= {"limit": limit, "recommended": limit / 2}
+    at = "" if rate is None else f" at lr {rate:.3g}"
+    return Finding(
+        severity=Severity.WARNING if _finite(history) else Severity.ERROR,
+        summary=f"{len(over)} of {len(seen or scans)} scanned steps{at} raised the loss of other samples, which "
+        "smaller steps lowered",
+        evidence=evidence,
+        remedy=_remedy(rate, limit),
+        confidence=Confidence.CONFIRMED if seen is not None else Confidence.SUSPECTED,
+        onset=over[0].step,
+        signals=("scan_limit", "scan/1", "learning_rate", "train_loss"),
+    )
+
+
+def _does_badly(history: History) -> bool:
+    losses = history.get("train_loss")
+    if not losses.values or losses.broken_at() is not None:
+        return True
+    now = standing(history)
+    if now.good:
+        return False
+    recent = stretch(losses, 0.8)
+    above = min(losses.values) >= 0 and median(recent) > losses.values[0]
+    if now.reached is not None:
+        return now.harmed or (above and now.poor and not now.improving)
+    late = now.ended or now.share is None or now.share >= 0.25
+    return above or (late and not now.improving and median(recent) > 0.5 * losses.values[0] > 0)
+
+
+def _overshoots(scans: Sequence[ScannedStep], share: float, least: int) -> bool:
+    over = [scan for scan in scans if scan.overshoots]
+    return len(over) >= min(least, max(2, len(scans))) and len(over) >= share * len(scans)
+
+
+def _far_over(scan: ScannedStep) -> bool:
+    """Whether a step was several times as long as the longest that would have lowered the loss."""
+    return scan.limit is not None and scan.rate is not None and 4 * scan.limit < scan.rate
+
+
+def _rose(history: History, step: int) -> bool:
+    """Whether the run's own loss rose over its start about then."""
+    losses = history.get("train_loss")
+    after = losses.since(step + 1)[:8]
+    return bool(after) and (not math.isfinite(sum(after)) or max(after) > 1.5 * abs(losses.values[0]))
+
+
+def _finite(history: History) -> bool:
+    return history.get("train_loss").broken_at() is None
+
+
+def _remedy(rate: float | None, limit: float | None) -> str:
+    if limit is None:
+        return "lower lr tenfold" if rate is None else f"lower lr from {rate:.3g} to {rate / 10:.2g}"
+    was = "" if rate is None else f"from {rate:.3g} "
+    return f"lower lr {was}to about {limit / 2:.2g}: the largest step that still lowered the loss was {limit:.3g}"

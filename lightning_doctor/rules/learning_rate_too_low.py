@@ -1,0 +1,113 @@
+"""LD104: the loss falls, but far too slowly, and much larger steps would lower it more."""
+
+from __future__ import annotations
+
+from statistics import median
+
+from lightning_doctor.findings import Confidence, Finding, Severity
+from lightning_doctor.history import History
+from lightning_doctor.noise import shift, stretch
+from lightning_doctor.progress import standing
+from lightning_doctor.rule import rule
+from lightning_doctor.step_sizes import median_change, scanned_steps, smallest_limit
+
+_LARGER = (64.0, 16.0, 4.0)
+
+
+@rule(
+    "LD104",
+    needs={"scan/1": 4, "train_loss": 32, "learning_rate": 1},
+    explains=("undertrained", "loss_plateau", "stuck_at_baseline", "vanishing_gradients", "stale_validation"),
+)
+def learning_rate_too_low(
+    history: History, *, factor: float = 16.0, share: float = 0.8, sigmas: float = 4.0, patience: float = 0.25
+) -> Finding | None:
+    """The loss falls, but far too slowly, and much larger steps would lower it more.
+
+    What it looks at:
+        ``train_loss``: its pace; ``scan/16``, ``scan/64``: what larger steps would have done to other samples;
+        ``scan_limit``: how large a step was ever too large; ``skill``: how much is left to learn.
+
+    Why it matters:
+        At this pace the run ends with most of what there was to learn unlearned.
+
+    Sick:
+        40.1, 40.0, 39.9, 39.8, 39.7 at the end of a run, and 16 times the step would lower the loss 16 times as much
+
+    Healthy:
+        a loss that is nearly where it can be, a warm-up, a decay
+
+    Remedy:
+        Raise the learning rate to about half the largest step that still lowered the loss, then watch it.
+
+    Thresholds:
+        factor: How many times larger a step must be that still lowers the loss [ratio].
+        share: Share of the scans of the later half in which it does [share].
+        sigmas: How sure the fall of the loss must be [standard errors].
+        patience: Share of the planned run before which nothing is said [share].
+
+    Blind spots:
+        Along one step a loss may fall far though other directions are steep; therefore no limit ever seen in this
+        run may lie near. Without a skill or a baseline the start of the run is what there was to learn.
+    """
+    losses = history["train_loss"]
+    now = standing(history)
+    if now.good or (now.share is not None and now.share < patience):
+        return None
+    late = stretch(losses, 0.5)
+    half = len(late) // 2
+    fall = shift(late[:half], late[half:])
+    if fall.sigmas > -sigmas or min(losses.values) < 0:
+        return None
+    level = median(late[half:])
+    left = _steps_left(history, losses.steps[-1])
+    # Medians a quarter of the run apart.
+    pace = -fall.change / max(1.0, (losses.steps[-1] - losses.steps[0]) / 4)
+    target = 0.5 * (history.get("baseline_loss").values or losses.values)[-1 if "baseline_loss" in history else 0]
+    if level - pace * left < target:
+        return None
+    rates = history["learning_rate"].values
+    if rates[-1] < 0.5 * max(rates) or max(rates) <= 0 or (rates[-1] > 1.5 * median(rates) and not now.ended):
+        return None
+    scans = scanned_steps(history)
+    since = scans[-1].step // 2
+    larger = next((t for t in _LARGER if t >= factor and _lowers(history, t, since, share)), None)
+    limit = smallest_limit(scans)
+    if larger is None or (limit is not None and limit < 0.5 * factor * rates[-1]):
+        return None
+    recommended = min(larger * rates[-1] / 2, limit / 2 if limit is not None else larger * rates[-1])
+    gain = (median_change(history, larger, since) or 0.0) / min(median_change(history, 1.0, since) or 0.0, -1e-30)
+    return Finding(
+        severity=now.unless_good(Severity.WARNING),
+        summary=f"at lr {rates[-1]:.3g} the training loss falls from {losses.values[0]:.4g} to {level:.4g} only, and "
+        f"{larger:.3g} times the step would lower it {gain:.3g} times as much",
+        evidence={
+            "rate": rates[-1],
+            "start": losses.values[0],
+            "now": level,
+            "fall_per_step": pace,
+            "steps_left": left,
+            "larger": larger,
+            "times_as_much": gain,
+            "recommended": recommended,
+        },
+        remedy=f"raise lr from {rates[-1]:.3g} to about {recommended:.2g}, and lower it again where the loss bounces",
+        confidence=Confidence.CONFIRMED if now.ended else Confidence.SUSPECTED,
+        onset=losses.steps[0],
+        signals=("train_loss", f"scan/{larger:g}", "learning_rate"),
+    )
+
+
+def _steps_left(history: History, last: int) -> int:
+    planned = history.fact("trainer.planned_steps")
+    if history.fact("run.ended") is not None:
+        return 0
+    # Where no end is planned the run may well be twice as long.
+    return max(0, planned - last - 1) if isinstance(planned, int) else last
+
+
+def _lowers(history: History, factor: float, since: int, share: float) -> bool:
+    changes = history.get(f"scan/{factor:g}").since(since)
+    made = median_change(history, 1.0, since)
+    lowering = sum(change < 0 for change in changes)
+    return bool(changes) and lowering >= share * len(changes) and made is not None and median(changes) < 2 * made < 0

@@ -1,0 +1,75 @@
+"""LD106: the network does no better than the best constant prediction."""
+
+from __future__ import annotations
+
+import math
+from statistics import median
+
+from lightning_doctor.findings import Confidence, Finding, Severity
+from lightning_doctor.history import History
+from lightning_doctor.noise import noise, stretch
+from lightning_doctor.progress import standing
+from lightning_doctor.rule import rule
+
+
+@rule(
+    "LD106",
+    needs={"train_loss": 32, "baseline_loss": 2},
+    explains=("loss_plateau", "undertrained", "stale_validation"),
+)
+def stuck_at_baseline(
+    history: History, *, learned: float = 0.05, sigmas: float = 3.0, patience: float = 0.35, least: int = 100
+) -> Finding | None:
+    """The network does no better than the best constant prediction.
+
+    What it looks at:
+        ``train_loss`` against ``baseline_loss``, what the best constant prediction scores in the units of the run's
+        own loss; ``skill``, the share of the constant predictor's errors that the predictions avoid.
+
+    Why it matters:
+        Nothing has been learned from the inputs: whatever the curve looks like, it is that of a guess.
+
+    Sick:
+        2.303, 2.302, 2.301, 2.302 for ten classes, all as frequent: the logarithm of ten
+
+    Healthy:
+        2.303, 2.290, 2.214, 1.731, 1.042, 0.614
+
+    Remedy:
+        Overfit one batch first. If that fails: input scale, learning rate, dead units, the loss. If it works: labels.
+
+    Thresholds:
+        learned: Share of the baseline's loss that must be gone for something to be learned [share].
+        sigmas: How surely the loss must be over that [standard errors].
+        patience: Share of the planned run before which it may just be slow to start [share].
+        least: Steps before which nothing is said, where no end is planned four times as many [steps].
+
+    Blind spots:
+        A network whose loss has no readable baseline. Data without any signal looks the same, and is the same.
+    """
+    losses, baseline = history["train_loss"], history["baseline_loss"].values[-1]
+    now = standing(history)
+    spent = losses.steps[-1] - losses.steps[0] + 1
+    waited = now.ended or (spent >= least and (4 * least <= spent if now.share is None else now.share >= patience))
+    if not waited or now.improving or baseline <= 0 or min(losses.values) < 0:
+        return None
+    late = stretch(losses, 0.6)
+    level = median(late)
+    error = 1.25 * noise(late) / math.sqrt(len(late))
+    if level - sigmas * error < (1 - learned) * baseline or (now.skill is not None and now.skill > 2 * learned):
+        return None
+    evidence: dict[str, float | int | str] = {"loss": level, "baseline": baseline, "steps": spent}
+    if now.skill is not None:
+        evidence["skill"] = now.skill
+    over = level > 1.1 * baseline
+    return Finding(
+        severity=Severity.WARNING,
+        summary=f"the training loss is {level:.4g} after {spent} steps, and the best constant prediction scores "
+        f"{baseline:.4g}{': a constant would do better' if over else ''}",
+        evidence=evidence,
+        remedy="overfit one batch first; if that fails, change lr tenfold either way and check input scale and dead "
+        "units; if it works, check that inputs and labels belong together",
+        confidence=Confidence.CONFIRMED,
+        onset=losses.steps[0],
+        signals=("train_loss", "baseline_loss", "skill"),
+    )

@@ -1,0 +1,80 @@
+"""What the scans of a run say of the length of its steps."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from lightning_doctor.history import History, Series
+
+_SMALLER = ("scan/0.015625", "scan/0.0625", "scan/0.25")
+# Beyond this a limit is no closer to the step than chance: the search stops at the first length that raises the loss.
+_FAR = 1.0
+
+
+@dataclass(frozen=True)
+class ScannedStep:
+    """One step of the run and what others of the same direction would have done to samples that did not make it.
+
+    Attributes:
+        step: Which step.
+        rate: Its learning rate; None where it is unknown.
+        change: What it did to the loss of those samples, as a share of it.
+        smaller: The least change at a smaller step.
+        limit: The smallest learning rate along it that raised the loss; None where none was found.
+    """
+
+    step: int
+    rate: float | None
+    change: float
+    smaller: float
+    limit: float | None
+
+    @property
+    def overshoots(self) -> bool:
+        """Whether this step raised the loss where a smaller one lowered it: its length was wrong, not its direction."""
+        if self.change <= 0:
+            return False
+        return self.smaller < 0 or (self.limit is not None and self.rate is not None and self.limit < _FAR * self.rate)
+
+
+def scanned_steps(history: History) -> list[ScannedStep]:
+    """Returns the scanned steps, oldest first."""
+    made = history.get("scan/1")
+    smaller = [_table(history.get(name)) for name in _SMALLER]
+    limits = _table(history.get("scan_limit"))
+    return [
+        ScannedStep(
+            step,
+            rate_at(history, step),
+            change,
+            min((table[step] for table in smaller if step in table), default=math.inf),
+            limits.get(step),
+        )
+        for step, change in zip(made.steps, made.values, strict=True)
+    ]
+
+
+def rate_at(history: History, step: int) -> float | None:
+    """Returns the learning rate of the first parameter group at a step; None where it is unknown."""
+    rates = history.get("learning_rate")
+    index = bisect_right(rates.steps, step) - 1
+    return rates.values[index] if index >= 0 else None
+
+
+def smallest_limit(scans: Sequence[ScannedStep]) -> float | None:
+    """Returns the smallest learning rate that raised the loss where a smaller one lowered it; None without one."""
+    return min((scan.limit for scan in scans if scan.limit), default=None)
+
+
+def median_change(history: History, factor: float, since: int) -> float | None:
+    """Returns the median change of the loss at this multiple of the steps since then; None without a scan."""
+    changes = history.get(f"scan/{factor:g}").since(since)
+    return median(changes) if changes else None
+
+
+def _table(series: Series) -> dict[int, float]:
+    return dict(zip(series.steps, series.values, strict=True))

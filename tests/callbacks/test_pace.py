@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from lightning_doctor.budget import Budget
+from lightning_doctor.callbacks.pace import Pace
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def paced(steps: int, *, cost: float, step_time: float = 0.01, every: int = 50) -> tuple[list[int], Budget]:
+    """Runs so many steps whose examination costs so many seconds; returns which were examined."""
+    clock = Clock()
+    budget = Budget(0.02, clock)
+    pace = Pace(budget, every)
+    examined = []
+    for step in range(steps):
+        if pace.examining:
+            examined.append(step)
+            pace.spent("before_batch", cost)
+            budget.spent += cost
+            clock.now += cost
+        clock.now += step_time
+        pace.advance()
+        if pace.closes:
+            pace.heed(pace.wishes())
+    return examined, budget
+
+
+def test_cheap_examinations_come_in_every_window() -> None:
+    examined, _ = paced(500, cost=1e-4)
+    assert examined == [0, 1, 3, 7, 15, 31, *range(81, 500, 50)]
+
+
+def test_dear_examinations_keep_to_the_share_plus_the_first_look() -> None:
+    examined, budget = paced(20_000, cost=0.2)
+    assert budget.spent <= 0.02 * budget.elapsed + 2.0
+    # Of the 200 seconds of this run 4 are earned, and the first look takes what it may at once.
+    assert examined[:6] == [0, 1, 3, 7, 15, 31]
+    assert 15 <= len(examined) <= 30
+
+
+def test_an_examination_that_is_never_affordable_again_happens_once() -> None:
+    examined, _ = paced(1000, cost=30.0)
+    assert examined == [0]
+
+
+def test_one_rank_that_cannot_afford_it_keeps_all_from_it() -> None:
+    pace = Pace(Budget(0.02, Clock()), 50)
+    pace.advance()
+    affordable, cost, step_time, examine = pace.wishes()
+    assert examine == 1.0
+    pace.heed([affordable, cost, step_time, 0.5])
+    for _ in range(200):
+        pace.advance()
+        assert not pace.examining
+
+
+def test_what_follows_an_examination_is_a_part_of_its_cost_and_other_steps_are_not() -> None:
+    pace = Pace(Budget(0.02, Clock()), 50)
+    pace.spent("after_batch", 1.0)
+    pace.advance()
+    assert pace.examining
+    pace.advance()
+    pace.spent("before_batch", 3.0)
+    pace.spent("after_batch", 100.0)
+    assert pace.wishes()[3] == 0.0  # 2 seconds an examination are more than the first look leaves
+    assert pace.wishes()[1] == 0.0

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import pytest
+
+from lightning_doctor.findings import Confidence, Severity
+from lightning_doctor.history import History
+from lightning_doctor.rules.learning_rate_too_high import learning_rate_too_high
+from tests.histories import COMPLETED, decay, history_of, noisy, reading, scanned
+
+BOUNCING = noisy([2.3] * 300, 0.3, seed=1)
+
+
+def run(losses: list[float], changes: list[float], skill: float | None = 0.1, **options: float) -> History:
+    history = scanned(history_of(losses, run=COMPLETED), changes, **options)
+    return history if skill is None else reading(history, "skill", [skill] * 30)
+
+
+def test_sick_steps_that_overshoot_in_a_run_that_learned_nothing() -> None:
+    finding = learning_rate_too_high(run(BOUNCING, [0.5] * 30, limit=0.02))
+    assert finding is not None
+    assert (finding.severity, finding.confidence) == (Severity.WARNING, Confidence.CONFIRMED)
+    assert finding.evidence["limit"] == 0.02
+    assert "from 0.1 to about 0.01" in finding.remedy
+
+
+def test_sick_gradient_descent_that_explodes_in_three_steps() -> None:
+    history = scanned(history_of([130.5, 8434.1, 545230.0]), [63.6, 63.6], smaller=-13.0, limit=0.0224, every=1)
+    finding = learning_rate_too_high(history)
+    assert finding is not None
+    assert "0.0224" in finding.remedy
+    assert "about 0.011" in finding.remedy
+
+
+def test_a_loss_that_is_lost_makes_it_an_error() -> None:
+    finding = learning_rate_too_high(run([2.0, 9.0, float("nan")], [5.0, 5.0], limit=0.01))
+    assert finding is not None
+    assert finding.severity is Severity.ERROR
+
+
+def test_sick_first_steps_that_broke_the_network_leave_a_suspicion() -> None:
+    losses = [2.3, 40.0, 12.0, *[2.3] * 297]
+    history = run(losses, [15.0, *[-1e-9] * 29], limit=0.01, smaller=-1e-3)
+    finding = learning_rate_too_high(history)
+    assert finding is not None
+    assert finding.confidence is Confidence.SUSPECTED
+    assert finding.onset == 0
+
+
+def test_healthy_one_first_step_too_far_that_the_loss_does_not_show() -> None:
+    assert learning_rate_too_high(run([2.3] * 300, [15.0, *[-1e-9] * 29], limit=0.01, smaller=-1e-3)) is None
+
+
+def test_healthy_a_run_that_does_well_may_overshoot() -> None:
+    assert learning_rate_too_high(run(BOUNCING, [0.5] * 30, skill=0.9, limit=0.02)) is None
+
+
+def test_healthy_a_run_that_is_under_way_and_improves() -> None:
+    history = run(noisy(decay(2.3, 0.2, 200, 300), 0.01), [0.5] * 30, skill=0.3)
+    history.facts = {"trainer": {"planned_steps": 600}}
+    assert learning_rate_too_high(history) is None
+
+
+def test_healthy_small_batches_whose_steps_point_the_wrong_way() -> None:
+    # The smaller step raises the loss of the other samples as well: that is noise, and no matter of length.
+    assert learning_rate_too_high(run(BOUNCING, [0.5] * 30, smaller=0.1)) is None
+
+
+@pytest.mark.parametrize(("over", "ill"), [(16, True), (10, False)])
+def test_half_of_the_later_steps_must_overshoot(over: int, ill: bool) -> None:
+    changes = [-0.1] * 10 + [0.5, -0.1] * 10 if over < 16 else [-0.1] * 10 + [0.5] * 20
+    changes = changes if ill else [-0.1] * 12 + [0.5, -0.1, -0.1] * 6
+    assert (learning_rate_too_high(run(BOUNCING, changes)) is not None) is ill
+
+
+def test_gradients_that_point_against_each_other_count_where_a_step_overshot() -> None:
+    changes = [-0.1] * 12 + [0.5, -0.1, -0.1] * 6
+    opposed = reading(run(BOUNCING, changes), "gradient_cosine", [-0.6] * 30)
+    aligned = reading(run(BOUNCING, changes), "gradient_cosine", [0.6] * 30)
+    assert learning_rate_too_high(opposed) is not None
+    assert learning_rate_too_high(aligned) is None
+
+
+def test_without_a_known_limit_the_rate_is_to_be_lowered_tenfold() -> None:
+    finding = learning_rate_too_high(run(BOUNCING, [0.5] * 30))
+    assert finding is not None
+    assert finding.remedy == "lower lr from 0.1 to 0.01"

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import pytest
+
+from lightning_doctor.findings import Severity
+from lightning_doctor.history import History
+from lightning_doctor.rules.learning_rate_too_low import learning_rate_too_low
+from tests.histories import COMPLETED, decay, history_of, noisy, reading, scanned
+
+SLOW = noisy([40.0 - 0.01 * step for step in range(400)], 0.02)
+
+
+def run(losses: list[float] = SLOW, *, larger: float = -0.01, rate: float = 1e-3, **facts: object) -> History:
+    history = history_of(losses, **({"run": COMPLETED} | facts))
+    return scanned(history, [-0.01] * (len(losses) // 10), smaller=-0.01, larger=larger, rate=rate)
+
+
+def test_sick_a_slow_steady_fall_that_larger_steps_would_quicken() -> None:
+    finding = learning_rate_too_low(run())
+    assert finding is not None
+    assert finding.severity is Severity.WARNING
+    assert finding.evidence["recommended"] == pytest.approx(0.032)
+    assert "from 0.001 to about 0.032" in finding.remedy
+
+
+def test_healthy_larger_steps_would_raise_the_loss() -> None:
+    assert learning_rate_too_low(run(larger=0.01)) is None
+
+
+def test_healthy_a_limit_was_seen_near_the_rate() -> None:
+    near, far = run(), run()
+    near.record("scan_limit", 0, 0.002)
+    far.record("scan_limit", 0, 0.02)
+    assert learning_rate_too_low(near) is None
+    finding = learning_rate_too_low(far)
+    assert finding is not None
+    assert finding.evidence["recommended"] == 0.01
+
+
+def test_healthy_a_run_that_is_nearly_done_falls_slowly_too() -> None:
+    assert learning_rate_too_low(run(noisy(decay(40.0, 0.1, 60, 400), 0.001))) is None
+
+
+def test_healthy_a_loss_that_does_not_fall_is_not_slow() -> None:
+    assert learning_rate_too_low(run(noisy([40.0] * 400, 0.02))) is None
+
+
+def test_healthy_a_run_that_does_well_by_its_predictions() -> None:
+    assert learning_rate_too_low(reading(run(), "skill", [0.95] * 40)) is None
+
+
+def test_healthy_a_pace_that_takes_it_there_in_time() -> None:
+    fast = noisy([40.0 - 0.05 * step for step in range(400)], 0.02)
+    assert learning_rate_too_low(run(fast, run={}, trainer={"planned_steps": 800})) is None
+    slow = run(SLOW, run={}, trainer={"planned_steps": 800})
+    assert learning_rate_too_low(slow) is not None
+
+
+def test_nothing_is_said_in_the_first_quarter() -> None:
+    assert learning_rate_too_low(run(SLOW, run={}, trainer={"planned_steps": 1601})) is None
+    assert learning_rate_too_low(run(SLOW, run={}, trainer={"planned_steps": 1600})) is not None
+
+
+@pytest.mark.parametrize("rates", [[1e-3] * 200 + [1e-5] * 200, [1e-3 * (step + 1) / 400 for step in range(400)]])
+def test_healthy_a_rate_that_has_decayed_or_is_warming_up(rates: list[float]) -> None:
+    history = scanned(history_of(SLOW, rates=rates, run={}, trainer={"planned_steps": 800}), [-0.01] * 40, larger=-0.01)
+    assert learning_rate_too_low(history) is None
+
+
+def test_a_share_of_the_later_scans_must_agree() -> None:
+    history = run()
+    for index, step in enumerate(range(200, 400, 10)):
+        history["scan/64"].values[step // 10] = 1.0 if index % 4 == 0 else -1.0
+        history["scan/16"].values[step // 10] = 1.0 if index % 3 == 0 else -1.0
+    assert learning_rate_too_low(history) is None

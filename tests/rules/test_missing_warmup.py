@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import pytest
+
+from lightning_doctor.history import History
+from lightning_doctor.rules.missing_warmup import missing_warmup
+from tests.histories import ADAM, COMPLETED, SGD, history_of, noisy, reading, scanned
+
+BROKEN = [2.4, 9.1, 7.0, 4.0, *noisy([2.3] * 396, 0.02)]
+FIRST_OVER = [2.0, 1.0, *[-1e-4] * 38]
+
+
+def run(
+    losses: list[float] = BROKEN,
+    changes: list[float] = FIRST_OVER,
+    *,
+    skill: float = 0.05,
+    optimizers: object = ADAM,
+    rates: list[float] | None = None,
+) -> History:
+    history = history_of(losses, rates=rates, optimizers=optimizers, run=COMPLETED)
+    return reading(scanned(history, changes, limit=0.001, rate=0.01), "skill", [skill] * 40)
+
+
+def test_sick_first_steps_that_overshot_and_a_run_that_never_recovered() -> None:
+    finding = missing_warmup(run())
+    assert finding is not None
+    assert "over the first 20 steps, from 0.0005 or less" in finding.remedy
+    assert finding.onset == 0
+
+
+def test_healthy_a_rate_that_is_too_high_throughout_is_another_illness() -> None:
+    assert missing_warmup(run(changes=[2.0] * 40)) is None
+
+
+def test_healthy_a_run_that_does_well() -> None:
+    assert missing_warmup(run(skill=0.9)) is None
+
+
+def test_healthy_first_steps_within_their_limit() -> None:
+    assert missing_warmup(run(changes=[-0.1] * 40)) is None
+
+
+def test_healthy_a_run_with_a_warm_up() -> None:
+    assert missing_warmup(run(rates=[0.001 * min(10, step + 1) for step in range(400)])) is None
+
+
+@pytest.mark.parametrize("optimizers", [SGD, []])
+def test_healthy_an_optimizer_whose_steps_shrink_with_the_gradient_or_an_unknown_one(optimizers: object) -> None:
+    assert missing_warmup(run(optimizers=optimizers)) is None
+
+
+@pytest.mark.parametrize(("peak", "ill"), [(2.7, False), (3.0, True)])
+def test_the_loss_must_rise_over_its_start(peak: float, ill: bool) -> None:
+    assert (
+        missing_warmup(run([2.4, peak, *BROKEN[2:4], *BROKEN[4:]][:2] + BROKEN[4:] + [2.3, 2.3])) is not None
+    ) is ill

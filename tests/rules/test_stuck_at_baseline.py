@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from lightning_doctor.history import History
+from lightning_doctor.rules.stuck_at_baseline import stuck_at_baseline
+from tests.histories import COMPLETED, decay, history_of, noisy, reading
+
+BASELINE = math.log(10)
+FLAT = noisy([BASELINE] * 400, 0.05)
+
+
+def run(losses: list[float] = FLAT, skill: float | None = 0.0, **facts: object) -> History:
+    history = reading(history_of(losses, **({"run": COMPLETED} | facts)), "baseline_loss", [BASELINE] * 40)
+    return history if skill is None else reading(history, "skill", [skill] * 40)
+
+
+def test_sick_a_loss_that_stays_at_what_a_constant_scores() -> None:
+    finding = stuck_at_baseline(run())
+    assert finding is not None
+    assert finding.evidence["baseline"] == pytest.approx(BASELINE)
+    assert "a constant would do better" not in finding.summary
+
+
+def test_sick_a_loss_over_it() -> None:
+    finding = stuck_at_baseline(run([8.0] * 400))
+    assert finding is not None
+    assert "a constant would do better" in finding.summary
+
+
+def test_sick_it_fell_from_far_above_to_the_baseline_only() -> None:
+    assert stuck_at_baseline(run(noisy(decay(60.0, BASELINE, 10, 400), 0.02))) is not None
+
+
+def test_healthy_a_loss_well_under_the_baseline() -> None:
+    assert stuck_at_baseline(run(noisy([1.5] * 400, 0.05), skill=0.4)) is None
+
+
+@pytest.mark.parametrize(("share", "ill"), [(0.01, True), (0.1, False)])
+def test_a_share_of_the_baseline_must_be_gone(share: float, ill: bool) -> None:
+    assert (stuck_at_baseline(run([(1 - share) * BASELINE] * 400)) is not None) is ill
+
+
+def test_healthy_predictions_that_are_right_though_the_loss_is_high() -> None:
+    # One sample a network is sure and wrong about costs more than all the others save.
+    assert stuck_at_baseline(run(skill=0.6)) is None
+
+
+def test_without_a_skill_the_loss_decides() -> None:
+    assert stuck_at_baseline(run(skill=None)) is not None
+
+
+def test_healthy_a_deep_network_may_rest_before_it_falls() -> None:
+    planned = {"run": {}, "trainer": {"planned_steps": 2000}}
+    assert stuck_at_baseline(run(**planned)) is None
+    assert stuck_at_baseline(run(noisy([BASELINE] * 800, 0.05), **planned)) is not None
+
+
+def test_healthy_a_loss_that_has_begun_to_fall() -> None:
+    falling = noisy([BASELINE] * 200 + [BASELINE - 0.004 * step for step in range(200)], 0.01)
+    assert stuck_at_baseline(run(falling)) is None
+
+
+@pytest.mark.parametrize(("sigma", "ill"), [(0.1, True), (0.6, False)])
+def test_noise_that_could_hide_what_was_learned_is_no_proof(sigma: float, ill: bool) -> None:
+    # The median of 160 values is known to a tenth of their deviation; a twentieth of the baseline is 0.115.
+    assert (stuck_at_baseline(run(noisy([BASELINE] * 400, sigma))) is not None) is ill

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import pytest
+
+from lightning_doctor.findings import Severity
+from lightning_doctor.history import History
+from lightning_doctor.progress import standing
+from tests.histories import COMPLETED, decay, history_of, noisy, reading
+
+
+def run(losses: list[float], skills: list[float] = (), baseline: float | None = None, **facts: object) -> History:  # type: ignore[assignment]
+    history = reading(history_of(losses, **facts), "skill", skills)
+    return history if baseline is None else reading(history, "baseline_loss", [baseline])
+
+
+def test_nothing_is_known_of_an_empty_history() -> None:
+    now = standing(History())
+    assert (now.skill, now.learned, now.share, now.improving, now.ended) == (None, None, None, False, False)
+    assert not now.good
+    assert not now.poor
+    assert not now.harmed
+
+
+def test_skill_is_that_of_the_recent_predictions() -> None:
+    now = standing(run([1.0] * 200, skills=[0.0] * 15 + [0.9] * 5))
+    assert now.skill == 0.9
+    assert now.good
+
+
+def test_a_single_lucky_batch_is_no_skill() -> None:
+    assert standing(run([1.0] * 40, skills=[0.0, 0.1, 0.0, 0.9])).skill == pytest.approx(0.1)
+
+
+def test_without_skill_the_share_of_the_baseline_loss_counts() -> None:
+    now = standing(run(decay(2.3, 0.1, 20, 200), baseline=2.3))
+    assert now.learned == pytest.approx(1 - 0.1 / 2.3, abs=0.01)
+    assert now.good
+
+
+def test_skill_goes_before_loss_for_a_confident_network_may_have_a_high_loss() -> None:
+    now = standing(run([5.0] * 200, skills=[0.9] * 20, baseline=2.3))
+    assert now.learned < 0
+    assert now.good
+
+
+def test_a_loss_that_may_be_negative_has_no_share() -> None:
+    assert standing(run([1.0, -1.0] * 50, baseline=1.0)).learned is None
+
+
+@pytest.mark.parametrize(("time", "improving"), [(150, True), (12, False)])
+def test_a_loss_improves_while_it_falls_at_a_pace_that_matters(time: int, improving: bool) -> None:
+    assert standing(run(noisy(decay(2.0, 0.2, time, 400), 0.01))).improving is improving
+
+
+def test_noise_alone_is_no_improvement() -> None:
+    assert not any(standing(run(noisy([2.0] * 400, 0.3, seed))).improving for seed in range(20))
+
+
+def test_a_poor_run_is_harmed_once_it_is_over_or_late_and_not_moving() -> None:
+    flat = noisy([2.3] * 200, 0.01)
+    planned = {"trainer": {"planned_steps": 1000}}
+    assert not standing(run(flat, [0.0] * 20, **planned)).harmed
+    assert standing(run(flat + flat, [0.0] * 40, **planned)).harmed
+    falling = noisy(decay(2.3, 0.1, 300, 400), 0.01)
+    assert not standing(run(falling, [0.2] * 40, **planned)).harmed
+    assert standing(run(falling, [0.2] * 40, run=COMPLETED)).harmed
+    assert not standing(run(falling, [0.6] * 40, run=COMPLETED)).harmed
+
+
+def test_a_fault_weighs_by_what_it_does() -> None:
+    good, poor = (run([1.0] * 200, [skill] * 20, run=COMPLETED) for skill in (0.9, 0.1))
+    assert standing(good).unless_good(Severity.ERROR) is Severity.NOTE
+    assert standing(poor).unless_good(Severity.ERROR) is Severity.ERROR
+    assert standing(good).if_harmed(Severity.WARNING) is Severity.NOTE
+    assert standing(poor).if_harmed(Severity.WARNING) is Severity.WARNING
+    assert standing(run([1.0] * 200)).if_harmed(Severity.WARNING) is Severity.NOTE
