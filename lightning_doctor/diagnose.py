@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from lightning_doctor.findings import Finding
+from lightning_doctor.findings import Finding, Severity
 from lightning_doctor.guide import walk
 from lightning_doctor.history import History
 from lightning_doctor.jsonable import MalformedError
@@ -95,6 +95,9 @@ def _weight(finding: Finding) -> tuple[int, int, int, str]:
 
 
 def _may_cause(cause: Finding, effect: Finding) -> bool:
+    if cause.severity is Severity.NOTE and effect.severity is not Severity.NOTE:
+        # What did no harm has caused none.
+        return False
     if cause.onset is None or effect.onset is None:
         return True
     # Onsets are estimates: a tenth of the run so far is within their error.

@@ -13,6 +13,8 @@ from lightning_doctor.noise import shift, stretch
 GOOD, POOR = 0.8, 0.5
 # The last share of the run that tells how it stands.
 _RECENT = 0.8
+# Share of the run before which predictions say nothing of how it stands now.
+_STALE = 0.5
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,12 @@ class Standing:
 
     @property
     def poor(self) -> bool:
-        """Whether most of what there was to learn is not learned, as far as it can be told."""
-        return self.reached is not None and self.reached < POOR
+        """Whether most of what there was to learn is not learned, by predictions and by loss as far as they are known.
+
+        Either alone misleads: predictions by the luck of small batches, a loss by what it adds to its errors.
+        """
+        known = [share for share in (self.skill, self.learned) if share is not None]
+        return bool(known) and max(known) < POOR
 
     @property
     def harmed(self) -> bool:
@@ -83,7 +89,8 @@ def standing(history: History) -> Standing:
 
 def _skill(history: History) -> float | None:
     skills = history.get("skill").finite()
-    if not skills.values:
+    # Where the time for examinations ran out, the last ones are old.
+    if not skills.values or skills.steps[-1] < _STALE * history.last_step:
         return None
     # A few at least: one small batch is luck.
     recent = stretch(skills, _RECENT)
@@ -104,3 +111,17 @@ def _improving(losses: list[float], late: list[float]) -> bool:
     fall = shift(late[:half], late[half:])
     # The two medians lie a quarter of the run apart.
     return fall.sigmas < -3 and -4 * fall.change > 0.05 * abs(median(late[half:]))
+
+
+def held_out(history: History) -> float | None:
+    """Returns the share of the constant predictor's loss that the recent validation loss is under; None if unknown.
+
+    Both must be means: sums grow with the batch, and those of the validation are of other sizes.
+    """
+    baselines = history.get("baseline_loss").finite().values
+    losses = history.get("val_loss").finite().values
+    if not baselines or not losses or not baselines[-1] > 0 or min(losses) < 0:
+        return None
+    if history.fact("loss_head.reduction") != "mean":
+        return None
+    return 1 - median(losses[-3:]) / baselines[-1]

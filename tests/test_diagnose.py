@@ -86,6 +86,13 @@ def test_of_several_causes_the_first_in_the_order_is_taken(explaining: Any) -> N
     assert ("C", "B") in order([finding("A"), finding("B", severity=Severity.ERROR), finding("C")])
 
 
+def test_what_is_only_a_note_has_caused_no_warning(explaining: Any) -> None:
+    # A fault that does this run no harm would hide what does.
+    explaining(A=["b"], B=[])
+    assert order([finding("A", severity=Severity.NOTE), finding("B")]) == [("B", None), ("A", None)]
+    assert order([finding(code, severity=Severity.NOTE) for code in "AB"]) == [("A", None), ("B", "A")]
+
+
 def test_what_began_clearly_earlier_is_not_a_symptom(explaining: Any) -> None:
     explaining(A=["b"], B=[])
     late, early = finding("A", onset=500), finding("B", onset=100, last_step=1000)

@@ -91,4 +91,4 @@ def _leaves(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for name, layer in module.named_modules():
         others = (_Loss, Metric, torch.jit.ScriptModule)
         if layer is not module and not isinstance(layer, others) and not any(True for _ in layer.children()):
-            yield name.replace("_orig_mod.", ""), layer
+            yield name.replace("_orig_mod.", "").removesuffix("._orig_mod"), layer

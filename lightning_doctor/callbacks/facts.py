@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
+from torch.nn.modules.dropout import _DropoutNd
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -60,12 +61,14 @@ def ending(trainer: Trainer, exception: BaseException | None) -> str:
 def _model(module: LightningModule) -> dict[str, Any]:
     leaves = [(name, child) for name, child in module.named_modules() if not list(child.children())]
     parameters = list(module.parameters())
+    dropout = {name: float(child.p) for name, child in leaves[:_MOST_LAYERS] if isinstance(child, _DropoutNd)}
     return {
         "class": type(module).__name__,
         "parameters": sum(_size(p) for p in parameters),
         "trainable": sum(_size(p) for p in parameters if p.requires_grad),
         "layers": dict(Counter(type(child).__name__ for _, child in leaves)),
         "layer_names": [name for name, _ in leaves[:_MOST_LAYERS]],
+        **({"dropout": dropout} if dropout else {}),
     }
 
 
@@ -122,11 +125,17 @@ def _clipping(trainer: Trainer) -> str:
 
 
 def _data(trainer: Trainer) -> dict[str, Any]:
-    facts = {}
+    facts: dict[str, Any] = {}
     loader = trainer.train_dataloader
     batch_size = getattr(loader, "batch_size", None)
     if isinstance(batch_size, int):
         facts["batch_size"] = batch_size
+    workers = getattr(loader, "num_workers", None)
+    if isinstance(workers, int):
+        facts["workers"] = workers
+    sampler = getattr(loader, "sampler", None)
+    if sampler is not None:
+        facts["sampler"] = type(sampler).__name__
     if (samples := _samples(loader)) is not None:
         facts["train_samples"] = samples
     validation = trainer.val_dataloaders

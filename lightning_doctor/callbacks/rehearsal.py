@@ -65,10 +65,13 @@ class Rehearsal:
             mine.training = train and theirs.training
         step = self.module.training_step
         arguments = (batch, batch_idx) if len(inspect.signature(step).parameters) > 1 else (batch,)
-        with _alone(self._trainer.strategy.root_device), torch.set_grad_enabled(with_graph):
-            torch.manual_seed(0)
-            with self._trainer.precision_plugin.train_step_context(), torch.compiler.set_stance("force_eager"):
-                outputs = step(*copy.deepcopy(arguments))
+        with (
+            _alone(self._trainer.strategy.root_device),
+            torch.set_grad_enabled(with_graph),
+            self._trainer.precision_plugin.train_step_context(),
+            torch.compiler.set_stance("force_eager"),
+        ):
+            outputs = step(*copy.deepcopy(arguments))
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         return loss.reshape(()) if isinstance(loss, Tensor) and loss.numel() == 1 else None
 

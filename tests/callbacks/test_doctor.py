@@ -184,7 +184,13 @@ def test_the_facts_describe_the_run(tmp_path: Path) -> None:
     assert history.fact("trainer.batches_per_epoch") == 10
     assert history.fact("trainer.gradient_clip_val") == 1.0
     assert history.fact("trainer.gradient_clip_algorithm") == "norm"
-    assert history.fact("data") == {"batch_size": 32, "train_samples": 320, "val_samples": 397}
+    assert history.fact("data") == {
+        "batch_size": 32,
+        "workers": 0,
+        "sampler": "RandomSampler",
+        "train_samples": 320,
+        "val_samples": 397,
+    }
     assert history.fact("run.ended") == "completed"
     json.dumps(history.facts, allow_nan=False)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -11,7 +10,6 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from statistics import fmean
 from time import perf_counter
 from typing import Any
 
@@ -20,8 +18,10 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 
 from lightning_doctor import Doctor, Severity
 from lightning_doctor.sinks.report import write
+from tests.clinic.outcome import plain
 from tests.clinic.patient import Program
 from tests.clinic.programs import PAIRS
+from tests.clinic.variation import Variation
 from tests.runs import QUIET
 
 
@@ -49,6 +49,7 @@ class Run:
         notes: What the doctor says went wrong inside.
         steps: How many optimizer steps it had.
         seconds: How long it took, both times.
+        varied: Whether it is a neighbour of the program that is written down; the seed is then its index.
     """
 
     number: int
@@ -61,6 +62,7 @@ class Run:
     notes: tuple[str, ...]
     steps: int
     seconds: float
+    varied: bool = False
 
     @property
     def alarms(self) -> list[Said]:
@@ -68,7 +70,7 @@ class Run:
         return [said for said in self.findings if said.step is not None]
 
 
-def execute(number: int, sick: bool, seed: int, keep: Path | None = None) -> Run:
+def execute(number: int, sick: bool, seed: int, keep: Path | None = None, *, varied: bool = False) -> Run:
     """Runs one program.
 
     Args:
@@ -76,6 +78,7 @@ def execute(number: int, sick: bool, seed: int, keep: Path | None = None) -> Run
         sick: Which of the two.
         seed: Of data, initialization and order.
         keep: A folder for the reports; by default they are thrown away.
+        varied: Run the neighbour whose index the seed is, instead of the program that is written down.
     """
     pair = next(pair for pair in PAIRS if pair.number == number)
     make = pair.sick if sick else pair.healthy
@@ -83,11 +86,12 @@ def execute(number: int, sick: bool, seed: int, keep: Path | None = None) -> Run
         raise ValueError(f"program {number} is a control: it has no sick twin")
     began = perf_counter()
     torch.set_num_threads(1)
+    vary = Variation.neighbour(number, seed) if varied else Variation(seed)
     with _quiet(), tempfile.TemporaryDirectory() as folder:
-        seed_everything(seed, verbose=False)
-        gain, flagged = _plain(make(seed))
-        seed_everything(seed, verbose=False)
-        doctor, witness = _examine(make(seed), folder)
+        seed_everything(vary.seed, verbose=False)
+        gain, flagged = plain(make(vary), folder)
+        seed_everything(vary.seed, verbose=False)
+        doctor, witness = _examine(make(vary), folder)
     report = doctor.report
     if report is None:
         raise RuntimeError(f"program {number} left no report")
@@ -110,6 +114,7 @@ def execute(number: int, sick: bool, seed: int, keep: Path | None = None) -> Run
         tuple(report.notes),
         report.step + 1,
         perf_counter() - began,
+        varied,
     )
 
 
@@ -146,40 +151,6 @@ def _examine(program: Program, folder: str) -> tuple[Doctor, _Witness]:
     trainer = Trainer(callbacks=[doctor, witness], default_root_dir=folder, **{**QUIET, **program.options})
     trainer.fit(program.module, program.train, program.val)
     return doctor, witness
-
-
-def _plain(program: Program) -> tuple[float, bool]:
-    """Returns the gain, NaN for a model that is lost, and whether the yardstick flags the losses."""
-    module = program.module
-    configured = module.configure_optimizers()
-    optimizer = configured["optimizer"] if isinstance(configured, dict) else configured
-    schedule = configured["lr_scheduler"] if isinstance(configured, dict) else None
-    limit = program.options.get("gradient_clip_val")
-    module.train()
-    epochs: list[float] = []
-    for _ in range(program.options["max_epochs"]):
-        losses = []
-        for inputs, targets in program.train:
-            loss = module.loss(module(inputs), targets)
-            if module.zeroes:
-                optimizer.zero_grad()
-            loss.backward()
-            if limit is not None:
-                torch.nn.utils.clip_grad_norm_(module.parameters(), limit)
-            optimizer.step()
-            if schedule is not None and schedule["interval"] == "step":
-                schedule["scheduler"].step()
-            losses.append(float(loss))
-        if schedule is not None and schedule["interval"] == "epoch":
-            schedule["scheduler"].step()
-        epochs.append(fmean(losses))
-    module.eval()
-    with torch.no_grad():
-        gain = program.gain(module)
-    # The three lines that any doctor has to beat.
-    last = epochs[-1]
-    flagged = not math.isfinite(last) or last < 0 or last > 0.97 * epochs[0]
-    return gain, flagged
 
 
 @contextmanager

@@ -2,18 +2,65 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import torch
-from sklearn.datasets import load_digits
+from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_wine
 from torch import Tensor, nn
 
-_pixels, _labels = load_digits(return_X_y=True)
-# Shuffled once, as the last rows were written by other people than the first.
-_order = torch.randperm(len(_labels), generator=torch.Generator().manual_seed(0))
-DIGITS = torch.tensor(_pixels, dtype=torch.float32)[_order] / 16
-LABELS = torch.tensor(_labels)[_order]
+from tests.clinic.patient import Patient, Program, accuracy_gain
+from tests.clinic.variation import Variation, loader
+
+Data = tuple[Tensor, Tensor]
+
+
+def _shuffled(rows: Any, targets: Any) -> Data:
+    # Once and for all, as the last rows are of another kind than the first: other writers, another class.
+    order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(0))
+    return torch.tensor(rows, dtype=torch.float32)[order], torch.tensor(targets)[order]
+
+
+def standard(rows: Tensor) -> Tensor:
+    """Returns the rows with every column at mean 0 and standard deviation 1."""
+    spread = rows.std(0)
+    return (rows - rows.mean(0)) / spread.where(spread > 0, torch.ones_like(spread))
+
+
+_pixels, LABELS = _shuffled(*load_digits(return_X_y=True))
+DIGITS = _pixels / 16
 TRAIN = 1400
+RAW_CANCER, _benign = _shuffled(*load_breast_cancer(return_X_y=True))
+CANCER, BENIGN = standard(RAW_CANCER), _benign[:, None].float()
+RAW_WINE, CULTIVAR = _shuffled(*load_wine(return_X_y=True))
+WINE = standard(RAW_WINE)
+_patients, _progression = _shuffled(*load_diabetes(return_X_y=True))
+# Ten measurements of 442 patients, and how their diabetes was a year later, from 25 to 346.
+DIABETES, RAW_PROGRESSION = standard(_patients), _progression[:, None].float()
+PROGRESSION = standard(RAW_PROGRESSION)
+
+
+def task(
+    vary: Variation,
+    patient: Patient,
+    data: Data,
+    epochs: int,
+    batch: int | None,
+    *,
+    gain: Callable[[Tensor, Tensor], Callable[[Patient], float]] = accuracy_gain,
+    **options: Any,
+) -> Program:
+    """Three quarters of the rows to train on, the rest to validate and to score."""
+    inputs, targets = vary.rows(*data)
+    cut = 3 * len(inputs) // 4
+    return Program(
+        patient,
+        vary.loader(inputs[:cut], targets[:cut], batch),
+        gain(inputs[cut:], targets[cut:]),
+        loader(inputs[cut:], targets[cut:], shuffle=False),
+        {"max_epochs": vary.epochs(epochs), **options},
+    )
 
 
 def stack(widths: list[int], between: type[nn.Module] | None = nn.ReLU, last: nn.Module | None = None) -> nn.Sequential:

@@ -6,37 +6,49 @@ import torch
 from torch import nn
 from torch.optim import SGD, Adam
 
-from tests.clinic.patient import Pair, Patient, Program, accuracy_gain, error_gain, loader
+from tests.clinic.patient import Pair, Patient, Program, accuracy_gain, error_gain
 from tests.clinic.programs.parts import binary, keras, stack
+from tests.clinic.variation import Variation, loader
 
 _MSE = nn.functional.mse_loss
 
 
-def _signed_targets(seed: int, *, last: nn.Module) -> Program:
+def _signed_targets(vary: Variation, *, last: nn.Module) -> Program:
     inputs = torch.randn(200, 2)
     targets = 0.9 * torch.tanh(1.5 * inputs[:, :1] - inputs[:, 1:])
-    patient = Patient(keras(stack([2, 4, 1], last=last)), _MSE, lambda p: SGD(p, 0.01))
-    return Program(patient, loader(inputs, targets, 10), error_gain(inputs, targets), None, {"max_epochs": 200})
+    net = keras(stack(vary.widths(2, 4, 1), last=last))
+    patient = Patient(net, _MSE, lambda p: SGD(p, vary.rate(0.01)))
+    return Program(
+        patient, vary.loader(inputs, targets, 10), error_gain(inputs, targets), None, {"max_epochs": vary.epochs(200)}
+    )
 
 
-def _parabola(seed: int, *, last: nn.Module | None, epochs: int) -> Program:
+def _parabola(vary: Variation, *, last: nn.Module | None, epochs: int) -> Program:
     inputs = torch.linspace(-10, 10, 201)[:, None]
     targets = inputs.square() + 3
-    patient = Patient(keras(stack([1, 5, 1], nn.Sigmoid, last)), _MSE, lambda p: SGD(p, 0.01))
-    return Program(patient, loader(inputs, targets), error_gain(inputs, targets), None, {"max_epochs": epochs})
+    net = keras(stack(vary.widths(1, 5, 1), nn.Sigmoid, last))
+    patient = Patient(net, _MSE, lambda p: SGD(p, vary.rate(0.01)))
+    return Program(
+        patient, loader(inputs, targets), error_gain(inputs, targets), None, {"max_epochs": vary.epochs(epochs)}
+    )
 
 
-def _xor(seed: int, *, between: type[nn.Module] | None, rate: float) -> Program:
+def _xor(vary: Variation, *, between: type[nn.Module] | None, rate: float) -> Program:
     inputs, labels = torch.tensor([[0.0, 0], [0, 1], [1, 0], [1, 1]]), torch.tensor([[0.0], [1], [1], [0]])
-    patient = Patient(stack([2, 8, 1], between, nn.Sigmoid()), binary, lambda p: SGD(p, rate))
-    return Program(patient, loader(inputs, labels), accuracy_gain(inputs, labels), None, {"max_epochs": 1500})
+    net = stack(vary.widths(2, 8, 1), between, nn.Sigmoid())
+    patient = Patient(net, binary, lambda p: SGD(p, vary.rate(rate)))
+    return Program(
+        patient, loader(inputs, labels), accuracy_gain(inputs, labels), None, {"max_epochs": vary.epochs(1500)}
+    )
 
 
-def _dead(seed: int, *, widths: list[int], last: nn.Module | None) -> Program:
+def _dead(vary: Variation, *, widths: list[int], last: nn.Module | None) -> Program:
     inputs = torch.arange(-1.0, 6.0)[:, None]
     targets = 2 * inputs - 1
-    patient = Patient(stack(widths, last=last), _MSE, lambda p: Adam(p, 1e-3))
-    return Program(patient, loader(inputs, targets), error_gain(inputs, targets), None, {"max_epochs": 500})
+    patient = Patient(stack(vary.widths(*widths), last=last), _MSE, lambda p: Adam(p, vary.rate(1e-3)))
+    return Program(
+        patient, loader(inputs, targets), error_gain(inputs, targets), None, {"max_epochs": vary.epochs(500)}
+    )
 
 
 PAIRS = (
@@ -44,28 +56,28 @@ PAIRS = (
         2,
         "ReLU output, targets in (−1, 1)",
         ("output_out_of_reach", "dead_units"),
-        lambda seed: _signed_targets(seed, last=nn.Tanh()),
-        lambda seed: _signed_targets(seed, last=nn.ReLU()),
+        lambda vary: _signed_targets(vary, last=nn.Tanh()),
+        lambda vary: _signed_targets(vary, last=nn.ReLU()),
     ),
     Pair(
         6,
         "parabola through a sigmoid output",
         ("output_out_of_reach", "unscaled_targets"),
-        lambda seed: _parabola(seed, last=None, epochs=2500),
-        lambda seed: _parabola(seed, last=nn.Sigmoid(), epochs=1000),
+        lambda vary: _parabola(vary, last=None, epochs=2500),
+        lambda vary: _parabola(vary, last=nn.Sigmoid(), epochs=1000),
     ),
     Pair(
         13,
         "XOR with a linear model",
         ("linear_stack", "model_bias", "stuck_at_baseline"),
-        lambda seed: _xor(seed, between=nn.Tanh, rate=0.5),
-        lambda seed: _xor(seed, between=None, rate=1e-3),
+        lambda vary: _xor(vary, between=nn.Tanh, rate=0.5),
+        lambda vary: _xor(vary, between=None, rate=1e-3),
     ),
     Pair(
         14,
         "seven points, ReLU output, few units",
         ("dead_units", "output_out_of_reach"),
-        lambda seed: _dead(seed, widths=[1, 32, 16, 1], last=None),
-        lambda seed: _dead(seed, widths=[1, 4, 2, 1], last=nn.ReLU()),
+        lambda vary: _dead(vary, widths=[1, 32, 16, 1], last=None),
+        lambda vary: _dead(vary, widths=[1, 4, 2, 1], last=nn.ReLU()),
     ),
 )

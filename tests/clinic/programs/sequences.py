@@ -8,35 +8,38 @@ import torch
 from torch import Tensor, nn
 from torch.optim import NAdam, RMSprop
 
-from tests.clinic.patient import Pair, Patient, Program, accuracy_gain, loader
+from tests.clinic.patient import Pair, Patient, Program, accuracy_gain
 from tests.clinic.programs.parts import binary, keras, stack
+from tests.clinic.variation import Variation, loader
 
 
-def _bits(seed: int, *, last: nn.Module) -> Program:
+def _bits(vary: Variation, *, last: nn.Module) -> Program:
     labels = (torch.rand(4000, 1) < 0.5).float()
     inputs = labels.expand(-1, 128).contiguous()
-    net = nn.Sequential(*stack([128, 50, 50]), nn.ReLU(), nn.Dropout(0.2), nn.Linear(50, 1), last)
-    patient = Patient(keras(net), binary, lambda p: RMSprop(p, 1e-3, eps=1e-7), accuracy=True)
+    units = vary.width(50)
+    net = nn.Sequential(*stack([128, units, units]), nn.ReLU(), nn.Dropout(0.2), nn.Linear(units, 1), last)
+    patient = Patient(keras(net), binary, lambda p: RMSprop(p, vary.rate(1e-3), eps=1e-7), accuracy=True)
     return Program(
         patient,
-        loader(inputs[:3200], labels[:3200], 16),
+        vary.loader(inputs[:3200], labels[:3200], 16),
         accuracy_gain(inputs[3200:], labels[3200:]),
         loader(inputs[3200:], labels[3200:], 800, shuffle=False),
-        {"max_epochs": 3},
+        {"max_epochs": vary.epochs(3)},
     )
 
 
-def _series(seed: int, *, last: nn.Module) -> Program:
+def _series(vary: Variation, *, last: nn.Module) -> Program:
     inputs, labels = _waves()
-    net = nn.Sequential(nn.Conv1d(1, 20, 4), nn.ReLU(), nn.MaxPool1d(4), nn.Dropout(0.2), nn.Flatten())
-    net.extend([nn.Linear(2980, 50), nn.ReLU(), nn.Linear(50, 1), last])
-    patient = Patient(keras(net), binary, lambda p: NAdam(p, 1e-3, eps=1e-7), accuracy=True)
+    channels, units = vary.width(20), vary.width(50)
+    net = nn.Sequential(nn.Conv1d(1, channels, 4), nn.ReLU(), nn.MaxPool1d(4), nn.Dropout(0.2), nn.Flatten())
+    net.extend([nn.Linear(149 * channels, units), nn.ReLU(), nn.Linear(units, 1), last])
+    patient = Patient(keras(net), binary, lambda p: NAdam(p, vary.rate(1e-3), eps=1e-7), accuracy=True)
     return Program(
         patient,
-        loader(inputs[:368], labels[:368], 8),
+        vary.loader(inputs[:368], labels[:368], 8),
         accuracy_gain(inputs[368:], labels[368:]),
         loader(inputs[368:], labels[368:], 90, shuffle=False),
-        {"max_epochs": 8},
+        {"max_epochs": vary.epochs(8)},
     )
 
 
@@ -53,14 +56,14 @@ PAIRS = (
         4,
         "softmax over one unit",
         ("output_out_of_reach",),
-        lambda seed: _bits(seed, last=nn.Sigmoid()),
-        lambda seed: _bits(seed, last=nn.Softmax(1)),
+        lambda vary: _bits(vary, last=nn.Sigmoid()),
+        lambda vary: _bits(vary, last=nn.Softmax(1)),
     ),
     Pair(
         9,
         "softmax over one unit, series",
         ("output_out_of_reach",),
-        lambda seed: _series(seed, last=nn.Sigmoid()),
-        lambda seed: _series(seed, last=nn.Softmax(1)),
+        lambda vary: _series(vary, last=nn.Sigmoid()),
+        lambda vary: _series(vary, last=nn.Softmax(1)),
     ),
 )

@@ -1,0 +1,241 @@
+"""What one loss head has shown so far, as facts and series."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from lightning_doctor.measure.predictions import NUMBERS
+
+if TYPE_CHECKING:
+    from lightning_doctor.history import History
+    from lightning_doctor.measure.head import Head
+
+# How many of the latest samples the predictions are counted over, and how many are enough to forget those made when
+# the run was half as long.
+_RECENT, _ENOUGH = 512, 64
+# How near a number must be to a whole one: targets that are differences of other numbers carry their rounding.
+_WHOLE = 1e-3
+# How near the loss as it was understood must be to the loss itself: half precision has three digits.
+_SAME = 0.02
+_BINARY = ("bce", "bce_with_logits")
+_COMPARABLE = (*_BINARY, "mse", "rmse", "l1", "huber", "smooth_l1", "poisson", "cross_entropy", "kl_div")
+_PRIVATE = ("unclear", "class_dim", "indexed", "readable", "has_baseline", "columns", "errors")
+_OF_TARGETS = ("skill", "train_accuracy", "worst_share", "worst_ratio")
+
+
+def describe(head: Head) -> dict[str, Any]:
+    """Returns the fact ``loss_head`` as far as the graph alone tells it."""
+    return {
+        "loss": head.loss,
+        "written_by_hand": head.by_hand,
+        "reduction": head.path.batch,
+        "activation": head.activation,
+        "output_shape": list(head.output_shape),
+        "target_shape": None if head.target_shape is None else list(head.target_shape),
+        "broadcast": head.broadcast,
+        "targets": None,
+        "classes": None,
+        "weighted": head.weighted,
+        "label_smoothing": head.smoothing > 0,
+        "terms": head.terms,
+        "unclear": head.path.unclear,
+        "class_dim": head.class_dim,
+        "indexed": head.indexed,
+        "readable": head.target is not None and head.prediction is not None,
+        "errors": None if head.prediction is None else list(head.prediction.shape),
+        "columns": math.nan,
+    }
+
+
+def signature(description: dict[str, Any]) -> tuple[Any, ...]:
+    """Returns what must stay for numbers of two steps to be about the same head."""
+    shape, class_dim = description["output_shape"], description["class_dim"]
+    columns = shape[class_dim] if class_dim is not None and shape else shape[1] if len(shape) == 2 else None
+    alike = [description[key] for key in ("loss", "activation", "indexed", "readable", "broadcast", "weighted")]
+    return (*alike, len(shape), columns)
+
+
+class HeadRecord:
+    """Collects the numbers of one loss head.
+
+    Args:
+        signature: The head's, as :func:`signature` tells it.
+    """
+
+    def __init__(self, signature: tuple[Any, ...]) -> None:
+        self.signature = signature
+        self._least: dict[str, float] = {}
+        self._most: dict[str, float] = {}
+        self._count = self._sum = self._squares = 0.0
+        self._labels: list[float] = []
+        self._recent: deque[tuple[int, tuple[list[float], list[float], list[float]]]] = deque()
+        self._verified = False
+
+    def receive(self, history: History, description: dict[str, Any], step: int, numbers: list[float]) -> None:
+        """Takes the numbers of one step and renews what the history says of the head."""
+        found = dict(zip(NUMBERS, numbers[: len(NUMBERS)], strict=True))
+        counts = numbers[len(NUMBERS) :]
+        known = description["readable"] and self._trusts(description, found)
+        for name in ("output_spread", "output_level"):
+            _note(history, name, step, found[name])
+        self._extend(found)
+        fact = self._outputs(description, found)
+        if known:
+            self._take(found)
+            fact |= self._targets(description, found)
+            self._score(history, fact, step, found)
+            if _is_class(fact):
+                self._count_classes(history, step, counts)
+            _note(history, "baseline_loss", step, found["baseline"] if self._verified else math.nan)
+        history.facts["loss_head"] = {key: value for key, value in fact.items() if key not in _PRIVATE}
+        history.absent.pop("loss_head", None)
+        self._explain(history, description, fact, known)
+
+    def _trusts(self, description: dict[str, Any], found: dict[str, float]) -> bool:
+        """Whether the head is what it was taken for: the loss computed from it is the loss that the run has."""
+        value, loss = found["value"], found["loss"]
+        if found["doubt"] > _WHOLE:
+            return False
+        if math.isnan(value) or math.isnan(loss):
+            return True
+        gap = value - loss if description["terms"] == 1 else max(0.0, value - loss)
+        # Once is enough: the rounding of what is left of a loss near zero is no sign of anything.
+        self._verified |= abs(gap) <= _SAME * max(abs(value), abs(loss))
+        return self._verified or not description["written_by_hand"]
+
+    def _extend(self, found: dict[str, float]) -> None:
+        for name in ("output_min", "target_min"):
+            if math.isfinite(found[name]):
+                self._least[name] = min(found[name], self._least.get(name, math.inf))
+        for name in ("output_max", "target_max", "target_fraction", "target_sum_error", "output_sum_error"):
+            if not math.isnan(found[name]):
+                self._most[name] = max(found[name], self._most.get(name, -math.inf))
+
+    def _take(self, found: dict[str, float]) -> None:
+        if math.isfinite(found["target_squares"]) and found["target_count"] > 0:
+            self._count += found["target_count"]
+            self._sum += found["target_sum"]
+            self._squares += found["target_squares"]
+
+    def _outputs(self, description: dict[str, Any], found: dict[str, float]) -> dict[str, Any]:
+        fact = dict(description)
+        fact["output_min"], fact["output_max"] = self._least.get("output_min"), self._most.get("output_max")
+        shares = self._least.get("output_min", -1.0) >= 0 and self._most.get("output_sum_error", 1.0) < _WHOLE
+        if description["activation"] is None and shares:
+            fact["activation"] = "softmax"
+        if description["reduction"] == "sum" and _is_mean(found):
+            # A sum that is divided by the number of samples.
+            fact["reduction"] = "mean"
+        fact.update(target_min=None, target_max=None, target_mean=None, target_std=None)
+        return fact
+
+    def _targets(self, description: dict[str, Any], found: dict[str, float]) -> dict[str, Any]:
+        facts: dict[str, Any] = {"columns": found["columns"]}
+        facts["target_min"], facts["target_max"] = self._least.get("target_min"), self._most.get("target_max")
+        if self._count:
+            mean = self._sum / self._count
+            facts["target_mean"] = mean
+            facts["target_std"] = math.sqrt(max(0.0, self._squares / self._count - mean * mean))
+        if description["target_shape"] is None and not math.isnan(found["target_gap_down"]):
+            # Along a dimension in which they are all the same, targets were repeated to fit.
+            gaps = (found["target_gap_down"], found["target_gap_across"])
+            sizes = [size if gap > _WHOLE else 1 for size, gap in zip(description["errors"], gaps, strict=True)]
+            facts["target_shape"] = sizes[1:] if sizes[0] == 1 else sizes
+        facts["targets"] = self._kind(description, found)
+        shape, dim = description["output_shape"], description["class_dim"]
+        if facts["targets"] == "class_index":
+            facts["classes"] = shape[dim]
+        elif facts["targets"] == "one_hot":
+            facts["classes"] = int(found["columns"])
+        elif facts["targets"] == "binary" and found["columns"] == 1:
+            facts["classes"] = 2
+        return facts
+
+    def _kind(self, description: dict[str, Any], found: dict[str, float]) -> str:
+        if description["indexed"]:
+            return "class_index"
+        low, high = self._least.get("target_min", math.nan), self._most.get("target_max", math.nan)
+        within = low >= -_WHOLE and high <= 1 + _WHOLE
+        shared = found["columns"] > 1 and self._most.get("target_sum_error", 1.0) < _WHOLE
+        if within and self._most.get("target_fraction", 1.0) < _WHOLE:
+            return "one_hot" if shared else "binary"
+        return "probabilities" if within and (shared or description["loss"] in _BINARY) else "real"
+
+    def _score(self, history: History, fact: dict[str, Any], step: int, found: dict[str, float]) -> None:
+        if _is_class(fact):
+            if found["classified"] > 0:
+                accuracy, prior = found["right"] / found["classified"], found["prior"]
+                history.record("train_accuracy", step, accuracy)
+                if prior < 1:
+                    history.record("skill", step, (accuracy - prior) / (1 - prior))
+            return
+        if fact["loss"] in _COMPARABLE and found["variance"] > 0:
+            _note(history, "skill", step, 1 - found["error"] / found["variance"])
+        if fact["targets"] == "real":
+            _note(history, "worst_share", step, found["worst_share"])
+            _note(history, "worst_ratio", step, found["worst_ratio"])
+
+    def _count_classes(self, history: History, step: int, counts: list[float]) -> None:
+        size = len(counts) // 3
+        if not size or math.isnan(sum(counts)):
+            return
+        seen, predicted, hits = counts[:size], counts[size : 2 * size], counts[2 * size :]
+        self._labels = [old + new for old, new in zip(self._labels or [0.0] * size, seen, strict=True)]
+        history.facts["labels"] = {"counts": _named(self._labels), "samples": round(sum(self._labels))}
+        self._recent.append((step, (seen, predicted, hits)))
+        while len(self._recent) > 1:
+            rest = sum(sum(part[0]) for _, part in list(self._recent)[1:])
+            if rest < (_ENOUGH if self._recent[0][0] < step / 2 else _RECENT):
+                break
+            self._recent.popleft()
+        parts = [part for _, part in self._recent]
+        seen, predicted, hits = (
+            [sum(column) for column in zip(*part, strict=True)] for part in zip(*parts, strict=True)
+        )
+        recall = {str(i): hit / number for i, (hit, number) in enumerate(zip(hits, seen, strict=True)) if number > 0}
+        history.facts["predictions"] = {"counts": _named(predicted), "recall": recall, "samples": round(sum(seen))}
+
+    def _explain(self, history: History, description: dict[str, Any], fact: dict[str, Any], known: bool) -> None:
+        targets = [*_OF_TARGETS, "baseline_loss"]
+        if not description["readable"]:
+            history.lack(targets, "the targets cannot be read off the autograd graph")
+            return
+        if not known:
+            history.lack(targets, "the loss is not what its graph was taken for")
+            return
+        if not description["has_baseline"]:
+            history.lack(["baseline_loss"], f"the best constant under {fact['loss']} is not known")
+        elif description["unclear"] is not None:
+            history.lack(["baseline_loss"], f"the loss cannot be computed from its elements: {description['unclear']}")
+        elif not self._verified:
+            history.lack(["baseline_loss"], "the loss is not what its graph was taken for")
+        else:
+            history.lack(["baseline_loss"], "no constant is best under these targets")
+        if fact["targets"] != "real":
+            history.lack(["worst_share", "worst_ratio"], "the targets are no real numbers")
+        if not _is_class(fact):
+            history.lack(["train_accuracy"], "the targets are not classes")
+        history.lack(["skill"], "the targets have not varied")
+
+
+def _is_class(fact: dict[str, Any]) -> bool:
+    one_column = fact["targets"] == "binary" and fact["columns"] == 1
+    return fact["targets"] in ("class_index", "one_hot") or one_column
+
+
+def _is_mean(found: dict[str, float]) -> bool:
+    """Whether a sum over rows is divided by their number, or by that of all elements."""
+    columns = 1.0 if math.isnan(found["columns"]) else found["columns"]
+    return found["rows"] > 1 and any(math.isclose(found["mass"], per, rel_tol=1e-3) for per in (1.0, columns))
+
+
+def _note(history: History, name: str, step: int, value: float) -> None:
+    if math.isfinite(value):
+        history.record(name, step, value)
+
+
+def _named(counts: Iterable[float]) -> dict[str, int]:
+    return {str(label): round(count) for label, count in enumerate(counts) if count > 0}

@@ -1,0 +1,196 @@
+"""Whether the prediction for one sample depends on the other samples of its batch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning_utilities.core.apply_func import apply_to_collection
+from torch import Tensor, nn
+from torch.nn.modules.loss import _Loss
+from torchmetrics import Metric
+
+from lightning_doctor.callbacks.monitor import Monitor
+from lightning_doctor.callbacks.rehearsal import Rehearsal, Unrehearsable
+from lightning_doctor.measure.batches import is_dense, leaves
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+    from lightning_doctor.callbacks.case import Case
+
+_TIMES = 2
+# Steps before the second time: by then the network uses its inputs, which a last layer of zeros does not at first.
+_LATER = 50
+# A prediction has changed if by more than this share of how far the predictions of different samples lie apart, and
+# by more than so many roundings of its own size: kernels may add in another order, no leak is that small.
+_SHARE, _ROUNDINGS = 1e-3, 16
+
+
+class LeakProbe(Monitor):
+    """Replaces half of a batch by its other half, and looks whether the predictions for the rows left alone change.
+
+    In eval mode, on a copy of the model, twice a run at most: after the first examined step and once later. What it
+    finds is the fact ``leak``, whose ``changed`` is the share of rows whose prediction depends on other rows.
+    Predictions are what the last layer with a row for each sample returns: a loss may compare samples as it likes.
+    """
+
+    signals = ("leak",)
+
+    def begin(self, case: Case) -> None:
+        """Nothing is known yet."""
+        self._left = _TIMES
+        self._due = False
+        case.history.lack(self.signals, "no batch has been tried on a copy of the model")
+
+    def before_step(self, case: Case, optimizer: Optimizer) -> None:
+        """Plans to try the batch that follows an examined step."""
+        ripe = self._left == _TIMES or (self._left > 0 and case.run.step >= _LATER)
+        self._due = self._due or (case.examining and ripe)
+
+    def before_batch(self, case: Case, batch: Any, batch_idx: int) -> None:
+        """Tries this batch."""
+        if not self._due:
+            return
+        self._due = False
+        self._left -= 1
+        try:
+            rehearsal = Rehearsal(case.run.trainer, case.run.module)
+            changed = _Trial(rehearsal, batch, batch_idx, _rows(case, batch)).changed()
+        except Unrehearsable as error:
+            case.history.lack(self.signals, str(error))
+        except Exception as error:  # noqa: BLE001
+            # The user's own step, which may not bear being run apart from the run.
+            case.history.lack(self.signals, f"a rehearsed training step failed ({type(error).__name__}: {error})")
+        else:
+            case.history.facts["leak"] = {"tested": True, "changed": changed}
+            if changed:
+                self._left = 0
+
+
+class _Trial:
+    """One batch, whole and with either half replaced by the other, through a copy of the model.
+
+    Args:
+        rehearsal: The copy.
+        batch: The batch, with a row for each sample.
+        batch_idx: Its index.
+        rows: The number of its samples.
+    """
+
+    def __init__(self, rehearsal: Rehearsal, batch: Any, batch_idx: int, rows: int) -> None:
+        self._rehearsal = rehearsal
+        self._batch = batch
+        self._batch_idx = batch_idx
+        self._rows = rows
+        self._entering = False
+        self._entered: Tensor | None = None
+        self._predictions: Tensor | None = None
+        for part in rehearsal.module.modules():
+            if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.running_mean is None:
+                raise Unrehearsable(
+                    "batch normalisation without running statistics mixes the rows of a batch"
+                )
+            if part is not rehearsal.module:
+                part.register_forward_pre_hook(self._enters, with_kwargs=True)
+            if not isinstance(part, (_Loss, Metric)) and any(True for _ in part.parameters()):
+                part.register_forward_hook(self._ran)
+
+    def changed(self) -> float:
+        """Returns the share of rows whose prediction changes when other rows do.
+
+        Raises:
+            Unrehearsable: Where that cannot be told.
+        """
+        index = torch.arange(self._rows)
+        half = self._rows // 2
+        first = index < half
+        entered, before = self._run(index)
+        limit = self._limit(before, self._run(index)[1])
+        dependent = 0
+        # Either half: where rows are read one after the other, as a recurrent layer does, only the later ones depend.
+        for kept, others in ((first, index % half), (~first, half + index % (self._rows - half))):
+            now_entered, now = self._run(torch.where(kept, index, others))
+            if entered is not None and now_entered is not None and _rows_of(entered != now_entered)[kept].any():
+                self._refuse_mixtures(entered)
+            differs = _rows_of((now - before).abs() > limit)
+            if not differs[~kept].any():
+                raise Unrehearsable("the predictions do not depend on the tensors of the batch")
+            dependent += int(differs[kept].sum())
+        return dependent / self._rows
+
+    def _run(self, index: Tensor) -> tuple[Tensor | None, Tensor]:
+        """Returns what the first layer gets and what the last one returns when these rows are the batch."""
+        self._entering, self._entered, self._predictions = True, None, None
+
+        def chosen(tensor: Tensor) -> Tensor:
+            return tensor.index_select(0, index.to(tensor.device)) if _has_rows(tensor, self._rows) else tensor
+
+        batch = apply_to_collection(self._batch, Tensor, chosen)
+        self._rehearsal.loss(batch, self._batch_idx, train=False)
+        if any(part.training for part in self._rehearsal.module.modules()):
+            raise Unrehearsable("the training step puts parts of the model into train mode itself")
+        if self._predictions is None:
+            raise Unrehearsable(f"no layer returns a row for each of the {self._rows} samples of a batch")
+        return self._entered, self._predictions.cpu()
+
+    def _limit(self, before: Tensor, again: Tensor) -> float:
+        """Returns the change that is none, from two passes over the same batch."""
+        spread = float(before.double().std(0, correction=0).square().mean().sqrt())
+        noise = float((again - before).abs().max())
+        if not noise <= 0.01 * spread:
+            raise Unrehearsable("two passes over the same batch do not give the same predictions")
+        rounding = torch.finfo(before.dtype).eps * float(before.abs().max())
+        return max(_SHARE * spread, _ROUNDINGS * rounding, 4 * noise)
+
+    def _enters(self, part: nn.Module, args: Any, kwargs: Any) -> None:
+        if self._entering:
+            self._entering = False
+            found = [tensor for tensor in _tensors((args, kwargs)) if _has_rows(tensor, self._rows)]
+            self._entered = found[0].detach().cpu().clone() if found else None
+
+    def _ran(self, part: nn.Module, args: Any, output: Any) -> None:
+        found = [t for t in _tensors(output) if _has_rows(t, self._rows) and t.is_floating_point()]
+        # As many columns as rows: what a whole model returns are then similarities of the samples, as CLIP's.
+        if found and not (found[0].shape[1:2] == (self._rows,) and any(True for _ in part.children())):
+            self._predictions = found[0].detach()
+
+    def _refuse_mixtures(self, entered: Tensor) -> None:
+        """Other rows reach the very first layer: moved there by a reshape, which is a bug, or mixed in on purpose."""
+        values = entered.flatten().sort().values
+        for tensor in _tensors(self._batch):
+            if tensor.numel() == values.numel() and torch.equal(tensor.cpu().flatten().sort().values, values):
+                return
+        raise Unrehearsable("rows are mixed before the first layer, as mixup does")
+
+
+def _rows(case: Case, batch: Any) -> int:
+    """Returns the number of samples of this batch, which are its first dimension if the loader says as many."""
+    found = _tensors(batch)
+    sizes = [len(tensor) for tensor in found]
+    size, samples = case.history.fact("data.batch_size"), case.history.fact("data.train_samples", 0)
+    if isinstance(size, int) and size > 0:
+        likely = [size, samples % size]
+    else:
+        # Tensors of one dimension are labels: one a sample.
+        likely = [len(tensor) for tensor in found if tensor.ndim == 1 and len(set(sizes)) == 1]
+    rows: int | None = next((rows for rows in likely if rows > 1 and rows in sizes), None)
+    if rows is None:
+        raise Unrehearsable("the first dimension of the batch is not known to be that of its samples")
+    return rows
+
+
+def _tensors(batch: Any) -> list[Tensor]:
+    return [tensor for _, tensor in leaves(batch) if is_dense(tensor) and tensor.ndim]
+
+
+def _has_rows(tensor: Tensor, rows: int) -> bool:
+    return not tensor.is_nested and tensor.ndim > 0 and len(tensor) == rows
+
+
+def _rows_of(far: Tensor) -> Tensor:
+    """Returns which rows have a True, [N]; of a square tensor, whose samples may be its columns, where both do."""
+    rows = far.flatten(1).any(1) if far.ndim > 1 else far
+    if far.ndim > 1 and far.shape[1] == len(far):
+        rows = rows & far.transpose(0, 1).flatten(1).any(1)
+    return rows

@@ -1,0 +1,49 @@
+"""The layers of a run in the order in which they work on an input, and what was measured of them."""
+
+from __future__ import annotations
+
+import re
+from statistics import fmean
+from typing import Any
+
+from lightning_doctor.history import History
+
+
+def entries(history: History) -> list[dict[str, Any]]:
+    """Returns what the fact ``activations`` says of each layer that ran, input first."""
+    listed = history.fact("activations", [])
+    return [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
+
+
+def of_kind(history: History, *kinds: str) -> list[dict[str, Any]]:
+    """Returns the entries of the layers of these kinds, input first."""
+    return [entry for entry in entries(history) if entry.get("kind") in kinds]
+
+
+def places(history: History) -> dict[str, int]:
+    """Returns where each layer comes in the forward pass, or where that is unknown in order of registration."""
+    names = [entry.get("layer") for entry in entries(history)] or history.fact("model.layer_names", [])
+    names = names if isinstance(names, list) else []
+    return {str(name): place for place, name in reversed(list(enumerate(names)))}
+
+
+def measured(history: History, signal: str) -> list[str]:
+    """Returns the layers with a series ``signal/<layer>``, input first as far as that is known."""
+    there = [name.removeprefix(f"{signal}/") for name in history.names(f"{signal}/")]
+    place = places(history)
+    if place:
+        return sorted((name for name in there if name in place), key=place.__getitem__)
+    return [name for name in there if not re.fullmatch(r"optimizer\d+", name)]
+
+
+def late_mean(history: History, name: str) -> float | None:
+    """Returns the mean of the newer half of a series' finite part; None where it is empty."""
+    values = history.get(name).finite().values
+    return fmean(values[len(values) // 2 :]) if values else None
+
+
+def listed(names: list[str], most: int = 4) -> str:
+    """Writes names in a row: ``"a, b, c"``, or ``"a, b … z (12 in all)"`` where they are many."""
+    if len(names) <= most:
+        return ", ".join(names)
+    return f"{', '.join(names[: most - 1])} … {names[-1]} ({len(names)} in all)"

@@ -1,0 +1,100 @@
+"""The fact ``loss_head`` as rules read it: which loss, of what activation, against which targets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lightning_doctor.history import History
+from lightning_doctor.layers import of_kind
+
+SQUARED = ("mse", "l1", "smooth_l1", "huber")
+# What an activation can put out.
+REACH = {"sigmoid": (0.0, 1.0), "softmax": (0.0, 1.0), "tanh": (-1.0, 1.0), "relu": (0.0, math.inf)}
+
+
+@dataclass(frozen=True)
+class LossHead:
+    """What stands between the network and its loss.
+
+    Attributes:
+        loss: ``"cross_entropy"``, ``"mse"`` …; empty where unknown.
+        by_hand: Whether the loss is composed of elementary operations.
+        activation: The last one before the loss; empty for none.
+        reduction: ``"mean"``, ``"sum"`` or ``"unknown"``.
+        targets: ``"class_index"``, ``"one_hot"``, ``"binary"``, ``"probabilities"`` or ``"real"``.
+        shape: Of the output.
+        target_shape: Of the targets; empty where there are none.
+        classes: How many the head tells apart; None where it tells none.
+        terms: How many terms the loss has.
+        weighted: Whether classes are weighted.
+        broadcast: Whether outputs less targets are more than the outputs.
+        outputs: The smallest and the largest output seen; NaN where unknown.
+        target_range: The smallest and the largest target seen; NaN where unknown.
+        target_mean: NaN where unknown.
+        target_std: NaN where unknown.
+    """
+
+    loss: str
+    by_hand: bool
+    activation: str
+    reduction: str
+    targets: str
+    shape: tuple[int, ...]
+    target_shape: tuple[int, ...]
+    classes: int | None
+    terms: int
+    weighted: bool
+    broadcast: bool
+    outputs: tuple[float, float]
+    target_range: tuple[float, float]
+    target_mean: float
+    target_std: float
+
+    @property
+    def columns(self) -> int:
+        """How many numbers the network puts out for a sample or position."""
+        if len(self.shape) < 2:
+            return 1
+        # Classes of pictures and sequences lie along the second axis.
+        return self.shape[1] if self.loss in ("cross_entropy", "nll") or len(self.shape) > 3 else self.shape[-1]
+
+
+def loss_head(history: History) -> LossHead:
+    """Reads the fact; what is missing in it is empty, or NaN for a number."""
+    table = history.fact("loss_head", {})
+    classes = table.get("classes")
+    return LossHead(
+        loss=str(table.get("loss") or ""),
+        by_hand=bool(table.get("written_by_hand")),
+        activation=str(table.get("activation") or ""),
+        reduction=str(table.get("reduction") or "unknown"),
+        targets=str(table.get("targets") or ""),
+        shape=_shape(table.get("output_shape")),
+        target_shape=_shape(table.get("target_shape")),
+        classes=classes if isinstance(classes, int) and classes > 0 else None,
+        terms=int(_number(table, "terms", 1.0)),
+        weighted=bool(table.get("weighted")),
+        broadcast=bool(table.get("broadcast")),
+        outputs=(_number(table, "output_min"), _number(table, "output_max")),
+        target_range=(_number(table, "target_min"), _number(table, "target_max")),
+        target_mean=_number(table, "target_mean"),
+        target_std=_number(table, "target_std"),
+    )
+
+
+def last_layer(history: History, kind: str) -> str:
+    """Returns the name of the last activation of this kind, the kind itself where its layer is not known."""
+    found = of_kind(history, kind)
+    return f"{found[-1].get('class', kind)} `{found[-1].get('layer', '')}`" if found else kind
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    return tuple(int(size) for size in value) if isinstance(value, Sequence) and not isinstance(value, str) else ()
+
+
+def _number(table: Mapping[str, Any], key: str, default: float = math.nan) -> float:
+    value = table.get(key)
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else default

@@ -1,0 +1,252 @@
+"""Reads the loss head off the autograd graph of a training loss."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import prod
+
+from lightning_doctor.measure.head import Head, Path
+from lightning_doctor.measure.loss_graph import (
+    LIMITS,
+    MOVES,
+    VIEWS,
+    Edge,
+    Graph,
+    alive,
+    constant_times,
+    dimension,
+    is_custom,
+    kind,
+    shape,
+    sources,
+    through,
+)
+from lightning_doctor.measure.loss_parts import part
+
+_ACTIVATIONS = {
+    "Softmax": "softmax",
+    "LogSoftmax": "log_softmax",
+    "Sigmoid": "sigmoid",
+    "Tanh": "tanh",
+    "Relu": "relu",
+    "LeakyRelu": "leaky_relu",
+    "Elu": "elu",
+    "Gelu": "gelu",
+    "Silu": "silu",
+    "Softplus": "softplus",
+    "Hardtanh": "hardtanh",
+    "Hardsigmoid": "hardsigmoid",
+    "Hardswish": "hardswish",
+    "Mish": "mish",
+    "LogSigmoid": "log_sigmoid",
+    "Exp": "exp",
+}
+# What a penalty on weights is made of: nothing in it has more elements than the weights themselves.
+_PENALTY = VIEWS | frozenset(
+    ["Pow", "Abs", "Mul", "Div", "Neg", "Add", "Sub", "Sum", "Mean", "Sqrt", "Norm", "LinalgVectorNorm", "Cat", "Stack"]
+)
+_MOST_TERMS = 512
+_PENALTY_NODES = 64
+_PASSING = 64
+
+
+class UnreadError(Exception):
+    """This loss head cannot be read; the message is the reason, as a clause."""
+
+
+def read_head(graph: Graph, root: Edge) -> Head:
+    """Returns the loss head under the node of a loss.
+
+    Raises:
+        UnreadError: Where it is none that is known, or more than one.
+    """
+    heads: list[Head] = []
+    reasons: list[str] = []
+    penalties = 0
+    waiting = [(root, Path(), False)]
+    while waiting:
+        edge, path, summand = waiting.pop()
+        if summand and _is_penalty(graph, edge):
+            penalties += 1
+            continue
+        if len(heads) + len(reasons) + len(waiting) > _MOST_TERMS:
+            raise UnreadError(f"the loss is a sum of more than {_MOST_TERMS} terms")
+        found = _descend(graph, edge, path)
+        if isinstance(found, Head):
+            heads.append(found)
+        elif isinstance(found, str):
+            reasons.append(found)
+        else:
+            waiting.extend((below, way, True) for below, way in found)
+    head = _only(heads, reasons)
+    head.terms = penalties + 1
+    _finish(graph, head)
+    return head
+
+
+def _descend(graph: Graph, edge: Edge, path: Path) -> Head | str | list[tuple[Edge, Path]]:
+    """Follows one term down to a head, a reason, or the terms that it is a sum of."""
+    trail: tuple[str, ...] = ()
+    for _ in range(_PASSING):
+        head = _smoothed(graph, edge, path) or part(graph, edge, path)
+        if head is not None:
+            head.by_hand = head.by_hand and trail[-3:] != ("Div", "Neg", "Sum")
+            return head
+        name, below, size = kind(edge), alive(edge), shape(edge)
+        if is_custom(edge):
+            return _unknown(edge)
+        if not below:
+            return "it does not depend on the predictions"
+        trail = (*trail, name)
+        if name in ("Add", "Sub", "Stack", "Cat"):
+            if name in ("Add", "Sub") and getattr(edge.node, "_saved_alpha", 1) != 1:
+                return "its terms are added with a factor"
+            if len(below) > 1:
+                signs = [-1.0 if name == "Sub" and index == 1 else 1.0 for index in range(len(below))]
+                return [(term, path.times(sign)) for term, sign in zip(below, signs, strict=True)]
+            if name == "Sub" and sources(edge)[0] is None:
+                path = path.times(-1.0)
+        elif name in ("Mul", "Div"):
+            constant, factor = constant_times(graph, edge)
+            if factor is None:
+                return "it is a product of things that depend on the model"
+            path = path.scaled(constant, size)
+            below = [factor]
+        elif name in ("Sum", "Mean"):
+            path = _reduced(edge, path, "sum" if name == "Sum" else "mean")
+        elif name == "Neg":
+            path = path.times(-1.0)
+        elif name == "Sqrt":
+            path = path.rooted(size)
+        elif name in ("Index", "MaskedSelect"):
+            path = path.but("only some of its elements count")
+        elif name not in VIEWS and name not in MOVES:
+            return _unknown(edge)
+        edge = below[0]
+    return "it is computed in too many steps"
+
+
+def _unknown(edge: Edge) -> str:
+    if kind(edge) == "AccumulateGrad":
+        return "it depends on the weights alone"
+    if kind(edge) == "CompiledFunction":
+        return "it is computed in a compiled graph"
+    if is_custom(edge):
+        return f"it is computed by a custom autograd Function ({kind(edge)})"
+    return f"{kind(edge)} is not a step of a loss that is known here"
+
+
+def _reduced(edge: Edge, path: Path, how: str) -> Path:
+    (below,) = alive(edge)
+    before, after = shape(below), shape(edge)
+    dims = getattr(edge.node, "_saved_dim", None)
+    over_rows = dims is None or any(dimension(d, len(before)) == 0 for d in dims)
+    return path.reduced(how, over_rows, prod(before) // max(prod(after), 1))
+
+
+def _smoothed(graph: Graph, edge: Edge, path: Path) -> Head | None:
+    """Reads ``cross_entropy`` with label smoothing: a likelihood, and the mean over all classes beside it."""
+    if kind(edge) != "Add" or len(alive(edge)) != 2:
+        return None
+    likely, even = alive(edge)
+    share, below = constant_times(graph, likely)
+    below = None if below is None else through(below, VIEWS)
+    if below is None or kind(below) not in ("NllLoss", "NllLoss2D") or not isinstance(share, float):
+        return None
+    head = part(graph, below, path)
+    logarithm = through(alive(below)[0], VIEWS)
+    for _ in range(_PASSING):
+        if even == logarithm and head is not None and head.loss == "cross_entropy":
+            head.smoothing = 1 - share
+            return head
+        following = alive(even)
+        if not following:
+            return None
+        even = following[0]
+    return None
+
+
+def _only(heads: list[Head], reasons: list[str]) -> Head:
+    terms = len(heads) + len(reasons)
+    if len(heads) == 2 and not reasons:
+        both = _halves(*heads) or _halves(*reversed(heads))
+        if both is not None:
+            return both
+    if terms > 1:
+        raise UnreadError(f"the loss is a sum of {terms} terms")
+    if reasons:
+        raise UnreadError(f"the loss cannot be read: {reasons[0]}")
+    if not heads:
+        raise UnreadError("the loss depends on the weights alone")
+    return heads[0]
+
+
+def _halves(one: Head, other: Head) -> Head | None:
+    """Joins ``y * log(p)`` and ``(1 - y) * log(1 - p)``."""
+    first, second = one.extras, other.extras
+    if "origin" not in first or first["origin"] != second.get("origin") or first["turned"] or not second["turned"]:
+        return None
+    head = replace(one, loss="bce", class_dim=None, extras={"origin": first["origin"]})
+    if one.target is not None and other.target is not None and one.target.shape == other.target.shape:
+        head.doubt = (one.target + other.target - 1).abs().max()
+    if one.path.number != other.path.number or len(one.path.weights) != len(other.path.weights):
+        head.path = head.path.but("its halves are weighted differently")
+    if "logits" in first:
+        head.loss, head.link, head.prediction = "bce_with_logits", "sigmoid", first["logits"]
+    elif head.prediction is not None:
+        head.link, head.prediction = "identity", head.prediction.exp()
+    return head
+
+
+def _is_penalty(graph: Graph, edge: Edge) -> bool:
+    """Whether a term leads to weights and nowhere else."""
+    if shape(edge) != ():
+        return False
+    waiting, seen = [edge], 0
+    while waiting:
+        here = waiting.pop()
+        seen += 1
+        if kind(here) == "AccumulateGrad":
+            continue
+        below = alive(here)
+        grows = prod(shape(here)) > sum(prod(shape(source)) for source in below)
+        if seen > _PENALTY_NODES or kind(here) not in _PENALTY or here in graph.outputs or grows:
+            return False
+        waiting.extend(below)
+    return True
+
+
+def _finish(graph: Graph, head: Head) -> None:
+    if head.loss == "mse" and (head.path.root is not None or head.path.row_root):
+        head.loss = "rmse"
+    inside = "origin" in head.extras or head.loss == "bce"
+    found, head.activation, normalised = _activation(head.source, inside=inside)
+    head.outputs = graph.tensor(head.source if head.activation is None else found)
+    if head.outputs is None and head.loss not in ("cross_entropy", "nll", "kl_div"):
+        head.outputs = head.prediction
+    head.sums_to_one = head.sums_to_one or (inside and (normalised or head.activation == "softmax"))
+
+
+def _activation(edge: Edge, *, inside: bool) -> tuple[Edge, str | None, bool]:
+    """Returns the last activation before an edge; without one, the first thing that is not a mere view.
+
+    Args:
+        edge: Where predictions enter the loss.
+        inside: Whether they are probabilities whose logarithm is taken, so that guards against zero are passed too.
+    """
+    normalised = False
+    for _ in range(_PASSING):
+        name, below = kind(edge), alive(edge)
+        if name in _ACTIVATIONS:
+            return edge, _ACTIVATIONS[name], normalised
+        if len(below) == 2 and name == "Div" and inside and _is_sum_of(below[1], below[0]):
+            normalised = True
+        elif not (len(below) == 1 and (name in VIEWS | MOVES | LIMITS or (inside and name == "Add"))):
+            break
+        edge = below[0]
+    return edge, None, normalised
+
+
+def _is_sum_of(edge: Edge, summands: Edge) -> bool:
+    edge = through(edge, VIEWS | LIMITS | {"Add"})
+    return kind(edge) == "Sum" and alive(edge)[0] == summands

@@ -1,0 +1,253 @@
+"""How one batch's predictions meet their targets, as a vector of numbers that need not be read at once."""
+
+from __future__ import annotations
+
+from math import ceil
+
+import torch
+from torch import Tensor
+
+from lightning_doctor.measure.baseline import ClassEntropy, Variance, baseline_of, exact
+from lightning_doctor.measure.head import Head
+from lightning_doctor.measure.table import BY_ROW, Table, linked, tallied, thin
+
+# How many classes are counted one by one.
+CLASSES = 1000
+# How many elements the largest is searched among.
+_ARGMAX = 1 << 20
+# The share of samples that may carry most of a squared error.
+_WORST = 0.05
+
+NUMBERS = (
+    "rows",
+    "output_min",
+    "output_max",
+    "output_spread",
+    "output_level",
+    "output_sum_error",
+    "target_min",
+    "target_max",
+    "target_count",
+    "target_sum",
+    "target_squares",
+    "target_fraction",
+    "target_sum_error",
+    "target_gap_down",
+    "target_gap_across",
+    "columns",
+    "mass",
+    "value",
+    "loss",
+    "baseline",
+    "doubt",
+    "right",
+    "classified",
+    "prior",
+    "error",
+    "variance",
+    "worst_share",
+    "worst_ratio",
+)
+
+Found = dict[str, "Tensor | float"]
+
+
+class Tally:
+    """Takes the loss head of one batch after another.
+
+    Args:
+        head: The first of them; those that follow have the same loss and the same classes.
+    """
+
+    def __init__(self, head: Head) -> None:
+        self.classes = _classes(head)
+        self._entropy = ClassEntropy(head.class_weight, head.smoothing, shared=not head.indexed)
+        self._baseline = baseline_of(head.loss, pos_weight=_pos_weight(head), bend=head.bend)
+        self._variance = Variance()
+        if head.loss in BY_ROW and head.sums_to_one:
+            self._baseline = self._entropy
+        elif isinstance(self._baseline, Variance) and not head.weighted:
+            self._baseline = self._variance
+        self._seen: Tensor | None = None
+
+    @property
+    def has_baseline(self) -> bool:
+        """Whether the loss of the best constant is known for this kind of loss."""
+        return self._baseline is not None
+
+    def measure(self, head: Head, loss: Tensor) -> Tensor:
+        """Returns the :data:`NUMBERS`, then for each class how often it was seen, predicted, and both.
+
+        What cannot be known is NaN.
+
+        Args:
+            head: The loss head.
+            loss: The loss, in the units of the training loss.
+        """
+        found: Found = {"loss": loss.detach().reshape(())}
+        counts = None
+        describe_outputs(head, found)
+        if head.prediction is not None and head.target is not None and head.prediction.numel():
+            if head.doubt is not None:
+                found["doubt"] = head.doubt
+            table = Table(head)
+            if self.classes:
+                counts = self._classify(table, head, found)
+            if head.broadcast and head.target.ndim == 2:
+                level = head.target.abs().max()
+                found["target_gap_down"] = (head.target - head.target[:1]).abs().max() / level
+                found["target_gap_across"] = (head.target - head.target[:, :1]).abs().max() / level
+            if table.targets is not None:
+                self._compare(table.scores, table.targets, head, found)
+            elif table.indices is not None:
+                _describe_indices(table.indices, table.valid, found)
+            self._weigh(table, head, found)
+        packed = pack(found, loss)
+        if not 0 < self.classes <= CLASSES:
+            return packed
+        counts = packed.new_zeros(3, self.classes) if counts is None else counts
+        return torch.cat([packed, counts.to(packed).reshape(-1)])
+
+    def _classify(self, table: Table, head: Head, found: Found) -> Tensor:
+        scores = table.scores
+        every = max(1, ceil(scores.numel() / _ARGMAX))
+        scores = scores[::every]
+        if table.indices is not None:
+            seen, predicted = table.indices[::every], scores.argmax(1)
+        elif scores.shape[1] > 1:
+            assert table.targets is not None
+            seen, predicted = table.targets[::every].argmax(1), scores.argmax(1)
+        else:
+            assert table.targets is not None
+            seen = (table.targets[::every, 0] > 0.5).long()
+            predicted = (linked(scores[:, 0], head.link) > 0.5).long()
+        ones = torch.ones_like(scores[:, 0]) if table.valid is None else table.valid[::every].to(scores.dtype)
+        hits = (seen == predicted) * ones
+        counts = torch.stack(
+            [
+                tallied(seen, ones, self.classes),
+                tallied(predicted, ones, self.classes),
+                tallied(seen, hits, self.classes),
+            ]
+        )
+        self._seen = counts[0] if self._seen is None else self._seen + counts[0]
+        found["right"], found["classified"] = hits.sum(), ones.sum()
+        found["prior"] = self._seen.max() / self._seen.sum()
+        return counts
+
+    def _compare(self, scores: Tensor, targets: Tensor, head: Head, found: Found) -> None:
+        found["columns"] = float(targets.shape[1])
+        if targets.shape[1] > 1:
+            found["target_sum_error"] = (targets.sum(1) - 1).abs().max()
+        scores, targets = thin(scores), thin(targets)
+        found["target_min"], found["target_max"] = torch.aminmax(targets)
+        found["target_count"] = float(targets.numel())
+        double = exact(targets)
+        found["target_sum"], found["target_squares"] = double.sum(), double.square().sum()
+        found["target_fraction"] = (targets - targets.round()).abs().max()
+        self._variance.add(double, None)
+        seen = self._variance.rows
+        if seen > 1:
+            # Targets are nearer the mean of so few than that of all.
+            found["variance"] = self._variance.loss() * (seen / (seen - 1))
+        errors = (linked(scores, head.link) - targets).square().mean(1)
+        found["error"] = errors.mean()
+        found["worst_share"] = errors.topk(max(1, ceil(_WORST * len(errors)))).values.sum() / errors.sum()
+        found["worst_ratio"] = (errors.max() / errors.median()).sqrt()
+
+    def _weigh(self, table: Table, head: Head, found: Found) -> None:
+        """Computes the loss anew, as it was understood, and what the best constant would score in its units."""
+        if self._baseline is None or head.path.unclear is not None or table.lost:
+            return
+        total, units = table.errors(head)
+        if table.indices is not None:
+            self._entropy.add_counts(table.counts())
+        elif self._baseline is self._entropy and table.targets is not None:
+            self._entropy.add(table.targets, table.weights)
+        elif table.targets is not None and self._baseline is not self._variance:
+            self._baseline.add(thin(table.targets), None if table.weights is None else thin(table.weights))
+        factor = _product(head.path.number, head.path.factors, total)
+        if head.normalised:
+            factor = factor / units
+        mass = factor * units
+        value, baseline = factor * total, self._baseline.loss().to(mass.device) * mass
+        if head.path.root is not None:
+            outer = _product(*head.path.root, total)
+            value, baseline = outer * value.sqrt(), outer * baseline.sqrt()
+        found["mass"], found["value"], found["baseline"] = mass, value, baseline
+
+
+def pack(found: Found, like: Tensor) -> Tensor:
+    """Returns the :data:`NUMBERS` as a vector on the device of a tensor, NaN for what was not found."""
+    dtype = exact(like.detach().new_zeros(())).dtype
+    tensors = {name: value.detach() for name, value in found.items() if isinstance(value, Tensor)}
+    numbers = [_number(found.get(name)) for name in NUMBERS]
+    vector = torch.tensor(numbers, dtype=dtype).to(like.device, non_blocking=True)
+    if not tensors:
+        return vector
+    places = torch.tensor([NUMBERS.index(name) for name in tensors]).to(like.device, non_blocking=True)
+    return vector.index_copy(0, places, torch.stack([value.to(dtype) for value in tensors.values()]))
+
+
+def describe_outputs(head: Head, found: Found) -> None:
+    """Measures what the network puts out, or what its loss makes of it."""
+    outputs = head.prediction if head.outputs is None else head.outputs
+    if outputs is None or outputs.numel() == 0:
+        return
+    outputs = outputs.float()
+    table = thin(outputs.reshape(len(outputs), -1) if outputs.ndim else outputs.reshape(1, 1))
+    found["rows"] = float(outputs.shape[0] if outputs.ndim else 1)
+    found["output_level"] = torch.linalg.vector_norm(table) / table.numel() ** 0.5
+    if len(table) > 1:
+        # `std` is many times slower down columns.
+        found["output_spread"] = (table - table.mean(0)).square().mean(0).sqrt().mean()
+    if head.outputs is None:
+        return
+    found["output_min"], found["output_max"] = torch.aminmax(table)
+    if head.activation is None and outputs.ndim > 1:
+        dim = -1 if head.class_dim is None or tuple(outputs.shape) != head.output_shape else head.class_dim
+        if outputs.shape[dim] > 1:
+            found["output_sum_error"] = (outputs.sum(dim) - 1).abs().max()
+
+
+def _describe_indices(indices: Tensor, valid: Tensor | None, found: Found) -> None:
+    numbers = exact(indices)
+    if valid is None:
+        found["target_min"], found["target_max"] = torch.aminmax(numbers)
+        found["target_count"], found["target_sum"] = float(len(numbers)), numbers.sum()
+        found["target_squares"] = numbers.square().sum()
+        return
+    kept = numbers * valid
+    found["target_min"] = torch.where(valid, numbers, float("inf")).min()
+    found["target_max"] = torch.where(valid, numbers, float("-inf")).max()
+    found["target_count"], found["target_sum"], found["target_squares"] = valid.sum(), kept.sum(), kept.square().sum()
+
+
+def _classes(head: Head) -> int:
+    """Returns how many classes there are, if the targets are classes; 0 where they cannot be."""
+    if head.broadcast:
+        return 0
+    if head.class_dim is not None:
+        return head.output_shape[head.class_dim] if head.output_shape else 0
+    if len(head.output_shape) not in (1, 2):
+        return 0
+    columns = head.output_shape[1] if len(head.output_shape) == 2 else 1
+    return 2 if columns == 1 else columns if columns <= CLASSES else 0
+
+
+def _pos_weight(head: Head) -> Tensor | None:
+    if head.pos_weight is None:
+        return None
+    rows = head.pos_weight.expand(head.output_shape)
+    return thin(rows.reshape(len(rows), -1) if rows.ndim else rows.reshape(1, 1))[0]
+
+
+def _product(number: float, factors: tuple[Tensor, ...], like: Tensor) -> Tensor:
+    product = torch.full((), number, dtype=like.dtype, device=like.device)
+    for factor in factors:
+        product = product * factor.to(like.device)
+    return product
+
+
+def _number(value: Tensor | float | None) -> float:
+    return value if isinstance(value, (int, float)) else float("nan")

@@ -1,0 +1,166 @@
+"""Predictions and targets of a loss head as tables: one row a sample, one column a class or a number."""
+
+from __future__ import annotations
+
+from math import ceil
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lightning_doctor.measure.head import Head
+
+# How much of a large batch is looked at.
+_ROWS, _COLUMNS, _ELEMENTS = 1 << 16, 1 << 10, 1 << 18
+# Losses whose elements are rows, not single numbers.
+BY_ROW = ("cross_entropy", "nll")
+
+
+class Table:
+    """The predictions and targets of a head.
+
+    Args:
+        head: One whose predictions and targets are known.
+
+    Attributes:
+        scores: The predictions as the loss takes them ``[N, D]``.
+        targets: ``[N, D]``; None where they are class indices.
+        indices: Class indices ``[N]``; None where targets are numbers.
+        valid: Which of them count ``[N]``; None for all.
+        weights: What rows ``[N]`` or elements ``[N, D]`` count; None for all alike.
+        lost: Whether there are weights that cannot be told apart from others.
+    """
+
+    def __init__(self, head: Head) -> None:
+        assert head.prediction is not None
+        assert head.target is not None
+        size = tuple(head.prediction.shape)
+        self._by_row = head.loss in BY_ROW
+        self.scores = _columns(head.prediction, head.class_dim)
+        self.targets: Tensor | None = None
+        self.indices: Tensor | None = None
+        self.valid: Tensor | None = None
+        if head.indexed:
+            self.indices = head.target.reshape(-1)
+            self.valid = None if head.ignored is None else self.indices != head.ignored
+        else:
+            self.targets = _columns(head.target.to(self.scores.dtype).expand(size), head.class_dim)
+        if self._by_row and head.class_dim is not None:
+            size = tuple(length for d, length in enumerate(size) if d != head.class_dim)
+        self.lost = False
+        self.weights: Tensor | None = None
+        parts = list(head.path.weights)
+        if not self._by_row and head.class_weight is not None:
+            parts.append((head.class_weight, tuple(head.class_weight.shape)))
+        for weight, at in parts:
+            self._weigh(weight, at, size)
+        if head.broadcast and self.targets is not None:
+            # All are compared with all: one constant stands for every element.
+            self.scores, self.targets = self.scores.reshape(-1, 1), self.targets.reshape(-1, 1)
+            self.weights = None if self.weights is None else self.weights.reshape(-1, 1)
+
+    def _weigh(self, weight: Tensor, at: tuple[int, ...], size: tuple[int, ...]) -> None:
+        aligned = _aligned(weight, at, size)
+        if aligned is None:
+            self.lost = True
+            return
+        aligned = aligned.to(self.scores.dtype)
+        aligned = aligned.reshape(-1) if self._by_row else aligned.reshape(self.scores.shape)
+        self.weights = aligned if self.weights is None else self.weights * aligned
+
+    def errors(self, head: Head) -> tuple[Tensor, Tensor | float]:
+        """Returns the sum of the weighted errors as the loss counts them, and the sum of the weights."""
+        if self.indices is not None:
+            return self._likelihood(self.indices, head)
+        assert self.targets is not None
+        errors = _errors(head, self.scores, self.targets)
+        if self.weights is None:
+            return errors.sum(), float(errors.numel())
+        return (errors * self.weights).sum(), self.weights.sum()
+
+    def _likelihood(self, indices: Tensor, head: Head) -> tuple[Tensor, Tensor]:
+        classes = self.scores.shape[1]
+        chosen = indices.clamp(0, classes - 1)
+        losses = -self.scores.gather(1, chosen[:, None])[:, 0]
+        counts = torch.ones_like(losses) if self.weights is None else self.weights
+        if self.valid is not None:
+            counts = counts * self.valid
+        each = counts
+        if head.class_weight is not None:
+            each = counts * head.class_weight.to(counts)[chosen]
+        total = (losses * each).sum()
+        if head.smoothing:
+            even = -self.scores if head.class_weight is None else -self.scores * head.class_weight.to(counts)
+            total = (1 - head.smoothing) * total + head.smoothing * (even.mean(1) * counts).sum()
+        return total, each.sum()
+
+    def counts(self) -> Tensor:
+        """Returns how often each class is the target, weighted ``[D]``."""
+        assert self.indices is not None
+        weights = torch.ones_like(self.scores[:, 0]) if self.weights is None else self.weights
+        return tallied(self.indices, weights if self.valid is None else weights * self.valid, self.scores.shape[1])
+
+
+def thin(table: Tensor) -> Tensor:
+    """Returns rows and columns at even distances, where there are very many."""
+    columns = ceil(table.shape[1] / _COLUMNS)
+    table = table[:, ::columns] if columns > 1 else table
+    rows = max(ceil(table.shape[0] / _ROWS), ceil(table.numel() / _ELEMENTS))
+    return table[::rows] if rows > 1 else table
+
+
+def tallied(classes: Tensor, weights: Tensor, size: int) -> Tensor:
+    """Adds up the weights of each class ``[size]``."""
+    # Not `bincount`, which waits for the device.
+    dtype = torch.float32 if weights.device.type == "mps" else torch.float64
+    counts = torch.zeros(size, dtype=dtype, device=weights.device)
+    return counts.scatter_add_(0, classes.clamp(0, size - 1), weights.to(dtype))
+
+
+def linked(scores: Tensor, link: str) -> Tensor:
+    """Returns predictions in the units of the targets."""
+    return scores.sigmoid() if link == "sigmoid" else scores.exp() if link == "exp" else scores
+
+
+def _columns(values: Tensor, class_dim: int | None) -> Tensor:
+    values = values if values.dtype == torch.float64 else values.float()
+    if class_dim is None:
+        return values.reshape(values.shape[0], -1) if values.ndim else values.reshape(1, 1)
+    return values.movedim(class_dim, -1).reshape(-1, values.shape[class_dim])
+
+
+def _aligned(weight: Tensor, at: tuple[int, ...], size: tuple[int, ...]) -> Tensor | None:
+    """Expands a weight, multiplied by where values have shape ``at``, to the shape of the loss's elements."""
+    if weight.numel() == 1:
+        return weight.reshape((1,) * len(size)).expand(size)
+    try:
+        weight = weight.expand(at)
+        if size[: len(at)] == at:
+            return weight.reshape(at + (1,) * (len(size) - len(at))).expand(size)
+        return weight.expand(size)
+    except RuntimeError:
+        return None
+
+
+def _errors(head: Head, scores: Tensor, targets: Tensor) -> Tensor:
+    if head.loss in BY_ROW:
+        shares = targets if head.class_weight is None else targets * head.class_weight.to(scores)
+        # Where a target is zero its logarithm, however small, does not count.
+        return -torch.where(targets == 0, torch.zeros_like(scores), shares * scores).sum(1)
+    if head.loss in ("mse", "rmse"):
+        return (scores - targets).square()
+    if head.loss == "l1":
+        return (scores - targets).abs()
+    if head.loss == "huber":
+        return functional.huber_loss(scores, targets, reduction="none", delta=head.bend)
+    if head.loss == "smooth_l1":
+        return functional.smooth_l1_loss(scores, targets, reduction="none", beta=head.bend)
+    if head.loss == "bce":
+        logs, others = scores.log().clamp(min=-100), (1 - scores).log().clamp(min=-100)
+        return -(targets * logs + (1 - targets) * others)
+    if head.loss == "bce_with_logits":
+        weight = None if head.pos_weight is None else _columns(head.pos_weight.expand(head.output_shape), None)
+        return functional.binary_cross_entropy_with_logits(scores, targets, reduction="none", pos_weight=weight)
+    if head.loss == "poisson":
+        return scores.exp() - targets * scores
+    return torch.xlogy(targets, targets) - targets * scores

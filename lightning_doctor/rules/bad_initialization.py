@@ -1,0 +1,184 @@
+"""LD208: the first weights enlarge or drown what passes through them, or make all units of a layer alike."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from lightning_doctor.findings import Finding, Severity
+from lightning_doctor.history import History
+from lightning_doctor.layers import measured, of_kind
+from lightning_doctor.loss_head import loss_head
+from lightning_doctor.progress import Standing, standing
+from lightning_doctor.rule import rule
+
+# Layers over which what passes must drown.
+_DEPTH = 3
+
+
+@rule(
+    "LD208",
+    needs={"train_loss": 2, "activation_std/*": 2},
+    explains=(
+        "exploding_gradients",
+        "vanishing_gradients",
+        "non_finite_loss",
+        "non_finite_gradients",
+        "diverging_loss",
+        "learning_rate_too_high",
+        "learning_rate_too_low",
+        "missing_warmup",
+        "dead_units",
+        "saturated_units",
+        "collapsed_output",
+        "frozen_parameters",
+        "always_clipped",
+        "loss_spike",
+        "loss_plateau",
+        "stuck_at_baseline",
+        "undertrained",
+        "overfitting",
+        "stale_validation",
+        "flat_region",
+        "poor_minimum",
+    ),
+    non_finite=True,
+)
+def bad_initialization(
+    history: History, *, loud: float = 10.0, enlarged: float = 10.0, drowned: float = 1000.0
+) -> Finding | None:
+    """The first weights enlarge or drown what passes through them, or make all units of a layer alike.
+
+    What it looks at:
+        The first ``train_loss`` beside ``baseline_loss``, that of the best constant prediction; the scale of each
+        layer's first output, and of inputs and targets; ``equal_share/<layer>`` and ``weight_norm/<layer>``.
+
+    Why it matters:
+        A network that is loudly wrong spends the run on unlearning its first weights. In one that drowns its input
+        no gradient says where to go. Units that are alike get the same gradient, and stay one unit for ever.
+
+    Sick:
+        A first loss of 9500 where guessing costs 2.3; standard deviations 1, 4, 60, 950, 14000 from layer to layer;
+        weights that are all 0.1
+
+    Healthy:
+        A first loss of 2.4 where guessing costs 2.3; a last layer of zeros; a first loss of 1e6 for targets that
+        are in the thousands themselves
+
+    Remedy:
+        The usual initialization for this activation, per layer; zeros in the last layer.
+
+    Thresholds:
+        loud: How many times the loss of the best constant prediction the first loss must be [ratio].
+        enlarged: How many times the largest input the outputs must be, and under a squared error how many times the
+            targets: else inputs or targets are what is large [ratio].
+        drowned: By what factor what passes must shrink from the first layer to the one before the last [ratio].
+
+    Blind spots:
+        A baseline must be known for a loud start. Integer inputs are taken to enter by an embedding.
+    """
+    how = standing(history)
+    return _alike(history, how) or _loud(history, how, loud, enlarged) or _drowned(history, how, drowned)
+
+
+def _alike(history: History, how: Standing) -> Finding | None:
+    """Hidden layers whose units have not told themselves apart after some steps."""
+    for entry in _hidden(history):
+        layer = str(entry["layer"])
+        equal, norms = history.get(f"equal_share/{layer}").values, history.get(f"weight_norm/{layer}").values
+        # Only those that leave with equal weights too stay equal: the first probe may have been before any step.
+        alike = len(equal) >= 2 and min(equal) >= 1
+        zero = len(norms) >= 2 and not any(norms)
+        if not (alike or zero) or entry.get("units", 0) < 2:
+            continue
+        units = int(entry["units"])
+        return Finding(
+            severity=how.unless_good(Severity.ERROR),
+            summary=f"all weights of {layer} are zero, and stay so: no gradient gets through"
+            if zero
+            else f"all {units} units of {layer} put out the same and learn the same: they are one unit",
+            evidence={"layer": layer, "units": units, "looks": len(norms) if zero else len(equal)},
+            remedy=f"initialise {layer} at random (`{_init(history)}(layer.weight)`): only biases, and the weights of "
+            "the last layer, may begin alike",
+            onset=0,
+            signals=(f"weight_norm/{layer}" if zero else f"equal_share/{layer}", "train_loss"),
+        )
+    return None
+
+
+def _loud(history: History, how: Standing, loud: float, enlarged: float) -> Finding | None:
+    baselines, start = history.get("baseline_loss").finite().values, history["train_loss"].values[0]
+    layers = [str(entry["layer"]) for entry in of_kind(history, "linear")]
+    if not baselines or not baselines[0] > 0 or not layers or not start >= loud * baselines[0]:
+        return None
+    out = _size(history, layers[-1])
+    inputs, head = history.fact("inputs.abs_max"), loss_head(history)
+    if not isinstance(inputs, (int, float)) or history.fact("inputs.integers") is True:
+        inputs = _size(history, layers[0])
+    targets = math.hypot(head.target_mean, head.target_std) if head.targets == "real" else 0.0
+    if out is None or inputs is None or not out >= enlarged * max(inputs, 0.0 if math.isnan(targets) else targets):
+        return None
+    sizes = [size for layer in layers if (size := _size(history, layer)) is not None]
+    spoiled = _spoiled(history, how, baselines[-1])
+    return Finding(
+        severity=Severity.WARNING if spoiled else how.unless_good(Severity.WARNING),
+        summary=f"the first loss is {start:.4g} where a constant prediction costs {baselines[0]:.3g}: the first "
+        f"weights turn inputs of at most {inputs:.3g} into outputs of {out:.3g} ({_row(sizes)})",
+        evidence={
+            "first_loss": start,
+            "baseline_loss": baselines[0],
+            "ratio": start / baselines[0],
+            "input_size": float(inputs),
+            "output_size": out,
+            **({} if how.learned is None else {"learned": how.learned}),
+        },
+        remedy=f"initialise each layer to keep the size of its input (`{_init(history)}`), and begin with zeros in "
+        f"{layers[-1]}",
+        onset=0,
+        signals=("train_loss", "baseline_loss", f"activation_std/{layers[-1]}"),
+    )
+
+
+def _drowned(history: History, how: Standing, drowned: float) -> Finding | None:
+    layers = [str(entry["layer"]) for entry in _hidden(history)]
+    sizes = [history[name].values[0] for layer in layers if (name := f"activation_std/{layer}") in history]
+    if len(sizes) < _DEPTH or not how.harmed or not sizes[0] >= drowned * sizes[-1] > 0:
+        return None
+    return Finding(
+        severity=Severity.WARNING,
+        summary=f"the first weights drown the input: its standard deviation shrinks from {sizes[0]:.2g} in {layers[0]} "
+        f"to {sizes[-1]:.2g} in {layers[-1]} ({_row(sizes)})",
+        evidence={"first": sizes[0], "last": sizes[-1], "ratio": sizes[0] / sizes[-1], "layers": len(sizes)},
+        remedy=f"initialise each layer to keep the size of its input (`{_init(history)}`), or put a normalisation "
+        "layer between them",
+        onset=0,
+        signals=(f"activation_std/{layers[0]}", f"activation_std/{layers[-1]}", "train_loss"),
+    )
+
+
+def _hidden(history: History) -> list[dict[str, Any]]:
+    """Returns the linear layers but the last, of which the loss is made."""
+    stepped = set(measured(history, "activation_std"))
+    return [entry for entry in of_kind(history, "linear")[:-1] if str(entry.get("layer")) in stepped]
+
+
+def _size(history: History, layer: str) -> float | None:
+    """Returns the root mean square of a layer's first output; None where it was not measured."""
+    means, stds = history.get(f"activation_mean/{layer}").values, history.get(f"activation_std/{layer}").values
+    return math.hypot(means[0], stds[0]) if means and stds else None
+
+
+def _spoiled(history: History, how: Standing, baseline: float) -> bool:
+    """Whether what the start left behind still costs more than a constant prediction, however often it is right."""
+    validation = history.get("val_loss").values
+    return (how.learned is not None and how.learned < 0) or bool(validation and not validation[-1] < baseline)
+
+
+def _init(history: History) -> str:
+    smooth = of_kind(history, "sigmoid", "tanh") and not of_kind(history, "relu")
+    return "nn.init.xavier_normal_" if smooth else "nn.init.kaiming_normal_"
+
+
+def _row(sizes: list[float]) -> str:
+    texts = [f"{size:.2g}" for size in sizes]
+    return " → ".join(texts if len(texts) <= 6 else [*texts[:3], "…", *texts[-3:]])

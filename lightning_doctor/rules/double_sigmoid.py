@@ -1,0 +1,77 @@
+"""LD302: probabilities are fed to a binary cross-entropy that applies its own sigmoid."""
+
+from __future__ import annotations
+
+import math
+
+from lightning_doctor.findings import Finding, Severity
+from lightning_doctor.history import History
+from lightning_doctor.loss_head import last_layer, loss_head
+from lightning_doctor.progress import standing
+from lightning_doctor.rule import rule
+
+
+@rule(
+    "LD302",
+    needs={"train_loss/*": 1},
+    reads=("loss_head",),
+    non_finite=True,
+    explains=(
+        "loss_plateau",
+        "stuck_at_baseline",
+        "undertrained",
+        "learning_rate_too_low",
+        "vanishing_gradients",
+        "saturated_units",
+        "collapsed_output",
+        "imbalanced_classes",
+        "noise_floor",
+        "stale_validation",
+        "model_bias",
+        "worse_than_reference",
+        "flat_region",
+    ),
+)
+def double_sigmoid(history: History) -> Finding | None:
+    """Probabilities are fed to a binary cross-entropy that applies its own sigmoid.
+
+    What it looks at:
+        The fact ``loss_head``: the loss, the last activation before it, and the range of the outputs, read off one
+        training step.
+
+    Why it matters:
+        A sigmoid of numbers in [0, 1] lies in [0.5, 0.73]: no sample can be called negative, and the loss cannot
+        come near zero.
+
+    Sick:
+        ``binary_cross_entropy_with_logits(sigmoid(net(x)), y)``: a negative sample costs 0.69 at least
+
+    Healthy:
+        ``binary_cross_entropy_with_logits(net(x), y)``, ``binary_cross_entropy(sigmoid(net(x)), y)``, a sigmoid gate
+        inside the network
+
+    Remedy:
+        Return logits, and apply sigmoid only to predict.
+
+    Thresholds:
+        None.
+
+    Blind spots:
+        A sigmoid whose output is scaled up first is taken for a head with a temperature.
+    """
+    head = loss_head(history)
+    # A softmax puts out probabilities just the same.
+    if head.loss != "bce_with_logits" or head.activation not in ("sigmoid", "softmax") or head.outputs[1] > 1.001:
+        return None
+    negative, positive = math.log(2), math.log(1 + 1 / math.e)
+    state = standing(history)
+    return Finding(
+        severity=state.unless_good(Severity.ERROR if state.harmed else Severity.WARNING),
+        summary=f"binary cross-entropy with logits is given a {head.activation}: a negative sample costs "
+        f"{negative:.3g} and a positive one {positive:.3g} at least",
+        evidence={"activation": head.activation, "floor_negative": negative, "floor_positive": positive},
+        remedy=f"return the logits before {last_layer(history, head.activation)} to the loss, and apply "
+        f"{head.activation} only to predict",
+        onset=0,
+        signals=("train_loss",),
+    )

@@ -1,0 +1,79 @@
+"""LD301: a softmax is fed to cross-entropy, which applies its own."""
+
+from __future__ import annotations
+
+import math
+
+from lightning_doctor.findings import Finding, Severity
+from lightning_doctor.history import History
+from lightning_doctor.loss_head import last_layer, loss_head
+from lightning_doctor.progress import standing
+from lightning_doctor.rule import rule
+
+
+@rule(
+    "LD301",
+    needs={"train_loss/*": 1},
+    reads=("loss_head",),
+    non_finite=True,
+    explains=(
+        "loss_plateau",
+        "stuck_at_baseline",
+        "undertrained",
+        "learning_rate_too_low",
+        "vanishing_gradients",
+        "collapsed_output",
+        "noise_floor",
+        "stale_validation",
+        "model_bias",
+        "worse_than_reference",
+        "flat_region",
+    ),
+)
+def double_softmax(history: History) -> Finding | None:
+    """A softmax is fed to cross-entropy, which applies its own.
+
+    What it looks at:
+        The fact ``loss_head``: the loss, the last activation before it, and the range of the outputs, read off one
+        training step.
+
+    Why it matters:
+        Scores in [0, 1] leave the second softmax nearly flat: the loss cannot come near zero, and gradients shrink
+        twice.
+
+    Sick:
+        ``cross_entropy(softmax(net(x)), y)``: for ten classes the loss ends at 1.46
+
+    Healthy:
+        ``cross_entropy(net(x), y)``, ``nll_loss(log_softmax(net(x)), y)``, a softmax inside an attention layer
+
+    Remedy:
+        Return scores, and apply softmax only to predict.
+
+    Thresholds:
+        None.
+
+    Blind spots:
+        A softmax whose output is scaled up first is taken for a head with a temperature. A log-softmax before
+        cross-entropy changes nothing and is passed over.
+    """
+    head = loss_head(history)
+    # Written by hand it takes the logarithm of the softmax, which is right.
+    if head.loss != "cross_entropy" or head.by_hand or head.activation != "softmax" or head.columns < 2:
+        return None
+    if head.outputs[1] > 1.001:
+        return None
+    classes = head.columns
+    # One score of 1, the others 0.
+    floor = math.log(1 + (classes - 1) / math.e)
+    state = standing(history)
+    return Finding(
+        severity=state.unless_good(Severity.ERROR if state.harmed else Severity.WARNING),
+        summary=f"cross-entropy applies softmax to what is a softmax already: over {classes} classes the loss cannot "
+        f"fall under {floor:.3g}, where guessing costs {math.log(classes):.3g}",
+        evidence={"classes": classes, "floor": floor, "guessing": math.log(classes)},
+        remedy=f"return the scores before {last_layer(history, 'softmax')} to the loss, and apply softmax only to "
+        "predict",
+        onset=0,
+        signals=("train_loss",),
+    )

@@ -1,0 +1,214 @@
+"""LD207: parameters that were to be trained are not: frozen, in no optimizer, cut off from the loss, or never moved."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning_doctor.findings import Confidence, Finding, Severity
+from lightning_doctor.history import History
+from lightning_doctor.layers import listed
+from lightning_doctor.progress import standing
+from lightning_doctor.rule import rule
+
+# Examined steps that must agree that there is no gradient.
+_STEPS = 3
+
+
+@rule(
+    "LD207",
+    needs={"train_loss/*": 1},
+    reads=("parameters",),
+    non_finite=True,
+    explains=(
+        "loss_plateau",
+        "stuck_at_baseline",
+        "vanishing_gradients",
+        "collapsed_output",
+        "undertrained",
+        "learning_rate_too_low",
+        "over_regularized",
+        "model_bias",
+        "flat_region",
+        "poor_minimum",
+        "imbalanced_classes",
+        "worse_than_reference",
+        "stale_validation",
+    ),
+)
+def frozen_parameters(history: History, *, share: float = 0.9) -> Finding | None:
+    """Parameters that were to be trained are not: frozen, in no optimizer, cut off from the loss, or never moved.
+
+    What it looks at:
+        The fact ``parameters``: which parameters require a gradient, which an optimizer holds, which never had a
+        gradient or had none but zeros, which never changed, and whether the last layer is trained.
+
+    Why it matters:
+        What is not trained stays random. A frozen last layer forces everything before it to fit random weights; an
+        optimizer that holds nothing trainable does nothing at all.
+
+    Sick:
+        The optimizer is given the last layer, whose ``requires_grad`` is off
+
+    Healthy:
+        A pretrained trunk is frozen, and the new last layer learns
+
+    Remedy:
+        ``requires_grad_(True)``, or give the parameters to the optimizer; find the ``.detach()``.
+
+    Thresholds:
+        share: Share of all elements over which a part that is frozen on purpose is worth a note in a run that does
+            badly [share].
+
+    Blind spots:
+        Rows of an embedding that never occur are not told apart. What only some steps use may look unused early on.
+    """
+    table = history.fact("parameters", {})
+    return (
+        _nothing(history, table)
+        or _cut_off(history, table)
+        or _unheld(history, table)
+        or _frozen(history, table, share)
+    )
+
+
+def _nothing(history: History, table: dict[str, Any]) -> Finding | None:
+    if table.get("trained") != 0 or not table.get("tensors"):
+        return None
+    frozen, unheld = _names(table, "frozen"), _names(table, "not_in_optimizer")
+    does = f"{_count(table, 'frozen')} parameter tensors are frozen" if frozen else "no parameter is frozen"
+    return Finding(
+        severity=Severity.ERROR,
+        summary=f"nothing is trained: the optimizers hold no parameter that requires a gradient; {does}"
+        + (f", {listed(unheld)} in no optimizer" if unheld else ""),
+        evidence=_evidence(table, "frozen", "not_in_optimizer"),
+        remedy=_unfreeze_head(table, frozen)
+        or f"give {listed(unheld) if unheld else 'parameters that require a gradient'} to the optimizer",
+        onset=0,
+        signals=("train_loss",),
+    )
+
+
+def _unfreeze_head(table: dict[str, Any], frozen: list[str]) -> str | None:
+    head = _head(table)
+    if head is None or not any(name.startswith(f"{head}.") for name in frozen):
+        return None
+    return f"call `{head}.requires_grad_(True)`: it is frozen, and nothing else is in the optimizer"
+
+
+def _cut_off(history: History, table: dict[str, Any]) -> Finding | None:
+    """Parameters that an optimizer holds in vain."""
+    if _steps(table) < _STEPS:
+        return None
+    zero, head = _names(table, "zero_gradient"), _head(table)
+    still = [name for name in _names(table, "unchanged") if name not in zero]
+    if head is None or any(name.startswith(f"{head}.") for name in zero) or _is_dead(history):
+        # The cut is at the very output, or in units that are off: other illnesses.
+        zero = []
+    found = {
+        "no_gradient": _names(table, "no_gradient"),
+        "zero_learning_rate": _names(table, "zero_learning_rate"),
+        "zero_gradient": zero,
+        "unchanged": still,
+    }
+    key = next((key for key, names in found.items() if names), None)
+    if key is None:
+        return None
+    names = listed(found[key])
+    what, remedy = {
+        "no_gradient": (
+            "never get a gradient",
+            f"find what cuts {names} off from the loss (`.detach()`, `torch.no_grad()`, `.item()`, a layer that is not "
+            "called), or take them out of the optimizer",
+        ),
+        "zero_learning_rate": ("have a learning rate of zero", f"give {names} a learning rate, or freeze them"),
+        "zero_gradient": (
+            "only ever get a gradient of zero",
+            f"find what has no slope between {names} and the loss: rounding, `sign`, a clamp",
+        ),
+        "unchanged": (
+            "have not changed",
+            f"raise the learning rate of {names}, or keep them in fp32: steps this small are rounded away",
+        ),
+    }[key]
+    return Finding(
+        severity=standing(history).if_harmed(Severity.WARNING),
+        summary=f"{_count(table, key)} parameter tensors in the optimizer {what}: {names}",
+        evidence=_evidence(table, key),
+        remedy=remedy,
+        confidence=Confidence.CONFIRMED if key in ("no_gradient", "zero_learning_rate") else Confidence.SUSPECTED,
+        onset=0,
+        signals=("train_loss", "update_ratio"),
+    )
+
+
+def _unheld(history: History, table: dict[str, Any]) -> Finding | None:
+    names = _names(table, "not_in_optimizer")
+    if not names:
+        return None
+    return Finding(
+        severity=standing(history).if_harmed(Severity.WARNING),
+        summary=f"{_count(table, 'not_in_optimizer')} parameter tensors require gradients, but are in no optimizer: "
+        f"{listed(names)}",
+        evidence=_evidence(table, "not_in_optimizer"),
+        remedy=f"give {listed(names)} to the optimizer, or call `requires_grad_(False)` on them to save gradients",
+        onset=0,
+        signals=("train_loss",),
+    )
+
+
+def _frozen(history: History, table: dict[str, Any], share: float) -> Finding | None:
+    """What is frozen may be meant so: it is told only where the run does badly."""
+    names, head = _names(table, "frozen"), _head(table)
+    how = standing(history)
+    if not names or not how.harmed:
+        return None
+    held_back = head is not None and any(name.startswith(f"{head}.") for name in names)
+    frozen = table.get("frozen_share")
+    if not held_back and not (isinstance(frozen, float) and frozen >= share):
+        return None
+    return Finding(
+        severity=Severity.WARNING if held_back else Severity.NOTE,
+        summary=(f"the last layer, {head}, is" if held_back else f"{frozen:.0%} of the parameters are")
+        + " frozen, and the run does badly",
+        evidence=_evidence(table, "frozen") | ({} if how.reached is None else {"learned": how.reached}),
+        remedy=f"call `requires_grad_(True)` on {head if held_back else listed(names)}, and give it to the optimizer",
+        confidence=Confidence.SUSPECTED,
+        onset=0,
+        signals=("train_loss",),
+    )
+
+
+def _is_dead(history: History) -> bool:
+    return any(history[name].values[-1] == 1 for name in history.family("dead_share"))
+
+
+def _names(table: dict[str, Any], key: str) -> list[str]:
+    names = table.get(key, [])
+    return [str(name) for name in names] if isinstance(names, list) else []
+
+
+def _count(table: dict[str, Any], key: str) -> int:
+    counts = table.get("counts")
+    count = counts.get(key) if isinstance(counts, dict) else None
+    return count if isinstance(count, int) else len(_names(table, key))
+
+
+def _steps(table: dict[str, Any]) -> int:
+    steps = table.get("steps", 0)
+    return steps if isinstance(steps, int) else 0
+
+
+def _head(table: dict[str, Any]) -> str | None:
+    last = table.get("last_layer")
+    return str(last["name"]) if isinstance(last, dict) and "name" in last else None
+
+
+def _evidence(table: dict[str, Any], *keys: str) -> dict[str, float | int | str]:
+    evidence: dict[str, float | int | str] = {}
+    for key in keys:
+        evidence |= {key: _count(table, key), f"{key}_names": listed(_names(table, key))}
+    for key in ("tensors", "trained", "frozen_share"):
+        value = table.get(key)
+        if isinstance(value, (int, float)):
+            evidence[key] = value
+    return evidence

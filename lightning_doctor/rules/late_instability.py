@@ -1,0 +1,117 @@
+"""LD115: long after convergence the loss rises again by orders of magnitude."""
+
+from __future__ import annotations
+
+import math
+from statistics import median
+
+from lightning_doctor.findings import Confidence, Finding, Severity
+from lightning_doctor.history import History, Series
+from lightning_doctor.noise import stretch
+from lightning_doctor.prescriptions import is_adaptive, optimizer, peak_rate
+from lightning_doctor.progress import standing
+from lightning_doctor.rule import rule
+
+_BLOCKS = 64
+# Under the start by this many orders of magnitude a squared error is what float32 leaves of it, and may wander.
+_ROUNDING = 8
+
+
+@rule(
+    "LD115",
+    needs={"train_loss": 256},
+    explains=(
+        "diverging_loss",
+        "loss_spike",
+        "loss_plateau",
+        "exploding_gradients",
+        "learning_rate_too_high",
+        "stale_validation",
+        "undertrained",
+    ),
+)
+def late_instability(history: History, *, gained: float = 6.0, lost: float = 0.3, late: float = 0.1) -> Finding | None:
+    """Long after convergence the loss rises again by orders of magnitude.
+
+    What it looks at:
+        The logarithm of ``train_loss``, one value per optimizer step, in blocks.
+
+    Why it matters:
+        Adam divides by the size of past gradients. When they have all but vanished it divides rounding errors by next
+        to nothing, so that its steps are as long as lr again; what was reached is lost.
+
+    Sick:
+        100, 1e-6, 1e-12, 1e-12, 1e-11, 1e-8, 1e-3, 1e-4
+
+    Healthy:
+        100, 1e-6, 1e-12, 1e-12, 1e-3, 1e-9, 1e-12, 1e-12: a spike that recovers
+
+    Remedy:
+        Stop at the best, let the learning rate decay, or raise Adam's eps to the gradients' size.
+
+    Thresholds:
+        gained: By how much the loss must have fallen under its start [orders of magnitude].
+        lost: Share of that which must be lost again [share].
+        late: The last share of the run over which it must stay lost [share].
+
+    Blind spots:
+        A loss that may be negative has no orders of magnitude. Where classes are predicted nothing hangs on so small
+        a loss, and it is a note.
+    """
+    series = history["train_loss"]
+    if min(series.values) <= 0:
+        return None
+    course = _course(series)
+    start, (best, best_step) = max(level for level, _ in course[:4]), min(course)
+    now = median(math.log10(value) for value in stretch(series, 1 - late))
+    fall, rise = start - best, now - best
+    if fall < gained or rise < lost * fall or now < start - _ROUNDING:
+        return None
+    onset = next(step for level, step in reversed(course) if level <= best + lost * fall / 2)
+    adaptive = is_adaptive(history)
+    classes = history.fact("loss_head.targets") in ("class_index", "one_hot", "binary")
+    return Finding(
+        severity=standing(history).unless_good(Severity.WARNING) if classes else Severity.WARNING,
+        summary=f"the loss fell from {10**start:.2g} to {10**best:.2g} by step {best_step}, "
+        f"and is back at {10**now:.2g}",
+        evidence={
+            "start": 10**start,
+            "best": 10**best,
+            "best_step": best_step,
+            "now": 10**now,
+            "orders_gained": fall,
+            "orders_lost": rise,
+        },
+        remedy=_remedy(history, best_step),
+        confidence=Confidence.CONFIRMED if adaptive else Confidence.SUSPECTED,
+        onset=onset,
+        signals=("train_loss", "learning_rate"),
+    )
+
+
+def _course(series: Series) -> list[tuple[float, int]]:
+    """Returns the median logarithm of each of so many blocks of equal length in steps, with its first step."""
+    first, span = series.steps[0], series.steps[-1] - series.steps[0]
+    blocks: dict[int, list[float]] = {}
+    for step, value in zip(series.steps, series.values, strict=True):
+        # Steps may be anything: they only have to sort the values into blocks.
+        block = (step - first) * _BLOCKS // (span + 1) if span >= 0 else 0
+        blocks.setdefault(block, []).append(math.log10(value))
+    return [(median(logs), first + block * (span + 1) // _BLOCKS) for block, logs in blocks.items()]
+
+
+def _remedy(history: History, best_step: int) -> str:
+    advice = f"stop at step {best_step} or keep its checkpoint, let lr decay to zero"
+    rate = peak_rate(history)
+    if rate is not None:
+        advice = advice.replace("let lr decay", f"let lr decay from {rate:.3g}")
+    if not is_adaptive(history):
+        return advice
+    norms = history.get("grad_norm").finite()
+    size = history.fact("model.trainable", 0)
+    quiet = [norm for step, norm in zip(norms.steps, norms.values, strict=True) if abs(step - best_step) <= 50]
+    advice += f", or raise eps of {optimizer(history)}"
+    if not quiet or not size or not min(quiet) > 0:
+        return advice
+    # Of one weight.
+    return f"{advice} to the size of the gradients at its best, about {median(quiet) / size**0.5:.1g}"

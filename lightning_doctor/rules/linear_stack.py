@@ -1,0 +1,92 @@
+"""LD306: linear layers follow one another with nothing non-linear between."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lightning_doctor.findings import Finding, Severity
+from lightning_doctor.history import History
+from lightning_doctor.layers import listed, of_kind
+from lightning_doctor.progress import standing
+from lightning_doctor.rule import rule
+
+
+@rule(
+    "LD306",
+    needs={"train_loss/*": 1},
+    reads=("activations",),
+    non_finite=True,
+    explains=(
+        "model_bias",
+        "stuck_at_baseline",
+        "loss_plateau",
+        "undertrained",
+        "learning_rate_too_low",
+        "noise_floor",
+        "collapsed_output",
+        "stale_validation",
+        "worse_than_reference",
+        "poor_minimum",
+        "saddle_point",
+        "flat_region",
+    ),
+)
+def linear_stack(history: History) -> Finding | None:
+    """Linear layers follow one another with nothing non-linear between.
+
+    What it looks at:
+        The fact ``activations``: which linear or convolutional layer is given another's output, at most through
+        dropout, batch normalisation or a change of shape; and how well the run does.
+
+    Why it matters:
+        Linear layers in a row are one linear layer: they cost time, and express nothing that one does not.
+
+    Sick:
+        2-8-1 without an activation on XOR: no linear model tells the classes apart
+
+    Healthy:
+        64-8-64, where the narrow middle keeps the rank low on purpose; a linear autoencoder; a network that learns
+        well
+
+    Remedy:
+        An activation between them.
+
+    Thresholds:
+        None.
+
+    Blind spots:
+        Only a network that is linear as a whole is warned of: with other activations the rest can make up for it.
+        Whether a linear model is enough for the data is not known, only that this one did badly.
+    """
+    layers = of_kind(history, "linear")
+    named = {layer.get("layer"): layer for layer in layers}
+    pairs = [(named[layer["fed_by"]], layer) for layer in layers if layer.get("fed_by") in named]
+    idle = [(before, after) for before, after in pairs if not _narrows(before, after)]
+    if not idle or layers[0].get("features") == layers[-1].get("units"):
+        return None
+    whole = len(pairs) == len(layers) - 1 and layers[0].get("fed_by") == ""
+    names = list(dict.fromkeys(str(layer["layer"]) for pair in idle for layer in pair))
+    state = standing(history)
+    evidence: dict[str, float | int | str] = {
+        "layers": ", ".join(names[:8]),
+        "linear_layers": len(layers),
+        "one_linear_model": str(whole),
+    }
+    if state.reached is not None:
+        evidence["reached"] = state.reached
+    what = "the whole network is one linear model" if whole else "they are one linear layer"
+    return Finding(
+        severity=state.if_harmed(Severity.WARNING) if whole else Severity.NOTE,
+        summary=f"nothing non-linear between {listed(names)}: {what}",
+        evidence=evidence,
+        remedy=f"put an activation (`nn.ReLU()`) after {listed([str(before['layer']) for before, _ in idle])}",
+        onset=0,
+        signals=("train_loss", "skill"),
+    )
+
+
+def _narrows(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """Whether the first layer is narrower than what surrounds it: two of them are a matrix of low rank."""
+    middle, inputs, outputs = (int(size or 0) for size in (before["units"], before["features"], after["units"]))
+    return middle < min(inputs, outputs)

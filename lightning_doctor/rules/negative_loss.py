@@ -1,0 +1,122 @@
+"""LD307: the loss is, or can come, under the smallest value that a loss of its kind can have."""
+
+from __future__ import annotations
+
+import math
+from statistics import median
+
+from lightning_doctor.findings import Finding, Severity
+from lightning_doctor.history import History
+from lightning_doctor.loss_head import SQUARED, LossHead, loss_head
+from lightning_doctor.progress import standing
+from lightning_doctor.rule import rule
+
+_NEVER_NEGATIVE = (*SQUARED, "bce", "bce_with_logits", "cross_entropy", "nll", "kl_div")
+
+
+@rule(
+    "LD307",
+    needs={"train_loss/*": 1},
+    reads=("loss_head",),
+    non_finite=True,
+    explains=(
+        "diverging_loss",
+        "non_finite_loss",
+        "exploding_gradients",
+        "learning_rate_too_high",
+        "undertrained",
+        "loss_plateau",
+        "stuck_at_baseline",
+        "collapsed_output",
+        "saturated_units",
+        "dead_units",
+        "overfitting",
+        "stale_validation",
+        "model_bias",
+        "imbalanced_classes",
+    ),
+)
+def negative_loss(history: History, *, beyond: float = 0.05, below: float = 0.001) -> Finding | None:
+    """The loss is, or can come, under the smallest value that a loss of its kind can have.
+
+    What it looks at:
+        The fact ``loss_head``: the kind of the loss and the range of the targets; ``train_loss``.
+
+    Why it matters:
+        A cross-entropy of targets that are no probabilities has no minimum: it falls for ever, and what it rewards is
+        not what was meant.
+
+    Sick:
+        Binary cross-entropy with labels 0, 1 and 2, or −1 and 1, or pixels up to 255; ``nll_loss`` of probabilities
+        instead of their logarithms
+
+    Healthy:
+        The negative log-likelihood of a density, an evidence lower bound, a sum of terms one of which is a reward
+
+    Remedy:
+        Match targets and loss.
+
+    Thresholds:
+        beyond: How far outside [0, 1] targets of a cross-entropy must lie [probability].
+        below: How far under zero the loss must have been [share of its usual size].
+
+    Blind spots:
+        A loss written by hand that could not be read, and one of several terms, may be negative by right.
+    """
+    head = loss_head(history)
+    state = standing(history)
+    smallest, largest = head.target_range
+    if _takes_probabilities(head) and (smallest < -beyond or largest > 1 + beyond):
+        return Finding(
+            severity=state.unless_good(Severity.ERROR),
+            summary=f"{_spoken(head.loss)} with targets from {smallest:.3g} to {largest:.3g}, which are no "
+            "probabilities: it has no minimum and can fall under zero for ever",
+            evidence={"loss": head.loss, "target_min": smallest, "target_max": largest},
+            remedy=_remedy(head),
+            onset=0,
+            signals=("train_loss",),
+        )
+    series = history.get("train_loss")
+    losses = [loss for loss in series.values if math.isfinite(loss)]
+    if head.loss not in _NEVER_NEGATIVE or head.terms > 1 or not losses:
+        return None
+    limit = -below * median(abs(loss) for loss in losses)
+    onset = next((at for at, loss in zip(series.steps, series.values, strict=True) if loss < limit), None)
+    if onset is None:
+        return None
+    return Finding(
+        severity=state.unless_good(Severity.ERROR),
+        summary=f"{_spoken(head.loss)} was {min(losses):.3g}, where it can never be under 0",
+        evidence={"loss": head.loss, "lowest": min(losses)},
+        remedy="give `nll_loss` the output of log_softmax, or use `cross_entropy` on the scores"
+        if head.loss == "nll"
+        else f"compare what {_spoken(head.loss)} is given with what it asks for: its inputs, targets or weights are "
+        "of another kind",
+        onset=onset,
+        signals=("train_loss",),
+    )
+
+
+def _takes_probabilities(head: LossHead) -> bool:
+    if head.loss == "cross_entropy":
+        # Of labels one axis is missing: they are the numbers of classes.
+        return bool(head.shape) and head.shape == head.target_shape
+    return head.loss in ("bce", "bce_with_logits")
+
+
+def _spoken(loss: str) -> str:
+    names = {"bce": "binary cross-entropy", "bce_with_logits": "binary cross-entropy", "cross_entropy": "cross-entropy"}
+    return names.get(loss, f"`{loss}_loss`" if loss in ("mse", "l1", "smooth_l1", "huber", "nll") else f"`{loss}`")
+
+
+def _remedy(head: LossHead) -> str:
+    smallest, largest = head.target_range
+    if smallest >= -1.001 and largest <= 1.001:
+        return "map targets of −1 and 1 to 0 and 1: `(targets + 1) / 2`"
+    scale = f"scale them into [0, 1]: they lie in [{smallest:.3g}, {largest:.3g}]"
+    if head.columns > 1 or smallest % 1 or largest % 1:
+        return f"if the targets are probabilities {scale}; if they are amounts use `mse_loss`"
+    count = largest - smallest + 1
+    if count == 2:
+        return f"number the two labels 0 and 1: `targets - {smallest:g}`"
+    return f"if the targets are labels put out {count:g} scores and use `cross_entropy`; if they are amounts {scale}"

@@ -1,0 +1,193 @@
+"""LD304: the last activation cannot put out what the targets ask for."""
+
+from __future__ import annotations
+
+import math
+
+from lightning_doctor.findings import Finding, Severity
+from lightning_doctor.history import History
+from lightning_doctor.loss_head import REACH, SQUARED, LossHead, last_layer, loss_head
+from lightning_doctor.progress import Standing, standing
+from lightning_doctor.rule import rule
+
+
+@rule(
+    "LD304",
+    needs={"train_loss/*": 1},
+    reads=("loss_head",),
+    non_finite=True,
+    explains=(
+        "loss_plateau",
+        "stuck_at_baseline",
+        "undertrained",
+        "learning_rate_too_low",
+        "learning_rate_too_high",
+        "vanishing_gradients",
+        "dead_units",
+        "saturated_units",
+        "collapsed_output",
+        "frozen_parameters",
+        "unscaled_targets",
+        "bad_initialization",
+        "imbalanced_classes",
+        "noise_floor",
+        "stale_validation",
+        "model_bias",
+        "worse_than_reference",
+        "poor_minimum",
+        "flat_region",
+    ),
+)
+def output_out_of_reach(history: History, *, lost: float = 0.2, sliver: float = 0.01) -> Finding | None:
+    """The last activation cannot put out what the targets ask for.
+
+    What it looks at:
+        The fact ``loss_head``: the last activation before the loss, the range, mean and standard deviation of the
+        targets, the shape of the output.
+
+    Why it matters:
+        No training brings an output where its activation ends: that part of the loss stays, and units that are driven
+        against the end get no gradient.
+
+    Sick:
+        A ReLU output for targets in (−1, 1); a sigmoid output for targets up to 100; softmax over one unit, which is
+        always 1; cross-entropy of scores that a sigmoid has squeezed into (0, 1)
+
+    Healthy:
+        A sigmoid output for targets in [0, 1]; a ReLU output for counts; a tanh output for targets of which a few
+        lie a little outside [−1, 1]
+
+    Remedy:
+        Take the activation away, or scale the targets into its range.
+
+    Thresholds:
+        lost: What must be out of reach to be an error: of the targets' variance, or for class targets twice that of
+            the loss of a constant prediction [share].
+        sliver: Under this it is a note at most, under a tenth of it nothing [share].
+
+    Blind spots:
+        What lies outside is estimated from mean, deviation and range as if the targets were normally distributed.
+        Only the last activation counts: an output of a ReLU that is scaled or shifted after it is not judged.
+    """
+    head = loss_head(history)
+    state = standing(history)
+    if _is_constant(head):
+        return _constant(history, head, state)
+    if head.loss in SQUARED:
+        return _unreachable(history, head, state, lost, sliver)
+    return _squeezed(history, head, state, 2 * lost)
+
+
+def _is_constant(head: LossHead) -> bool:
+    if head.loss == "cross_entropy":
+        return head.columns == 1
+    # Of two units or more the smallest is one half at most.
+    return head.activation == "softmax" and head.outputs[0] > 0.999
+
+
+def _constant(history: History, head: LossHead, state: Standing) -> Finding:
+    layer = "cross-entropy" if head.loss == "cross_entropy" else last_layer(history, "softmax")
+    return Finding(
+        severity=state.unless_good(Severity.ERROR),
+        summary="softmax over a single unit is 1 whatever the input: nothing can be learned",
+        evidence={"units": 1, "loss": head.loss},
+        remedy=f"for two classes use a sigmoid instead of {layer} with binary cross-entropy, or two units; for real "
+        "targets a linear output",
+        onset=0,
+        signals=("train_loss",),
+    )
+
+
+def _unreachable(history: History, head: LossHead, state: Standing, lost: float, sliver: float) -> Finding | None:
+    if head.activation not in REACH or not _fits(head):
+        return None
+    low, high = REACH[head.activation]
+    smallest, largest = head.target_range
+    share = _outside(head, low, high)
+    if not share >= sliver / 10:
+        return None
+    if share >= lost:
+        severity = state.unless_good(Severity.ERROR)
+    else:
+        severity = state.if_harmed(Severity.WARNING) if share >= sliver else Severity.NOTE
+    top = "∞" if math.isinf(high) else f"{high:g}"
+    constant = head.target_mean < low or head.target_mean > high
+    amount = "even their mean is out of reach" if constant else f"about {share:.0%} of their variance is out of reach"
+    return Finding(
+        severity=severity,
+        summary=f"targets from {smallest:.3g} to {largest:.3g} for a {head.activation} output, which lies in "
+        f"[{low:g}, {top}]: {amount}",
+        evidence={
+            "activation": head.activation,
+            "target_min": smallest,
+            "target_max": largest,
+            "target_mean": head.target_mean,
+            "target_std": head.target_std,
+            "share_out_of_reach": share,
+        },
+        remedy=_remedy(history, head, low, high),
+        onset=0,
+        signals=("train_loss",),
+    )
+
+
+def _fits(head: LossHead) -> bool:
+    """Whether the outputs seen are such as the activation can put out: else something comes after it."""
+    low, high = REACH[head.activation]
+    smallest, largest = head.outputs
+    return not (smallest < low - 1e-3 or largest > high + 1e-3)
+
+
+def _outside(head: LossHead, low: float, high: float) -> float:
+    """Returns the squared distance of the targets from the reach, as a share of their variance; NaN if unknown."""
+    mean, deviation = head.target_mean, head.target_std
+    smallest, largest = head.target_range
+    under, over = max(0.0, low - smallest), max(0.0, largest - high)
+    if not deviation > 0:
+        # All targets alike.
+        return 0.0 if under == over == 0 else math.inf if under > 0 or over > 0 else math.nan
+    under, over = under / deviation, over / deviation
+    below = min(_beyond((mean - low) / deviation), under * under)
+    above = min(_beyond((high - mean) / deviation), over * over) if math.isfinite(high) else 0.0
+    return below + above
+
+
+def _beyond(z: float) -> float:
+    """Returns E[(x − z)²; x > z] of a standard normal x: (1 + z²) Q(z) − z φ(z)."""
+    tail, density = math.erfc(z / math.sqrt(2)) / 2, math.exp(-z * z / 2) / math.sqrt(2 * math.pi)
+    return max(0.0, (1 + z * z) * tail - z * density)
+
+
+def _remedy(history: History, head: LossHead, low: float, high: float) -> str:
+    layer = last_layer(history, head.activation)
+    if math.isinf(high):
+        return f"take {layer} away from the output: a linear output reaches every target"
+    return f"take {layer} away from the output, or scale the targets into [{low:g}, {high:g}]"
+
+
+def _squeezed(history: History, head: LossHead, state: Standing, lost: float) -> Finding | None:
+    """Scores that an activation has squeezed, for a loss that wants any number."""
+    if head.activation not in REACH or not _fits(head):
+        return None
+    low, high = REACH[head.activation]
+    if head.loss == "cross_entropy" and head.activation in ("sigmoid", "tanh"):
+        classes = head.columns
+        share = math.log(1 + (classes - 1) * math.exp(low - high)) / math.log(classes)
+    elif head.loss == "bce_with_logits" and head.activation == "tanh":
+        share = math.log(1 + 1 / math.e) / math.log(2)
+    elif head.loss == "bce_with_logits" and head.activation == "relu" and 0 < head.target_mean < 1:
+        # A negative sample costs log 2 at least; guessing costs the entropy of the labels.
+        p = head.target_mean
+        share = (1 - p) * math.log(2) / -(p * math.log(p) + (1 - p) * math.log(1 - p))
+    else:
+        return None
+    top = "∞" if math.isinf(high) else f"{high:g}"
+    return Finding(
+        severity=state.unless_good(Severity.WARNING) if share >= lost else state.if_harmed(Severity.WARNING),
+        summary=f"the loss takes scores of any size but gets those of a {head.activation}, in [{low:g}, {top}]: "
+        f"{share:.0%} of the loss of guessing stays whatever is learned",
+        evidence={"activation": head.activation, "loss": head.loss, "share_out_of_reach": share},
+        remedy=f"return the scores before {last_layer(history, head.activation)} to the loss",
+        onset=0,
+        signals=("train_loss",),
+    )

@@ -1,0 +1,168 @@
+"""LD310: dropout or weight decay keeps the network from learning."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from statistics import median
+from typing import Any
+
+from lightning_doctor.findings import Confidence, Finding, Severity
+from lightning_doctor.history import History
+from lightning_doctor.layers import listed
+from lightning_doctor.prescriptions import optimizer
+from lightning_doctor.progress import held_out, standing
+from lightning_doctor.rule import rule
+
+_DECOUPLED = ("adamw", "nadamw", "lion")
+
+
+@rule(
+    "LD310",
+    needs={"train_loss": 8},
+    explains=(
+        "stuck_at_baseline",
+        "collapsed_output",
+        "loss_plateau",
+        "undertrained",
+        "vanishing_gradients",
+        "dead_units",
+        "noise_floor",
+        "learning_rate_too_low",
+        "learning_rate_too_high",
+        "stale_validation",
+        "model_bias",
+        "worse_than_reference",
+        "train_eval_discrepancy",
+        "flat_region",
+    ),
+)
+def over_regularized(
+    history: History, *, taken: float = 0.3, strong: float = 0.7, outweighs: float = 0.1, shrunk: float = 0.8
+) -> Finding | None:
+    """Dropout or weight decay keeps the network from learning.
+
+    What it looks at:
+        ``mode_gap``, how far the loss in train mode lies over the one in eval mode, against how far that is under the
+        loss of a constant prediction; the dropout of the layers; ``weight_norm`` over the run, and the weight decay
+        times it against ``grad_norm``, or for AdamW its share of ``update_ratio``. All that only in a run that does
+        badly in eval mode too, and no longer improves.
+
+    Why it matters:
+        A network that has not learned the training data has nothing to be regularised.
+
+    Sick:
+        Dropout of 0.9 on every layer; weight decay 0.1, under which the norm of the weights falls from 6 to 0.1
+
+    Healthy:
+        Dropout of 0.5, a loss of 0.7 in train mode and of 0.3 in eval mode; weights that decay by a tenth
+
+    Remedy:
+        Less dropout or decay; first learn the training data.
+
+    Thresholds:
+        taken: Share of what the network has learned in eval mode that dropout must take away in train mode [share].
+        strong: Dropout of one layer from which on a network that has learned nothing is suspected of it [share].
+        outweighs: What the decay must be of the gradient, or of AdamW's steps a fifth of [ratio].
+        shrunk: Share of its largest value under which the norm of the weights must have fallen [share].
+
+    Blind spots:
+        Penalties that are terms of the loss, dropout called as a function, and augmentation that is too strong are
+        not seen.
+    """
+    state = standing(history)
+    learned = max((share for share in (_evaluated(history), held_out(history)) if share is not None), default=None)
+    if not state.harmed or (learned is not None and learned >= 0.5):
+        return None
+    return _decayed(history, outweighs, shrunk) or _dropped(history, learned, taken, strong)
+
+
+def _evaluated(history: History) -> float | None:
+    """Returns the share of a constant prediction's loss that the recent loss in eval mode is under."""
+    state = standing(history)
+    gaps = history.get("mode_gap").finite().values[-8:]
+    if state.learned is None or not gaps:
+        return None
+    return 1 - (1 - state.learned) / max(1 + median(gaps), 1e-6)
+
+
+def _dropped(history: History, learned: float | None, taken: float, strong: float) -> Finding | None:
+    rates = {name: rate for name, rate in history.fact("model.dropout", {}).items() if rate > 0}
+    trained = standing(history).learned
+    if not rates or learned is None or trained is None:
+        return None
+    share = 1 - trained / learned if learned >= 0.03 else 0.0
+    highest = max(rates.values())
+    confirmed = share >= taken
+    if not confirmed and (highest < strong or trained > 0.1):
+        return None
+    names = [name for name, rate in rates.items() if rate == highest]
+    if confirmed:
+        summary = f"dropout takes away {share:.0%} of what the network has learned, which is {learned:.0%} in eval mode"
+    else:
+        summary = f"with a dropout of {highest:g} the network has learned {max(trained, 0):.0%}"
+    return Finding(
+        severity=Severity.WARNING,
+        summary=summary,
+        evidence={
+            "learned_in_eval_mode": learned,
+            "learned_in_train_mode": trained,
+            "taken": share,
+            "dropout": highest,
+        },
+        remedy=f"lower the dropout of {listed(names)} from {highest:g} to {min(0.2, highest / 2):.2g} or take it away, "
+        "until the training data is learned",
+        confidence=Confidence.CONFIRMED if confirmed else Confidence.SUSPECTED,
+        onset=0,
+        signals=("mode_gap", "train_loss"),
+    )
+
+
+def _decayed(history: History, outweighs: float, shrunk: float) -> Finding | None:
+    decay = max((_decay(group) for group in _groups(history)), default=0.0)
+    norms = history.get("weight_norm").finite().values
+    if not decay > 0 or len(norms) < 3:
+        return None
+    now = median(norms[-3:])
+    if decoupled := optimizer(history).lower() in _DECOUPLED:
+        weight, outweighs = _share_of_steps(history, decay), 5 * outweighs
+    else:
+        weight = _against_gradient(history, decay)
+    if weight is None or weight < outweighs or now > shrunk * max(norms):
+        return None
+    lower = decay * min(0.1, 0.01 / weight)
+    against = "of the length of its steps" if decoupled else "of the gradient"
+    return Finding(
+        severity=Severity.WARNING,
+        summary=f"weight decay of {decay:g} pulls with {weight:.2g} {against}: the norm of the weights fell from "
+        f"{max(norms):.3g} to {now:.3g}",
+        evidence={"weight_decay": decay, "pull": weight, "largest_weight_norm": max(norms), "weight_norm": now},
+        remedy=f"lower weight_decay from {decay:g} to {lower:.1g} or less, until the training data is learned",
+        onset=0,
+        signals=("weight_norm", "train_loss"),
+    )
+
+
+def _groups(history: History) -> list[Mapping[str, Any]]:
+    return [group for one in history.fact("optimizers", []) for group in one.get("groups") or []]
+
+
+def _decay(group: Mapping[str, Any]) -> float:
+    decay = group.get("weight_decay")
+    return float(decay) if isinstance(decay, (int, float)) else 0.0
+
+
+def _against_gradient(history: History, decay: float) -> float | None:
+    """Returns the decay's own gradient over that of the loss, early or late, whichever is more."""
+    norms, gradients = history.get("weight_norm").finite().values, history.get("grad_norm").finite().values
+    if len(gradients) < 5:
+        return None
+    # Late, where the weights are gone, the gradient is that of a network that does nothing.
+    ends = ((median(norms[:3]), median(gradients[:5])), (median(norms[-3:]), median(gradients[-32:])))
+    return max(decay * norm / gradient if gradient > 0 else 0.0 for norm, gradient in ends)
+
+
+def _share_of_steps(history: History, decay: float) -> float | None:
+    updates, rates = history.get("update_ratio").finite().values, history.get("learning_rate").finite().values
+    if not updates or not rates or not median(updates[-8:]) > 0:
+        return None
+    return max(rates) * decay / median(updates[-8:])

@@ -1,0 +1,106 @@
+"""LD605: the same batch is served again and again."""
+
+from __future__ import annotations
+
+from statistics import fmean, median
+
+from lightning_doctor.findings import Confidence, Finding, Severity
+from lightning_doctor.history import History
+from lightning_doctor.noise import stretch
+from lightning_doctor.progress import held_out, standing
+from lightning_doctor.rule import rule
+
+
+@rule(
+    "LD605",
+    needs={"batch_repeat": 24},
+    explains=(
+        "overfitting",
+        "stale_validation",
+        "distribution_mismatch",
+        "uninformative_labels",
+        "constant_labels",
+        "imbalanced_classes",
+        "collapsed_output",
+        "loss_plateau",
+        "undertrained",
+        "model_bias",
+    ),
+)
+def repeated_batches(
+    history: History, *, share: float = 0.4, always: float = 0.97, alike: float = 0.5
+) -> Finding | None:
+    """The same batch is served again and again.
+
+    What it looks at:
+        ``batch_repeat``, 1 for a batch that equals one of the four before it in its epoch; ``duplicate_share``, the
+        share of rows that another row of their batch equals.
+
+    Why it matters:
+        The network sees a fraction of the data, learns it by heart and fails on the rest; or an epoch takes several
+        times as long as it has to.
+
+    Sick:
+        1, 1, 1, 1, 1, 1, 1, 1
+
+    Healthy:
+        0, 0, 0, 0, 0, 0, 0, 0
+
+    Remedy:
+        Mend the sampler or the index of the data set; split an iterable data set between its workers.
+
+    Thresholds:
+        share: Share of the batches that must be repeats [share].
+        always: Share above which it is one batch that comes, rather than each a few times [share].
+        alike: Share of the rows of a batch that must have a twin, for a note in a run that does badly [share].
+
+    Blind spots:
+        Batches of the same rows in another order are not seen as the same, nor a repeat after more than four batches.
+    """
+    repeats = stretch(history["batch_repeat"], 0.5)
+    usual = fmean(repeats)
+    if usual < share:
+        return _duplicates(history, alike)
+    workers = history.fact("data.workers")
+    evidence: dict[str, float | int | str] = {"repeated_share": usual}
+    if isinstance(workers, int):
+        evidence["workers"] = workers
+    if usual >= always:
+        held = held_out(history)
+        if held is not None:
+            evidence["validation_gain"] = held
+        # On its own few rows such a run does well: only other data can acquit it.
+        severity = Severity.NOTE if held is not None and held >= 0.8 else Severity.ERROR
+        summary = f"{usual:.0%} of the batches equal one of the four before them: one batch comes again and again"
+        remedy = "use the index that `__getitem__` is given, and the loader's own sampler; a batch kept for debugging "
+        remedy += "has no place in `train_dataloader`"
+    else:
+        severity = standing(history).if_harmed(Severity.WARNING)
+        times = 1 / (1 - usual)
+        summary = f"each batch comes about {times:.1f} times in a row"
+        remedy = f"serve each batch once: as it is, an epoch takes {times:.1f} times as long"
+        if isinstance(workers, int) and workers > 1:
+            remedy = f"split the data set between its {workers} workers (`get_worker_info`): each serves all of it"
+    return Finding(
+        severity=severity,
+        summary=summary,
+        evidence=evidence,
+        remedy=remedy,
+        onset=history["batch_repeat"].steps[0],
+        signals=("batch_repeat", "train_loss"),
+    )
+
+
+def _duplicates(history: History, alike: float) -> Finding | None:
+    twins = stretch(history.get("duplicate_share").finite(), 0.5)
+    if len(twins) < 3 or median(twins) < alike or not standing(history).harmed:
+        return None
+    usual = median(twins)
+    return Finding(
+        severity=Severity.NOTE,
+        summary=f"{usual:.0%} of the rows of a batch equal another row of it",
+        evidence={"duplicate_share": usual},
+        remedy="see whether the data set holds so few different rows, or the sampler draws the same ones again",
+        confidence=Confidence.SUSPECTED,
+        signals=("duplicate_share",),
+    )

@@ -1,0 +1,120 @@
+"""LD604: training data come sorted by label, or in the same order in every epoch."""
+
+from __future__ import annotations
+
+from statistics import fmean, median
+
+from lightning_doctor.findings import Confidence, Finding, Severity
+from lightning_doctor.history import History
+from lightning_doctor.noise import stretch
+from lightning_doctor.progress import GOOD, held_out, standing
+from lightning_doctor.rule import rule
+
+
+@rule(
+    "LD604",
+    needs={"label_run": 4, "label_drift": 4, "batch_size": 4},
+    explains=(
+        "loss_spike",
+        "learning_rate_too_high",
+        "diverging_loss",
+        "exploding_gradients",
+        "missing_warmup",
+        "overfitting",
+        "stale_validation",
+        "distribution_mismatch",
+        "uninformative_labels",
+        "train_eval_discrepancy",
+        "imbalanced_classes",
+        "collapsed_output",
+        "dead_units",
+        "saturated_units",
+        "stuck_at_baseline",
+        "loss_plateau",
+        "undertrained",
+        "noisy_batches",
+        "model_bias",
+    ),
+)
+def unshuffled_data(history: History, *, concentration: float = 0.3, same: float = 0.95) -> Finding | None:
+    """Training data come sorted by label, or in the same order in every epoch.
+
+    What it looks at:
+        ``label_drift``, how unlike the other batches' labels a batch's are, for the size of the batch; ``label_run``,
+        how much more often neighbours have the same label than shuffled ones would; ``order_repeat``.
+
+    Why it matters:
+        The network learns the class that it sees and forgets the others: whatever it scores on the present batch,
+        on all of the data it is poor.
+
+    Sick:
+        Labels 0 0 0 0, 0 0 0 1, 1 1 1 1, 1 2 2 2
+
+    Healthy:
+        Labels 0 2 1 0, 2 1 1 0, 1 0 2 2, 0 1 2 2
+
+    Remedy:
+        Shuffle: ``DataLoader(shuffle=True)``, or a shuffle buffer that is larger than a class.
+
+    Thresholds:
+        concentration: How much of the way from shuffled batches to batches of a single class they must be [share].
+        same: Share of the batches that must come at the same place as in the epoch before, for a note [share].
+
+    Blind spots:
+        Targets that are no classes, and batches of one sample, have no order that can be told from a meant one.
+    """
+    sizes = history["batch_size"].values
+    size = median(sizes)
+    drift, run = median(stretch(history["label_drift"], 0.5)), median(stretch(history["label_run"], 0.5))
+    repeats = history.get("order_repeat").finite().values
+    fixed = history.fact("data.sampler") == "SequentialSampler" or (len(repeats) >= 4 and fmean(repeats) >= same)
+    # 1 when shuffled, and as much as the size of the batch when each holds one class.
+    sorted_by = (drift - 1) / (size - 1) if size > 1 else 0.0
+    evidence: dict[str, float | int | str] = {"label_drift": drift, "label_run": run, "concentration": sorted_by}
+    if sorted_by >= concentration:
+        return Finding(
+            severity=_severity(history, fixed, evidence),
+            summary=f"the batches are far from mixed: their labels differ {drift:.3g} times as much as shuffled ones "
+            f"would, and neighbours share a label {run:.0%} of the way to always",
+            evidence=evidence,
+            remedy=_remedy(history),
+            confidence=Confidence.CONFIRMED if fixed else Confidence.SUSPECTED,
+            onset=0,
+            signals=("label_drift", "label_run", "train_loss"),
+        )
+    if not fixed or len(repeats) < 4 or fmean(repeats) < same or standing(history).good:
+        return None
+    return Finding(
+        severity=Severity.NOTE,
+        summary="the batches are the same ones in the same order in every epoch",
+        evidence={**evidence, "order_repeat": fmean(repeats)},
+        remedy=_remedy(history),
+        onset=0,
+        signals=("order_repeat",),
+    )
+
+
+def _severity(history: History, fixed: bool, evidence: dict[str, float | int | str]) -> Severity:
+    """Judges by the mean loss and by other data: on a batch of the class just learned any network looks good."""
+    gains = []
+    losses, baselines = history.get("train_loss").finite(), history.get("baseline_loss").finite().values
+    if len(losses) and baselines and baselines[-1] > 0 and min(losses.values) >= 0:
+        gains.append(1 - fmean(stretch(losses, 0.8)) / baselines[-1])
+    held = held_out(history)
+    if held is not None:
+        gains.append(held)
+    if gains:
+        evidence["gain"] = min(gains)
+    if gains and min(gains) >= GOOD:
+        return Severity.NOTE
+    # Batches that are drawn by class, anew each time, are often meant.
+    return Severity.WARNING if fixed else standing(history).if_harmed(Severity.WARNING)
+
+
+def _remedy(history: History) -> str:
+    sampler = history.fact("data.sampler")
+    if sampler == "SequentialSampler":
+        return "set `shuffle=True` in the training DataLoader"
+    if sampler == "_InfiniteConstantSampler":
+        return "shuffle in the iterable data set, with a buffer that is larger than a class"
+    return f"shuffle the training data: {sampler} does not" if sampler else "shuffle the training data"

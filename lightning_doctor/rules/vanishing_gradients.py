@@ -1,0 +1,120 @@
+"""LD201: gradients fade towards the input, early layers stay where they began, and nothing is learned."""
+
+from __future__ import annotations
+
+from statistics import median
+
+from lightning_doctor.findings import Finding, Severity
+from lightning_doctor.history import History
+from lightning_doctor.layers import entries, late_mean, listed, measured, of_kind
+from lightning_doctor.progress import standing
+from lightning_doctor.rule import rule
+
+# Fewer layers with weights have no depth to fade over.
+_LAYERS = 4
+
+
+@rule(
+    "LD201",
+    needs={"train_loss": 12, "skill": 1, "grad_norm/*": 4, "update_ratio/*": 4},
+    explains=(
+        "loss_plateau",
+        "stuck_at_baseline",
+        "undertrained",
+        "learning_rate_too_low",
+        "collapsed_output",
+        "underflowing_gradients",
+        "frozen_parameters",
+        "flat_region",
+        "poor_minimum",
+        "stale_validation",
+    ),
+)
+def vanishing_gradients(
+    history: History, *, decay: float = 100.0, moved: float = 0.02, rewritten: float = 0.5
+) -> Finding | None:
+    """Gradients fade towards the input, early layers stay where they began, and nothing is learned.
+
+    What it looks at:
+        ``grad_norm/<layer>`` and ``update_ratio/<layer>``, the length of a step over that of the weights, of the
+        layers with weights, in forward order; what is learned.
+
+    Why it matters:
+        Steps of the early layers are so short that the whole run cannot change them: the late layers work on
+        features that stay random, and that many layers have washed out.
+
+    Sick:
+        Gradient norms 1e-5, 1e-4, 2e-3, 4e-2, 0.6 from input to output, with 1e-7 of the first layer's weights
+        changed a step, and the loss at the score of a constant prediction
+
+    Healthy:
+        Gradient norms 5e-3, 2e-2, 0.1, 0.5 with 1e-4 of the first layer's weights changed a step: it takes its time
+
+    Remedy:
+        ReLU or a kin of it instead of sigmoid and tanh, normalisation between the layers, residual connections, an
+        initialization that keeps the size of what passes.
+
+    Thresholds:
+        decay: By what factor gradient and relative step must fade from the last layer to the early ones [ratio].
+        moved: Share of their weights under which all steps of the run, laid end to end, leave early layers as they
+            were [share].
+        rewritten: The same of the last layer, over which it is free to learn [share].
+
+    Blind spots:
+        Optimizers that divide by the gradient's size move early layers all the same, along a direction that may be
+        noise. Fewer than four layers with weights are not judged.
+    """
+    how = standing(history)
+    layers = _layers(history)
+    if len(layers) < _LAYERS or not how.harmed:
+        return None
+    planned = history.fact("trainer.planned_steps")
+    steps = max(planned if isinstance(planned, int) else 0, history.last_step + 1)
+    paths = {layer: (late_mean(history, f"update_ratio/{layer}") or 0.0) * steps for layer in layers}
+    norms = {layer: late_mean(history, f"grad_norm/{layer}") or 0.0 for layer in layers}
+    early, last = layers[: len(layers) // 2], layers[-1]
+    path, norm = median(paths[layer] for layer in early), median(norms[layer] for layer in early)
+    if path > moved or paths[last] < max(rewritten, decay * path) or norms[last] < decay * norm:
+        return None
+    return Finding(
+        severity=Severity.WARNING,
+        summary=f"the gradient fades from {norms[last]:.2g} in {last} to {norms[early[0]]:.2g} in {early[0]}: all "
+        f"steps of the run would move {listed(early)} by {path:.1g} of their weights, {last} by {paths[last]:.2g}",
+        evidence={
+            "last_layer": last,
+            "last_norm": norms[last],
+            "first_layer": early[0],
+            "first_norm": norms[early[0]],
+            "early_layers": listed(early),
+            "early_path": path,
+            "last_path": paths[last],
+            "steps": steps,
+            **({} if how.reached is None else {"learned": how.reached}),
+        },
+        remedy=_remedy(history, layers),
+        onset=history[f"grad_norm/{last}"].steps[0],
+        signals=(f"grad_norm/{early[0]}", f"grad_norm/{last}", f"update_ratio/{early[0]}", "train_loss"),
+    )
+
+
+def _layers(history: History) -> list[str]:
+    """Returns the layers with weights that mix: a normalisation's few move at a pace of their own."""
+    stepped = set(measured(history, "update_ratio"))
+    norm = {entry.get("layer") for entry in of_kind(history, "norm")}
+    return [layer for layer in measured(history, "grad_norm") if layer in stepped and layer not in norm]
+
+
+def _remedy(history: History, layers: list[str]) -> str:
+    kinds = {str(entry.get("class")) for entry in of_kind(history, "sigmoid", "tanh")}
+    normalised = bool(of_kind(history, "norm"))
+    sizes = [late_mean(history, f"activation_std/{layer}") for layer in layers[:-1]]
+    shrinks = bool(sizes) and sizes[-1] is not None and sizes[0] is not None and sizes[-1] < 0.01 * sizes[0]
+    parts = []
+    if shrinks:
+        parts.append("initialise so that every layer keeps the size of its input (Xavier, for ReLU He)")
+    elif kinds:
+        parts.append(f"replace {' and '.join(sorted(kinds))} between the layers by ReLU")
+    if not normalised and entries(history):
+        parts.append("put a normalisation layer (LayerNorm, BatchNorm) after each")
+    parts.append(f"or add residual connections over the {len(layers)} layers")
+    return ", ".join(parts)

@@ -1,0 +1,303 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, seed_everything
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+from torchmetrics import MeanMetric
+
+from lightning_doctor import Doctor
+from lightning_doctor.callbacks.leaks import LeakProbe
+from tests.runs import trainer
+
+# Samples, positions, features.
+BATCH, LONG, WIDE = 16, 6, 8
+
+
+class Net(LightningModule):
+    """Any body on sequences [N, 6, 8] with two classes, and a linear head."""
+
+    def __init__(self, body: nn.Module, width: int, manual: bool = False) -> None:
+        super().__init__()
+        self.body = body
+        self.head = nn.Linear(width, 2)
+        self.mean_loss = MeanMetric()
+        self.automatic_optimization = not manual
+
+    def forward(self, rows: Tensor) -> Tensor:
+        scores: Tensor = self.head(self.body(rows))
+        return scores
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        rows, labels = batch
+        loss = nn.functional.cross_entropy(self(rows), labels)
+        self.mean_loss.update(loss.detach())
+        if not self.automatic_optimization:
+            self.manual_backward(loss)
+            optimizer: Any = self.optimizers()
+            optimizer.step()
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.05)
+
+
+class Via(nn.Module):
+    """A function as a module."""
+
+    def __init__(self, function: Any, layer: nn.Module | None = None) -> None:
+        super().__init__()
+        self.function = function
+        self.layer = layer
+
+    def forward(self, rows: Tensor) -> Any:
+        return self.function(rows) if self.layer is None else self.function(self.layer, rows)
+
+
+def perceptron() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(LONG * WIDE, 32), nn.ReLU())
+
+
+def encoder(batch_first: bool) -> nn.Module:
+    return nn.TransformerEncoderLayer(WIDE, 2, 16, batch_first=batch_first)
+
+
+def loader(samples: int = 6 * BATCH, batch_size: int = BATCH, **options: Any) -> DataLoader[Any]:
+    source = torch.Generator().manual_seed(0)
+    rows = torch.randn(samples, LONG, WIDE, generator=source)
+    return DataLoader(TensorDataset(rows, (rows.mean((1, 2)) > 0).long()), batch_size, shuffle=True, **options)
+
+
+def train(folder: Path, net: LightningModule, data: Any = None, epochs: int = 1) -> Any:
+    """Returns the history of a run under a probe."""
+    seed_everything(0, verbose=False)
+    probe = LeakProbe()
+    trainer(folder, probe, max_epochs=epochs).fit(net, loader() if data is None else data)
+    assert probe.report is not None
+    return probe.report.history
+
+
+HEALTHY: dict[str, Any] = {
+    "a perceptron": (perceptron, 32),
+    "batch normalisation": (
+        lambda: nn.Sequential(nn.Flatten(), nn.Linear(LONG * WIDE, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.5)),
+        32,
+    ),
+    "attention over positions": (lambda: nn.Sequential(encoder(True), nn.Flatten()), LONG * WIDE),
+    "a recurrent layer over positions": (
+        lambda: Via(lambda lstm, rows: lstm(rows)[0][:, -1], nn.LSTM(WIDE, 12, batch_first=True)),
+        12,
+    ),
+    # Inside, positions come first: what lies there in dimension 0 is no sample.
+    "positions first inside": (
+        lambda: Via(lambda lstm, rows: lstm(rows.transpose(0, 1))[0][-1], nn.LSTM(WIDE, 12)),
+        12,
+    ),
+    "normalisation within a sample": (lambda: nn.Sequential(nn.LayerNorm([LONG, WIDE]), nn.Flatten()), LONG * WIDE),
+    "as many units as samples": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(LONG * WIDE, BATCH)), BATCH),
+}
+
+
+@pytest.mark.parametrize("kind", HEALTHY)
+def test_samples_that_are_predicted_apart_do_not_depend_on_each_other(tmp_path: Path, kind: str) -> None:
+    body, width = HEALTHY[kind]
+    assert train(tmp_path, Net(body(), width)).facts["leak"] == {"tested": True, "changed": 0.0}
+
+
+SICK: dict[str, Any] = {
+    # Positions first, then taken for rows as they lie in memory; some rows get values of their own half only.
+    "a view": (lambda: Via(lambda rows: rows.transpose(0, 1).reshape(len(rows), -1)), LONG * WIDE, 0.5),
+    "a view between layers": (
+        lambda: Via(lambda layer, rows: layer(rows).permute(2, 0, 1).reshape(len(rows), -1), nn.Linear(WIDE, WIDE)),
+        LONG * WIDE,
+        0.5,
+    ),
+    "attention over samples": (lambda: nn.Sequential(encoder(False), nn.Flatten()), LONG * WIDE, 1.0),
+    # The first sample that it reads has none before it; of the others those in the first half have none replaced.
+    "a recurrent layer over samples": (
+        lambda: Via(lambda lstm, rows: lstm(rows)[0][:, -1], nn.LSTM(WIDE, 12)),
+        12,
+        0.2,
+    ),
+    # The order of the others does not matter to a softmax, what they are does.
+    "softmax over samples": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(LONG * WIDE, 12), nn.Softmax(0)), 12, 1.0),
+    "as many units as samples": (
+        lambda: nn.Sequential(encoder(False), nn.Flatten(), nn.Linear(LONG * WIDE, BATCH)),
+        BATCH,
+        1.0,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", SICK)
+def test_samples_that_reach_each_other_are_found(tmp_path: Path, kind: str) -> None:
+    body, width, least = SICK[kind]
+    assert train(tmp_path, Net(body(), width)).facts["leak"]["changed"] >= least
+
+
+class Scored(Net):
+    """Its step takes the softmax itself, over the wrong dimension, without a layer for it."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return super().forward(rows).softmax(0)
+
+
+def test_what_the_model_itself_returns_counts_beyond_its_last_layer(tmp_path: Path) -> None:
+    assert train(tmp_path, Scored(perceptron(), 32)).facts["leak"]["changed"] == 1.0
+
+
+class Contrastive(Net):
+    """Compares the samples of a batch, but only in its loss."""
+
+    def __init__(self) -> None:
+        super().__init__(perceptron(), 32)
+        self.similarity = nn.CosineSimilarity(dim=2)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        points = self(batch[0])
+        scores = self.similarity(points[:, None], points[None]) / 0.1
+        return nn.functional.cross_entropy(scores, torch.arange(len(points)))
+
+
+class Clip(Contrastive):
+    """Its forward pass returns the similarities."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        points = super().forward(rows)
+        return points @ points.T
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return nn.functional.cross_entropy(self(batch[0]), torch.arange(len(batch[0])))
+
+
+@pytest.mark.parametrize("kind", [Contrastive, Clip])
+def test_a_loss_that_compares_samples_is_no_leak(tmp_path: Path, kind: type[Contrastive]) -> None:
+    assert train(tmp_path, kind()).facts["leak"] == {"tested": True, "changed": 0.0}
+
+
+class Mixed(Net):
+    """Mixes pairs of samples on purpose."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        rows, labels = batch
+        order, share = torch.randperm(len(rows)), torch.rand(())
+        scores = self(share * rows + (1 - share) * rows[order])
+        losses = [nn.functional.cross_entropy(scores, wanted) for wanted in (labels, labels[order])]
+        return share * losses[0] + (1 - share) * losses[1]
+
+
+class Trains(Net):
+    """Switches itself to train mode in its step, where batch normalisation mixes."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        self.body.train()
+        return super().training_step(batch, batch_idx)
+
+
+class Strings(Net):
+    """Reads its inputs from elsewhere by the names that the batch holds."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        names, labels = batch
+        rows = torch.stack([torch.full((LONG, WIDE), float(len(name))) for name in names])
+        return super().training_step((rows, labels), batch_idx)
+
+
+class PositionsFirst(Net):
+    """Turns batches of [positions, samples, features] round."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        rows, labels = batch
+        return super().training_step((rows.transpose(0, 1), labels[0]), batch_idx)
+
+
+def positions_first(pairs: Any) -> Any:
+    return torch.stack([rows for rows, _ in pairs], 1), torch.stack([label for _, label in pairs]).expand(LONG, -1)
+
+
+def names(pairs: Any) -> Any:
+    return ["a" * int(1 + 9 * rows[0, 0].abs()) for rows, _ in pairs], torch.stack([label for _, label in pairs])
+
+
+UNTESTED: dict[str, Any] = {
+    "mixup": (lambda: Mixed(perceptron(), 32), None, "rows are mixed before the first layer"),
+    "statistics of the batch": (
+        lambda: Net(nn.Sequential(nn.Flatten(), nn.BatchNorm1d(48, track_running_stats=False)), 48),
+        None,
+        "without running statistics",
+    ),
+    "train mode by hand": (lambda: Trains(perceptron(), 32), None, "into train mode"),
+    "manual optimization": (lambda: Net(perceptron(), 32, manual=True), None, "manual optimization"),
+    "positions first": (
+        lambda: PositionsFirst(perceptron(), 32),
+        lambda: loader(collate_fn=positions_first),
+        "not known to be that of its samples",
+    ),
+    "strings": (
+        lambda: Strings(perceptron(), 32),
+        lambda: loader(collate_fn=names),
+        "do not depend on the tensors of the batch",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", UNTESTED)
+def test_what_cannot_be_tested_is_left_open_with_the_reason(tmp_path: Path, kind: str) -> None:
+    net, data, reason = UNTESTED[kind]
+    history = train(tmp_path, net(), None if data is None else data())
+    assert "leak" not in history.facts
+    assert reason in history.absent["leak"]
+
+
+def test_a_head_of_zeros_is_tried_again_when_it_has_learned(tmp_path: Path) -> None:
+    net = Net(nn.Sequential(encoder(False), nn.Flatten()), LONG * WIDE)
+    nn.init.zeros_(net.head.weight)
+    net.head.weight.requires_grad_(False)
+    assert "do not" in train(tmp_path, net).absent["leak"]
+    net = Net(nn.Sequential(encoder(False), nn.Flatten()), LONG * WIDE)
+    nn.init.zeros_(net.head.weight)
+    nn.init.zeros_(net.head.bias)
+    assert train(tmp_path, net, epochs=20).facts["leak"]["changed"] == 1.0
+
+
+def test_watching_changes_neither_weights_nor_random_numbers_nor_metrics(tmp_path: Path) -> None:
+    ends = []
+    for probes in ([], [LeakProbe()]):
+        seed_everything(0, verbose=False)
+        net = Net(nn.Sequential(nn.Flatten(), nn.Linear(48, 32), nn.BatchNorm1d(32), nn.Dropout(0.5)), 32)
+        trainer(tmp_path, *probes, max_epochs=12).fit(net, loader())
+        state = {**net.state_dict(), "metric": net.mean_loss.compute(), "random": torch.rand(4)}
+        ends.append({name: value.clone() for name, value in state.items()})
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+    assert probes[0].report is not None
+    assert probes[0].report.history.facts["leak"]["tested"]
+
+
+def test_it_runs_twice_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = []
+    monkeypatch.setattr("lightning_doctor.callbacks.leaks.Rehearsal", lambda *_: runs.append(1))
+    train(tmp_path, Net(perceptron(), 32), epochs=40)
+    assert len(runs) == 2
+
+
+def test_a_step_that_fails_apart_from_the_run_is_the_reason(tmp_path: Path) -> None:
+    class Counts(Net):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            if not self.training:
+                raise RuntimeError("not in eval mode")
+            return super().training_step(batch, batch_idx)
+
+    history = train(tmp_path, Counts(perceptron(), 32))
+    assert history.absent["leak"] == "a rehearsed training step failed (RuntimeError: not in eval mode)"
+
+
+def test_beside_a_doctor_it_shares_the_history(tmp_path: Path) -> None:
+    doctor = Doctor(strict=True)
+    seed_everything(0, verbose=False)
+    trainer(tmp_path, doctor, LeakProbe(), max_epochs=1).fit(Net(perceptron(), 32), loader())
+    assert doctor.report is not None
+    assert doctor.report.history.facts["leak"]["tested"]

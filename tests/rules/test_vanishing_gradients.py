@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from lightning_doctor.findings import Finding, Severity
+from lightning_doctor.history import History
+from lightning_doctor.rules.vanishing_gradients import vanishing_gradients
+from tests.histories import SGD, decay, history_of, noisy
+
+NAMES = ["one", "two", "three", "four", "five", "six"]
+FLAT = noisy([2.3] * 600, 0.05)
+NORMS = [1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0]
+RATIOS = [1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2]
+
+
+def layers(names: Sequence[str], between: str) -> list[dict[str, Any]]:
+    """A stack of linear layers with an activation after each but the last."""
+    stack = []
+    for name in names:
+        stack.append({"layer": name, "class": "Linear", "kind": "linear", "units": 30, "last": name == names[-1]})
+        if name != names[-1]:
+            kind = between.lower()
+            stack.append({"layer": f"{name}.act", "class": between, "kind": kind, "units": 30, "last": False})
+    return stack
+
+
+def run(
+    norms: Sequence[float] = NORMS,
+    ratios: Sequence[float] = RATIOS,
+    *,
+    losses: Sequence[float] = FLAT,
+    skill: float = 0.0,
+    between: str = "Sigmoid",
+    sizes: Sequence[float] = (0.5,) * 6,
+    **facts: Any,
+) -> History:
+    history = history_of(losses, optimizers=SGD, **facts)
+    names = NAMES[: len(norms)]
+    history.facts["activations"] = layers(names, between)
+    for step in range(0, len(losses), 50):
+        history.record("skill", step, skill)
+        for name, norm, ratio, size in zip(names, norms, ratios, sizes, strict=False):
+            history.record(f"grad_norm/{name}", step, norm)
+            history.record(f"update_ratio/{name}", step, ratio)
+            history.record(f"activation_std/{name}", step, size)
+    return history
+
+
+def judge(*args: Any, **kwargs: Any) -> Finding | None:
+    return vanishing_gradients(run(*args, **kwargs))
+
+
+def test_sick_a_deep_sigmoid_stack_whose_early_layers_stay_where_they_began() -> None:
+    finding = judge()
+    assert finding is not None
+    assert (finding.code, finding.severity, finding.onset) == ("LD201", Severity.WARNING, 0)
+    # 600 steps of 1e-6 of the second layer's weights, the median of the three early ones.
+    assert finding.evidence["early_path"] == pytest.approx(6e-4)
+    assert finding.evidence["last_path"] == pytest.approx(6.0)
+    assert "one, two, three" in finding.summary
+    assert "replace Sigmoid between the layers by ReLU" in finding.remedy
+
+
+def test_sick_weights_that_shrink_what_passes_are_told_to_be_initialised() -> None:
+    finding = judge(between="Tanh", sizes=[1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6])
+    assert finding is not None
+    assert "Xavier" in finding.remedy
+    assert "replace" not in finding.remedy
+
+
+def test_a_network_that_normalises_is_not_told_to() -> None:
+    history = run()
+    history.facts["activations"].insert(
+        1, {"layer": "norm", "class": "LayerNorm", "kind": "norm", "units": 30, "last": False}
+    )
+    # A few numbers that move at a pace of their own say nothing of the depth.
+    history.record("grad_norm/norm", 0, 10.0)
+    history.record("update_ratio/norm", 0, 0.5)
+    finding = vanishing_gradients(history)
+    assert finding is not None
+    assert "normalisation" not in finding.remedy
+    assert "residual" in finding.remedy
+
+
+def test_healthy_a_deep_network_that_learns_in_spite_of_it_is_silent() -> None:
+    assert judge(skill=0.9) is None
+    assert judge(losses=noisy(decay(2.3, 0.3, 200, 600), 0.05)) is None
+
+
+def test_healthy_a_slow_start_is_waited_for_where_early_layers_do_move() -> None:
+    # Four hidden sigmoid layers that leave their plateau after 40 % of 8400 steps.
+    slow = [1e-4, 1.5e-4, 6e-4, 3e-3, 2.8e-2]
+    norms = [6.4e-3, 9.7e-3, 4e-2, 0.17, 0.8]
+    assert judge(norms, slow, trainer={"planned_steps": 8400}) is None
+
+
+@pytest.mark.parametrize(("planned", "found"), [(19_000, True), (21_000, False)])
+def test_how_far_the_early_layers_come_is_counted_over_the_planned_run(planned: int, found: bool) -> None:
+    # 1e-6 a step: 0.02 of the weights after 20 000.
+    history = run(trainer={"planned_steps": planned})
+    history.facts["run"] = {"ended": "stopped"}
+    assert (vanishing_gradients(history) is not None) is found
+
+
+@pytest.mark.parametrize(("factor", "found"), [(90, False), (110, True)])
+def test_the_gradient_must_fade_a_hundredfold(factor: float, found: bool) -> None:
+    norms = [1 / factor] * 3 + [1.0] * 3
+    assert (judge(norms) is not None) is found
+
+
+@pytest.mark.parametrize(("last", "found"), [(8e-4, False), (9e-4, True)])
+def test_healthy_a_rate_that_moves_no_layer_is_another_illness(last: float, found: bool) -> None:
+    # 600 steps of 8.3e-4 would come to half of the last layer's weights.
+    assert (judge(ratios=[*RATIOS[:-1], last]) is not None) is found
+
+
+def test_healthy_three_layers_are_no_depth() -> None:
+    assert judge([1e-6, 1e-3, 1.0], [1e-8, 1e-5, 1e-2]) is None
+
+
+def test_healthy_before_a_quarter_of_the_run_it_is_too_early() -> None:
+    assert judge(trainer={"planned_steps": 2500}) is None
+
+
+def test_without_the_forward_order_the_order_of_registration_serves() -> None:
+    history = run(model={"layer_names": NAMES})
+    del history.facts["activations"]
+    assert vanishing_gradients(history) is not None
+    history.facts["model"] = {"layer_names": NAMES[::-1]}
+    assert vanishing_gradients(history) is None
