@@ -9,11 +9,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lightning_doctor.callbacks.activations import ActivationMonitor
+    from lightning_doctor.callbacks.batches import BatchMonitor
     from lightning_doctor.callbacks.doctor import Doctor
     from lightning_doctor.callbacks.generalization import GeneralizationMonitor
     from lightning_doctor.callbacks.gradients import GradientMonitor
+    from lightning_doctor.callbacks.heads import HeadMonitor
+    from lightning_doctor.callbacks.leaks import LeakProbe
     from lightning_doctor.callbacks.losses import LossMonitor
     from lightning_doctor.callbacks.optimizers import OptimizerMonitor
+    from lightning_doctor.callbacks.scans import StepScan
+    from lightning_doctor.callbacks.updates import UpdateMonitor
     from lightning_doctor.findings import Confidence, Finding, Severity
     from lightning_doctor.history import History
     from lightning_doctor.lightning_cli import DoctorCLI
@@ -22,31 +28,43 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "ActivationMonitor": "callbacks.activations",
+    "BatchMonitor": "callbacks.batches",
     "Confidence": "findings",
     "Doctor": "callbacks.doctor",
     "DoctorCLI": "lightning_cli",
     "Finding": "findings",
     "GeneralizationMonitor": "callbacks.generalization",
     "GradientMonitor": "callbacks.gradients",
+    "HeadMonitor": "callbacks.heads",
     "History": "history",
+    "LeakProbe": "callbacks.leaks",
     "LossMonitor": "callbacks.losses",
     "OptimizerMonitor": "callbacks.optimizers",
     "Report": "report",
     "Severity": "findings",
+    "StepScan": "callbacks.scans",
+    "UpdateMonitor": "callbacks.updates",
 }
 
 __all__ = [
+    "ActivationMonitor",
+    "BatchMonitor",
     "Confidence",
     "Doctor",
     "DoctorCLI",
     "Finding",
     "GeneralizationMonitor",
     "GradientMonitor",
+    "HeadMonitor",
     "History",
+    "LeakProbe",
     "LossMonitor",
     "OptimizerMonitor",
     "Report",
     "Severity",
+    "StepScan",
+    "UpdateMonitor",
     "__version__",
 ]
 

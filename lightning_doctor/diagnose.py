@@ -69,7 +69,8 @@ def rank(findings: Iterable[Finding]) -> list[Finding]:
     """Orders findings: root causes first, the most severe, surest and earliest first among them, then symptoms.
 
     A finding is a symptom of another that names it among what it explains, unless it began clearly earlier: an
-    effect does not come before its cause. Of several causes it hangs under the first in the order.
+    effect does not come before its cause. What is only a note did no harm, and explains none. Of several causes it
+    hangs under the first in the order.
     """
     explains = {rule.code: set(rule.explains) for rule in all_rules()}
     ordered = sorted(findings, key=_weight)
@@ -95,6 +96,8 @@ def _weight(finding: Finding) -> tuple[int, int, int, str]:
 
 
 def _may_cause(cause: Finding, effect: Finding) -> bool:
+    if cause.severity is Severity.NOTE and effect.severity is not Severity.NOTE:
+        return False
     if cause.severity is Severity.NOTE and effect.severity is not Severity.NOTE:
         # What did no harm has caused none.
         return False

@@ -70,6 +70,8 @@ class BatchMonitor(Monitor):
     but also Lightning's own loop and what other callbacks do when a batch ends or starts. Left out are the first batch
     of an epoch, the doctor's windows and examined steps, and whatever closes a window: validation and checkpoints.
 
+    Over several ranks each number is the mean of theirs.
+
     The facts ``batch`` and ``inputs`` describe the leaves, and the features as the first layer with parameters gets
     them, or as they are in the batch where that layer gets something else.
     """

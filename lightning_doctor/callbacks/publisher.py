@@ -75,6 +75,15 @@ class Publisher:
 
 
 def _charted(history: History) -> list[str]:
-    layers = history.names("grad_norm/")
-    hidden = set(layers) - {layers[len(layers) * i // _MOST_LAYERS] for i in range(_MOST_LAYERS)} if layers else set()
+    layers: dict[str, list[str]] = {}
+    for name in history.names():
+        family, _, member = name.partition("/")
+        # Not those of a fixed few: loaders, optimizers, multiples of a step.
+        if member and not member[0].isdigit():
+            layers.setdefault(family, []).append(name)
+    hidden = {
+        name
+        for family in layers.values()
+        for name in set(family) - {family[len(family) * i // _MOST_LAYERS] for i in range(_MOST_LAYERS)}
+    }
     return [name for name in history.names() if name not in hidden]

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-# Elements of targets that are kept where the best constant has no closed form.
-_KEPT = 1 << 13
+# Rows and elements of targets that are kept where the best constant has no closed form.
+_ROWS, _ELEMENTS = 1 << 11, 1 << 15
 # Halvings of the interval that it is searched in.
 _HALVINGS = 24
 
@@ -215,7 +215,8 @@ class Center:
             self._targets, self._weights = [], []
         self._targets.append(targets.clone())
         self._weights.append(torch.ones_like(targets) if weights is None else spread_over(weights, targets).clone())
-        while sum(part.numel() for part in self._targets) > _KEPT and len(self._targets[0]) > 1:
+        most = max(1, min(_ROWS, _ELEMENTS // targets.shape[1]))
+        while sum(map(len, self._targets)) > most:
             self._targets = [torch.cat(self._targets)[::2]]
             self._weights = [torch.cat(self._weights)[::2]]
 

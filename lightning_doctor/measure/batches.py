@@ -127,9 +127,9 @@ def roles_by_structure(found: Sequence[Leaf]) -> Roles:
     named = Roles(_only_named(found, _INPUT_NAMES), _only_named(found, _TARGET_NAMES))
     if named != Roles():
         others = [path for path, _ in found if path not in named]
-        # What a lone other tensor is follows from what the named one is.
-        if len(others) == 1:
-            return Roles(named.inputs or others[0], named.targets or others[0])
+        if named.inputs is None and len(others) == 1:
+            # What is not the target is the input, but what is not the input may be an index or a mask.
+            return Roles(others[0], named.targets)
         return named
     if len(found) == 1:
         return Roles(inputs=found[0].path)

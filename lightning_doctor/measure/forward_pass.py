@@ -131,6 +131,7 @@ class ForwardPass:
             return
         self._lost = True
         edges = self._edges(root)
+        shared = self._chain.shared(edges)
         found = []
         for node in _sources_first(root, edges):
             if node in self._places:
@@ -146,6 +147,7 @@ class ForwardPass:
             self._places[node] = place
         for layer in self._all():
             layer.last |= layer.place == self._places[root]
+            layer.fed_by = None if layer.fed_by in shared else layer.fed_by
         if read:
             readable = {layer.name: (layer, node) for layer, node in found if layer.kind in ACTIVATIONS}
             for name in activations.spread(readable, self._left):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -47,6 +48,15 @@ class LinearChain:
         if origin is not None:
             self._origins.update(dict.fromkeys(nodes, origin))
         return None
+
+    def shared(self, edges: Mapping[Any, Sequence[Any]]) -> set[str]:
+        """Returns the linear layers whose output goes to several places, such as round a residual block.
+
+        Args:
+            edges: The autograd graph of the loss, each node with those its inputs come from.
+        """
+        uses = Counter(source for sources in edges.values() for source in sources)
+        return {origin for node, origin in self._origins.items() if uses[node] > 1}
 
     def _origin(self, given: Sequence[Any]) -> str | None:
         if not given:

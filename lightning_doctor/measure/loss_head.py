@@ -199,8 +199,8 @@ def _halves(one: Head, other: Head) -> Head | None:
 
 
 def _is_penalty(graph: Graph, edge: Edge) -> bool:
-    """Whether a term leads to weights and nowhere else."""
-    if shape(edge) != ():
+    """Whether a term leads to weights and nowhere else; a sum of such terms is not one itself."""
+    if shape(edge) != () or (kind(edge) in ("Add", "Sub") and len(alive(edge)) > 1):
         return False
     waiting, seen = [edge], 0
     while waiting:

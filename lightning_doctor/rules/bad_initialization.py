@@ -9,7 +9,7 @@ from lightning_doctor.findings import Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.layers import measured, of_kind
 from lightning_doctor.loss_head import loss_head
-from lightning_doctor.progress import Standing, standing
+from lightning_doctor.progress import Standing, held_out, standing
 from lightning_doctor.rule import rule
 
 # Layers over which what passes must drown.
@@ -45,13 +45,14 @@ _DEPTH = 3
     non_finite=True,
 )
 def bad_initialization(
-    history: History, *, loud: float = 10.0, enlarged: float = 10.0, drowned: float = 1000.0
+    history: History, *, loud: float = 10.0, enlarged: float = 10.0, drowned: float = 1000.0, alike: float = 0.9
 ) -> Finding | None:
     """The first weights enlarge or drown what passes through them, or make all units of a layer alike.
 
     What it looks at:
         The first ``train_loss`` beside ``baseline_loss``, that of the best constant prediction; the scale of each
-        layer's first output, and of inputs and targets; ``equal_share/<layer>`` and ``weight_norm/<layer>``.
+        layer's first output, and of inputs and targets; ``equal_share/<layer>`` and ``weight_norm/<layer>``; what is
+        learned.
 
     Why it matters:
         A network that is loudly wrong spends the run on unlearning its first weights. In one that drowns its input
@@ -70,26 +71,28 @@ def bad_initialization(
 
     Thresholds:
         loud: How many times the loss of the best constant prediction the first loss must be [ratio].
-        enlarged: How many times the largest input the outputs must be, and under a squared error how many times the
-            targets: else inputs or targets are what is large [ratio].
+        enlarged: How many times the largest input the first outputs of layers must be, and under a squared error
+            how many times the targets: else inputs or targets are what is large [ratio].
         drowned: By what factor what passes must shrink from the first layer to the one before the last [ratio].
+        alike: Share of a hidden layer's units that must put out what the unit beside them does, beyond the first
+            steps [share].
 
     Blind spots:
         A baseline must be known for a loud start. Integer inputs are taken to enter by an embedding.
     """
     how = standing(history)
-    return _alike(history, how) or _loud(history, how, loud, enlarged) or _drowned(history, how, drowned)
+    return _alike(history, how, alike) or _loud(history, how, loud, enlarged) or _drowned(history, how, drowned)
 
 
-def _alike(history: History, how: Standing) -> Finding | None:
+def _alike(history: History, how: Standing, alike: float) -> Finding | None:
     """Hidden layers whose units have not told themselves apart after some steps."""
     for entry in _hidden(history):
         layer = str(entry["layer"])
         equal, norms = history.get(f"equal_share/{layer}").values, history.get(f"weight_norm/{layer}").values
         # Only those that leave with equal weights too stay equal: the first probe may have been before any step.
-        alike = len(equal) >= 2 and min(equal) >= 1
+        is_alike = len(equal) >= 2 and min(equal) >= alike
         zero = len(norms) >= 2 and not any(norms)
-        if not (alike or zero) or entry.get("units", 0) < 2:
+        if not (is_alike or zero) or entry.get("units", 0) < 2:
             continue
         units = int(entry["units"])
         return Finding(
@@ -107,36 +110,57 @@ def _alike(history: History, how: Standing) -> Finding | None:
 
 
 def _loud(history: History, how: Standing, loud: float, enlarged: float) -> Finding | None:
-    baselines, start = history.get("baseline_loss").finite().values, history["train_loss"].values[0]
+    """A first loss far over that of guessing, or later harm, and weights that enlarge what passes."""
     layers = [str(entry["layer"]) for entry in of_kind(history, "linear")]
-    if not baselines or not baselines[0] > 0 or not layers or not start >= loud * baselines[0]:
+    sizes = {layer: size for layer in layers if (size := _size(history, layer)) is not None}
+    inputs = _input_size(history, layers)
+    if inputs is None or not sizes:
         return None
-    out = _size(history, layers[-1])
-    inputs, head = history.fact("inputs.abs_max"), loss_head(history)
-    if not isinstance(inputs, (int, float)) or history.fact("inputs.integers") is True:
-        inputs = _size(history, layers[0])
-    targets = math.hypot(head.target_mean, head.target_std) if head.targets == "real" else 0.0
-    if out is None or inputs is None or not out >= enlarged * max(inputs, 0.0 if math.isnan(targets) else targets):
+    out, hidden = sizes.get(layers[-1], 0.0), max((sizes.get(layer, 0.0) for layer in layers[:-1]), default=0.0)
+    baselines, start = history.get("baseline_loss").finite().values, history["train_loss"].values[0]
+    is_loud = bool(baselines) and start >= loud * baselines[0] > 0 and out >= enlarged * max(inputs, _targets(history))
+    is_deep = hidden >= enlarged * inputs and not of_kind(history, "norm")
+    if not is_loud and not (is_deep and how.harmed):
         return None
-    sizes = [size for layer in layers if (size := _size(history, layer)) is not None]
-    spoiled = _spoiled(history, how, baselines[-1])
+    # However often it is right: what the start left behind still costs more than a constant prediction.
+    spoiled = min(how.learned or 0.0, held_out(history) or 0.0) < 0
+    # A last layer alone unlearns its weights soon.
+    lasting = is_deep or how.ended or (how.share or 0.0) >= 0.5
+    if how.harmed or (spoiled and lasting):
+        severity = Severity.WARNING
+    else:
+        severity = how.unless_good(Severity.WARNING) if is_deep else Severity.NOTE
+    evidence: dict[str, float | int | str] = {"first_loss": start, "input_size": inputs, "output_size": out}
+    if baselines:
+        evidence["baseline_loss"] = baselines[0]
+    if how.learned is not None:
+        evidence["learned"] = how.learned
+    cost = f"the first loss is {start:.4g} where a constant prediction costs {baselines[0]:.3g}: " if is_loud else ""
     return Finding(
-        severity=Severity.WARNING if spoiled else how.unless_good(Severity.WARNING),
-        summary=f"the first loss is {start:.4g} where a constant prediction costs {baselines[0]:.3g}: the first "
-        f"weights turn inputs of at most {inputs:.3g} into outputs of {out:.3g} ({_row(sizes)})",
-        evidence={
-            "first_loss": start,
-            "baseline_loss": baselines[0],
-            "ratio": start / baselines[0],
-            "input_size": float(inputs),
-            "output_size": out,
-            **({} if how.learned is None else {"learned": how.learned}),
-        },
+        severity=severity,
+        summary=f"{cost}the first weights enlarge inputs of at most {inputs:.3g} to {_row(list(sizes.values()))} from "
+        "layer to layer",
+        evidence=evidence,
         remedy=f"initialise each layer to keep the size of its input (`{_init(history)}`), and begin with zeros in "
         f"{layers[-1]}",
         onset=0,
         signals=("train_loss", "baseline_loss", f"activation_std/{layers[-1]}"),
     )
+
+
+def _input_size(history: History, layers: list[str]) -> float | None:
+    """Returns the largest input; of integers, which an embedding turns into something else, the first layer's size."""
+    inputs = history.fact("inputs.abs_max")
+    if isinstance(inputs, (int, float)) and history.fact("inputs.integers") is not True:
+        return float(inputs)
+    return _size(history, layers[0]) if layers else None
+
+
+def _targets(history: History) -> float:
+    """Returns the root mean square of real targets; 0 for classes."""
+    head = loss_head(history)
+    size = math.hypot(head.target_mean, head.target_std) if head.targets == "real" else 0.0
+    return 0.0 if math.isnan(size) else size
 
 
 def _drowned(history: History, how: Standing, drowned: float) -> Finding | None:
@@ -166,12 +190,6 @@ def _size(history: History, layer: str) -> float | None:
     """Returns the root mean square of a layer's first output; None where it was not measured."""
     means, stds = history.get(f"activation_mean/{layer}").values, history.get(f"activation_std/{layer}").values
     return math.hypot(means[0], stds[0]) if means and stds else None
-
-
-def _spoiled(history: History, how: Standing, baseline: float) -> bool:
-    """Whether what the start left behind still costs more than a constant prediction, however often it is right."""
-    validation = history.get("val_loss").values
-    return (how.learned is not None and how.learned < 0) or bool(validation and not validation[-1] < baseline)
 
 
 def _init(history: History) -> str:

@@ -76,8 +76,10 @@ def dead_units(history: History, *, share: float = 0.5) -> Finding | None:
     first = series.values[0]
     onset = next(step for step, value in zip(series.steps, series.values, strict=True) if value >= share)
     how = standing(history)
+    # Some of the units are enough for many a task: the run must have had its time.
+    waited = now >= _MOST or how.ended or how.share is None or how.share >= 0.5
     return Finding(
-        severity=how.if_harmed(Severity.WARNING),
+        severity=how.if_harmed(Severity.WARNING) if waited else Severity.NOTE,
         summary=f"{now:.0%} of the units of {layer} are zero for every sample, {first:.0%} when first looked at",
         evidence={
             "layer": layer,

@@ -62,7 +62,7 @@ def late_instability(history: History, *, gained: float = 6.0, lost: float = 0.3
     if min(series.values) <= 0:
         return None
     course = _course(series)
-    start, (best, best_step) = max(level for level, _ in course[:4]), min(course)
+    start, (best, best_step) = math.log10(series.values[0]), min(course)
     now = median(math.log10(value) for value in stretch(series, 1 - late))
     fall, rise = start - best, now - best
     if fall < gained or rise < lost * fall or now < start - _ROUNDING:

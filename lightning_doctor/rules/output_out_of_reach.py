@@ -86,13 +86,16 @@ def _is_constant(head: LossHead) -> bool:
 
 
 def _constant(history: History, head: LossHead, state: Standing) -> Finding:
-    layer = "cross-entropy" if head.loss == "cross_entropy" else last_layer(history, "softmax")
+    scores = "put out one score for each class"
+    if head.loss == "cross_entropy":
+        remedy = f"use `binary_cross_entropy_with_logits` for two classes, or {scores}"
+    else:
+        remedy = f"use a sigmoid instead of {last_layer(history, 'softmax')} for two classes, or {scores}"
     return Finding(
         severity=state.unless_good(Severity.ERROR),
         summary="softmax over a single unit is 1 whatever the input: nothing can be learned",
         evidence={"units": 1, "loss": head.loss},
-        remedy=f"for two classes use a sigmoid instead of {layer} with binary cross-entropy, or two units; for real "
-        "targets a linear output",
+        remedy=f"{remedy}; for amounts no activation",
         onset=0,
         signals=("train_loss",),
     )
@@ -182,8 +185,11 @@ def _squeezed(history: History, head: LossHead, state: Standing, lost: float) ->
     else:
         return None
     top = "∞" if math.isinf(high) else f"{high:g}"
+    # The order of the scores stays: many a run finds its classes all the same.
+    late = state.ended or state.share is None or state.share >= 0.25
+    severe = state.reached is None or (state.poor and late)
     return Finding(
-        severity=state.unless_good(Severity.WARNING) if share >= lost else state.if_harmed(Severity.WARNING),
+        severity=Severity.WARNING if severe and share >= lost else state.if_harmed(Severity.WARNING),
         summary=f"the loss takes scores of any size but gets those of a {head.activation}, in [{low:g}, {top}]: "
         f"{share:.0%} of the loss of guessing stays whatever is learned",
         evidence={"activation": head.activation, "loss": head.loss, "share_out_of_reach": share},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
-from lightning_doctor.loss_head import SQUARED, LossHead, last_layer, loss_head
+from lightning_doctor.loss_head import SQUARED, last_layer, loss_head
 from lightning_doctor.progress import standing
 from lightning_doctor.rule import rule
 
@@ -43,7 +43,7 @@ def squared_error_on_classes(history: History, *, worse: float = 0.05) -> Findin
         ``mse_loss(softmax(scores), one_hot)``, a loss that rests over the one of a constant prediction
 
     Healthy:
-        The same where the accuracy rises all the same; an autoencoder of binary pixels; a regression on counts
+        The same where the accuracy rises all the same; an autoencoder of binary pixels
 
     Remedy:
         Cross-entropy on the scores.
@@ -53,18 +53,16 @@ def squared_error_on_classes(history: History, *, worse: float = 0.05) -> Findin
             predictions are stuck where they are wrong [share of that loss].
 
     Blind spots:
-        With a linear output a squared error does not get stuck: that is a note. Whether class numbers are an order
-        (marks, ages) is not known.
+        With a linear output a squared error does not get stuck: that is a note. A regression on class
+        numbers looks like one on amounts.
     """
     head = loss_head(history)
-    columns = head.columns
-    classes = (head.targets == "one_hot" and columns > 1) or (head.targets == "binary" and columns == 1)
-    numbered = head.targets == "class_index" and columns == 1 and (head.classes or 0) > 2
-    if head.loss not in SQUARED or not (classes or numbered):
+    # Many columns that are not one-hot are pictures or tags, each a target of its own.
+    classes = (head.targets == "one_hot" and head.columns > 1) or (head.targets == "binary" and head.columns == 1)
+    if head.loss not in SQUARED or not classes or (head.activation == "softmax" and head.columns == 1):
         return None
     state = standing(history)
     squashed = head.activation in _SQUASHING
-    harms = squashed or numbered or head.loss == "l1"
     stuck = state.harmed and squashed and state.learned is not None and state.learned < -worse
     evidence: dict[str, float | int | str] = {"loss": head.loss, "targets": head.targets}
     if head.activation:
@@ -73,29 +71,17 @@ def squared_error_on_classes(history: History, *, worse: float = 0.05) -> Findin
         evidence["skill"] = state.skill
     if state.learned is not None:
         evidence["share_learned"] = state.learned
+    error = "an absolute error" if head.loss == "l1" else "a squared error"
+    of = f"the {head.activation} outputs for" if squashed else "the scores of"
+    loss = "cross_entropy" if head.columns > 1 else "binary_cross_entropy_with_logits"
     return Finding(
-        severity=state.if_harmed(Severity.WARNING) if harms else Severity.NOTE,
-        summary=_summary(head, numbered),
+        severity=state.if_harmed(Severity.WARNING) if squashed or head.loss == "l1" else Severity.NOTE,
+        summary=f"{error} on {of} classes, where cross-entropy would keep its gradient on what is surely wrong",
         evidence=evidence,
-        remedy=_remedy(history, head),
+        remedy=f"use `{loss}` on the scores before {last_layer(history, head.activation)}"
+        if squashed
+        else f"use `{loss}`, which takes the scores as they are",
         confidence=Confidence.CONFIRMED if stuck else Confidence.SUSPECTED,
         onset=0,
         signals=("train_loss", "skill"),
     )
-
-
-def _summary(head: LossHead, numbered: bool) -> str:
-    error = "an absolute error" if head.loss == "l1" else "a squared error"
-    if numbered:
-        return f"{error} on class numbers: it takes class 2 to lie between 1 and 3"
-    of = f"the {head.activation} outputs for" if head.activation in _SQUASHING else "the scores of"
-    return f"{error} on {of} classes, where cross-entropy would keep its gradient on what is surely wrong"
-
-
-def _remedy(history: History, head: LossHead) -> str:
-    if head.targets == "class_index":
-        return f"put out one score for each of the {head.classes} classes and use `cross_entropy`"
-    loss = "cross_entropy" if head.columns > 1 else "binary_cross_entropy_with_logits"
-    if head.activation in _SQUASHING:
-        return f"use `{loss}` on the scores before {last_layer(history, head.activation)}"
-    return f"use `{loss}`, which takes the scores as they are"

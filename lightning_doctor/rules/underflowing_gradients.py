@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from statistics import median
+import math
 
-from lightning_doctor.findings import Confidence, Finding, Severity
+from lightning_doctor.findings import Finding, Severity
 from lightning_doctor.history import History
-from lightning_doctor.layers import entries, listed, measured
+from lightning_doctor.layers import late_mean, listed, of_kind
 from lightning_doctor.progress import standing
 from lightning_doctor.rule import rule
+
+# The smallest number of fp16 that is not zero, and how many times over it numbers are still blurred.
+_TINIEST, _BLURRED = 2.0**-24, 10.0
 
 
 @rule(
@@ -20,24 +23,24 @@ def underflowing_gradients(history: History, *, zeros: float = 0.5, scale: float
     """In half precision gradients are too small to be told from zero, or the scale that lifts them has collapsed.
 
     What it looks at:
-        ``loss_scale`` of an fp16 scaler; ``zero_gradient_share/<layer>``, the share of a layer's gradient elements
-        that are exactly zero, beside ``dead_share/<layer>``, which explains such zeros.
+        ``loss_scale`` of an fp16 scaler; of linear layers ``zero_gradient_share/<layer>``, the share of gradient
+        elements that are exactly zero, where ``grad_norm/<layer>`` says that the others are tiny too.
 
     Why it matters:
         What is under 6e-8 is zero in fp16, so the loss is multiplied before the backward pass. Where activations
         overflow however small the scale, it shrinks step after step, every step is skipped, and gradients vanish.
 
     Sick:
-        Scale 65536, 2048, 16, 0.5, 0.004; or shares of zeros 0.1, 0.4, 0.8 in every layer
+        Scale 65536, 2048, 16, 0.5, 0.004; or shares of zeros 0.1, 0.4, 0.8 among elements of 1e-7
 
     Healthy:
-        Scale 65536, 32768, 32768, 65536; shares of 0.9 in an embedding, whose rows are used now and then
+        Scale 65536, 32768, 32768, 65536; shares of 0.9 among elements of 1e-3, as sparse inputs give them
 
     Remedy:
         ``precision="bf16-mixed"``, whose numbers have the range of fp32; where a layer overflows, compute it in fp32.
 
     Thresholds:
-        zeros: Share of a layer's gradient elements that must be zero, in most layers, beyond its dead units [share].
+        zeros: Share of a layer's gradient elements that must be zero, in half of the layers [share].
         scale: Loss scale under which it has collapsed [factor].
 
     Blind spots:
@@ -69,27 +72,29 @@ def _collapsed(history: History, scale: float) -> Finding | None:
 
 
 def _zeros(history: History, zeros: float) -> Finding | None:
-    sparse = {str(entry.get("layer")) for entry in entries(history) if "Embedding" in str(entry.get("class"))}
-    shares = {
-        layer: median(history[f"zero_gradient_share/{layer}"].values[-3:])
-        for layer in measured(history, "zero_gradient_share")
-        if layer not in sparse
-    }
     dead = history.get("dead_share").finite().values
-    # A dead unit takes with it the weights into it and those out of it.
-    excused = 2 * dead[-1] if dead else 0.0
-    if not shares or median(shares.values()) < min(1.0, zeros + excused):
+    if dead and dead[-1] > 0.99:
         return None
-    worst = [layer for layer, value in shares.items() if value >= zeros]
-    typical = median(shares.values())
-    series = history[f"zero_gradient_share/{worst[0]}"]
-    how = standing(history)
+    scales = history.get("loss_scale").finite().values
+    scale = scales[-1] if scales else 1.0
+    shares: dict[str, float] = {}
+    sizes: dict[str, float] = {}
+    for entry in of_kind(history, "linear"):
+        layer, weights = str(entry.get("layer")), entry.get("units", 0) * entry.get("features", 0)
+        norm, share = late_mean(history, f"grad_norm/{layer}"), late_mean(history, f"zero_gradient_share/{layer}")
+        if norm is not None and share is not None and weights > 0:
+            shares[layer], sizes[layer] = share, norm * scale / math.sqrt(weights)
+    lost = [layer for layer in shares if shares[layer] >= zeros and sizes[layer] <= _BLURRED * _TINIEST]
+    if not lost or len(lost) < 0.5 * len(shares):
+        return None
+    series = history[f"zero_gradient_share/{lost[0]}"]
+    share, size = shares[lost[0]], sizes[lost[0]]
     return Finding(
-        severity=how.if_harmed(Severity.WARNING),
-        summary=f"{typical:.0%} of the gradient of a typical layer is exactly zero in half precision",
-        evidence={"typical_share": typical, "layers": listed(worst), **({"dead": dead[-1]} if dead else {})},
+        severity=standing(history).if_harmed(Severity.WARNING),
+        summary=f"{share:.0%} of the gradient of {lost[0]} is exactly zero: its elements, {size:.1g} with the loss scale, "
+        f"are as small as numbers get in fp16 ({len(lost)} of {len(shares)} layers)",
+        evidence={"layers": listed(lost), "zeros": share, "size": size, "loss_scale": scale, "smallest": _TINIEST},
         remedy='set `precision="bf16-mixed"`, or scale the loss up before the backward pass',
-        confidence=Confidence.SUSPECTED,
-        onset=next(step for step, value in zip(series.steps, series.values, strict=True) if value >= zeros),
-        signals=(f"zero_gradient_share/{worst[0]}", "zero_gradient_share", "loss_scale"),
+        onset=next((step for step, v in zip(series.steps, series.values, strict=True) if v >= zeros), series.steps[-1]),
+        signals=(f"zero_gradient_share/{lost[0]}", f"grad_norm/{lost[0]}", "loss_scale"),
     )

@@ -137,6 +137,8 @@ def test_objects_do_not_lead_to_other_objects() -> None:
         ({"inputs": {"ids": Y, "mask": Y}, "labels": Y}, None, "['labels']"),
         ({"inputs": {"input_ids": Y, "mask": Y}, "labels": Y}, "['inputs']['input_ids']", "['labels']"),
         ({"sound": X, "labels": Y}, "['sound']", "['labels']"),
+        ({"image": X, "index": Y}, "['image']", None),
+        ({"labels": Y}, None, "['labels']"),
         ({"image": X, "features": X, "y": Y}, None, "['y']"),
         ({"left": X, "right": X}, None, None),
         (Pair(X, Y), ".image", ".label"),

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.autograd.graph import save_on_cpu
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from lightning_doctor.measure.saved import saved_tensor
@@ -98,3 +99,18 @@ def test_a_later_change_in_place_is_still_refused() -> None:
         output.add_(1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         output.sum().backward()
+
+
+class Passing(TorchDispatchMode):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **(kwargs or {}))
+
+
+def test_nothing_is_read_under_a_dispatch_mode_which_may_fail_on_the_way() -> None:
+    weight = torch.ones(3, requires_grad=True)
+    with Passing():
+        # Divided by a plain number, which a dispatch mode cannot detach as a tensor.
+        loss = weight.exp().sum() / 2
+        assert saved_tensor(loss.grad_fn, "other") is None
+        loss.backward()
+    assert torch.allclose(weight.grad, torch.ones(3).exp() / 2)

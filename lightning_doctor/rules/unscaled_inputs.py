@@ -1,0 +1,202 @@
+"""LD601: the inputs' scale is far from one, or differs widely between features, and the run suffers."""
+
+from __future__ import annotations
+
+import math
+from statistics import median
+from typing import Any
+
+from lightning_doctor.findings import Confidence, Finding, Severity
+from lightning_doctor.history import History
+from lightning_doctor.layers import of_kind
+from lightning_doctor.noise import stretch
+from lightning_doctor.prescriptions import is_adaptive, peak_rate
+from lightning_doctor.progress import standing
+from lightning_doctor.rule import rule
+
+# First layers that do not mind: they normalise, or read whole numbers as names.
+_INDIFFERENT = ("BatchNorm", "LayerNorm", "GroupNorm", "InstanceNorm", "RMSNorm", "SyncBatchNorm", "Embedding")
+# Share of the outputs of the first squashing layer that show it to be overdriven.
+_OVERDRIVEN = 0.5
+# How many times that of a constant prediction the first loss must be to come from outputs as large as the inputs.
+_LOUD = 3.0
+# Share of the run after which one that does badly, and whose start shows why, need not be waited for.
+_EARLY = 0.1
+
+
+@rule(
+    "LD601",
+    reads=("inputs",),
+    needs={"train_loss/*": 1},
+    explains=(
+        "saturated_units",
+        "dead_units",
+        "learning_rate_too_high",
+        "learning_rate_too_low",
+        "missing_warmup",
+        "uneven_step_sizes",
+        "exploding_gradients",
+        "vanishing_gradients",
+        "non_finite_gradients",
+        "non_finite_loss",
+        "diverging_loss",
+        "always_clipped",
+        "loss_spike",
+        "loss_plateau",
+        "stuck_at_baseline",
+        "undertrained",
+        "collapsed_output",
+        "imbalanced_classes",
+        "noise_floor",
+        "ill_conditioned",
+        "flat_region",
+        "poor_minimum",
+        "stale_validation",
+    ),
+    non_finite=True,
+)
+def unscaled_inputs(
+    history: History, *, far: float = 10.0, apart: float = 100.0, faint: float = 0.05
+) -> Finding | None:
+    """The inputs' scale is far from one, or differs widely between features, and the run suffers.
+
+    What it looks at:
+        Mean and standard deviation of every input feature, as the first layer gets them; what is learned, the first
+        loss, saturated units and the length of steps along the largest feature.
+
+    Why it matters:
+        What a layer puts out, and its gradient, grow with its inputs. Large ones drive units to where they are flat
+        and make the loss too steep for any usual learning rate; of features far apart only the largest are heard.
+
+    Sick:
+        Two features of mean 50 and standard deviation 29 into tanh: 76 % of its outputs are saturated at the start
+
+    Healthy:
+        Pixels in [0, 1], mean 0.3; or features of any scale into a batch normalisation
+
+    Remedy:
+        Standardise: subtract each feature's mean, divide by its standard deviation, both of the training data.
+
+    Thresholds:
+        far: Root mean square of the largest feature above which it is far from one [unit of standardised features].
+        apart: How many times the median feature's standard deviation the largest one's must be [ratio].
+        faint: Largest value of all under which the inputs are faint [unit of standardised features].
+
+    Blind spots:
+        It is said only of runs that do badly, and without a proof that the scale is why unless their start shows it.
+        Of several inputs only the one that reaches the first layer is looked at.
+    """
+    facts = history.fact("inputs", {})
+    layer = str(facts.get("layer_class", ""))
+    if facts.get("integers") is True or layer.startswith(_INDIFFERENT):
+        return None
+    kind = _kind(facts, far, apart, faint)
+    how = standing(history)
+    lost = _lost(history)
+    if kind is None or (how.good and not lost):
+        return None
+    proof = _proof(history, facts) if kind != "faint" else None
+    ripe = how.share is None or how.share >= _EARLY
+    if not (lost or how.harmed or (proof is not None and how.poor and ripe)):
+        return None
+    largest, smallest = _features(facts, "largest"), _features(facts, "smallest")
+    evidence: dict[str, float | int | str] = {
+        "abs_max": _number(facts, "abs_max"),
+        "std_max": _number(facts, "std_max"),
+        "std_median": _number(facts, "std_median"),
+        **({} if how.reached is None else {"learned": how.reached}),
+    }
+    for name, group in (("largest", largest), ("smallest", smallest)):
+        if group:
+            evidence |= {f"{name}_feature": group[0][0], f"{name}_mean": group[0][1], f"{name}_std": group[0][2]}
+    return Finding(
+        severity=Severity.WARNING,
+        summary=_summary(facts, kind, largest, smallest) + (f", and {proof}" if proof else ""),
+        evidence=evidence,
+        remedy=_remedy(facts, kind, largest, smallest),
+        confidence=Confidence.CONFIRMED if proof else Confidence.SUSPECTED,
+        onset=0,
+        signals=("train_loss",),
+    )
+
+
+def _kind(facts: dict[str, Any], far: float, apart: float, faint: float) -> str | None:
+    if _rms(facts) >= far:
+        return "far"
+    if _number(facts, "std_max") >= apart * _number(facts, "std_median") > 0:
+        return "apart"
+    return "faint" if 0 < _number(facts, "abs_max") <= faint else None
+
+
+def _lost(history: History) -> bool:
+    """Whether the loss is not finite any more, or far over where it began."""
+    for name in history.family("train_loss"):
+        series = history[name]
+        recent = stretch(series.finite(), 0.8)
+        if series.broken_at() is not None or (recent and median(recent) > 3 * abs(series.values[0])):
+            return True
+    return False
+
+
+def _proof(history: History, facts: dict[str, Any]) -> str | None:
+    """Says what in the run shows that the scale matters, as a clause."""
+    squashing = [str(entry.get("layer")) for entry in of_kind(history, "sigmoid", "tanh")]
+    shares = [
+        (layer, series.values[0]) for layer in squashing if len(series := history.get(f"saturated_share/{layer}"))
+    ]
+    if shares and shares[0][1] >= _OVERDRIVEN:
+        return f"{shares[0][1]:.0%} of the outputs of {shares[0][0]} were saturated from the start"
+    losses, baselines = history.get("train_loss").finite().values, history.get("baseline_loss").finite().values
+    if losses and baselines and losses[0] >= _LOUD * baselines[0] > 0 and not _real(history):
+        return f"the first loss was {losses[0]:.3g} where a constant prediction costs {baselines[0]:.3g}"
+    rate = peak_rate(history)
+    steepness = _rms(facts) ** 2
+    if is_adaptive(history) is False and rate is not None and rate * steepness >= 1:
+        return f"lr times the largest feature's mean square is {rate * steepness:.2g}, which must stay under about 1"
+    return None
+
+
+def _real(history: History) -> bool:
+    # A first loss may be high for the targets' scale as well.
+    return history.fact("loss_head.targets") not in ("class_index", "one_hot", "binary")
+
+
+def _rms(facts: dict[str, Any]) -> float:
+    return max((math.hypot(mean, std) for _, mean, std in _features(facts, "largest")), default=0.0)
+
+
+def _features(facts: dict[str, Any], group: str) -> list[tuple[int, float, float]]:
+    table = facts.get(group)
+    rows = [row for row in table if isinstance(row, dict)] if isinstance(table, list) else []
+    return [(int(_number(row, "feature")), _number(row, "mean"), _number(row, "std")) for row in rows]
+
+
+def _number(table: dict[str, Any], key: str) -> float:
+    value = table.get(key)
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else 0.0
+
+
+def _told(feature: tuple[int, float, float]) -> str:
+    return f"feature {feature[0]} has mean {feature[1]:.3g}, std {feature[2]:.3g}"
+
+
+def _summary(
+    facts: dict[str, Any], kind: str, largest: list[tuple[int, float, float]], smallest: list[tuple[int, float, float]]
+) -> str:
+    if kind == "far":
+        return f"the inputs' scale is far from one: {_told(largest[0])}"
+    if kind == "apart":
+        return "the inputs' scales lie far apart: " + ", ".join(
+            _told(group[0]) for group in (largest, smallest) if group
+        )
+    return f"the inputs are faint: no value is over {_number(facts, 'abs_max'):.2g}"
+
+
+def _remedy(
+    facts: dict[str, Any], kind: str, largest: list[tuple[int, float, float]], smallest: list[tuple[int, float, float]]
+) -> str:
+    if _number(facts, "abs_max") == 255.0 and _number(facts, "mean_min") >= 0:
+        return "divide the inputs by 255, or standardise them"
+    told = [*largest[:2], *(smallest[:1] if kind == "apart" else [])]
+    listed = "; ".join(dict.fromkeys(_told(feature) for feature in told))
+    return f"standardise the inputs with the training data's mean and std ({listed})" if listed else "standardise"

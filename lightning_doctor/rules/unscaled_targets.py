@@ -1,0 +1,96 @@
+"""LD602: the targets of a regression are far from the scale of the outputs, and the run suffers."""
+
+from __future__ import annotations
+
+import math
+from statistics import median
+
+from lightning_doctor.findings import Confidence, Finding, Severity
+from lightning_doctor.history import History
+from lightning_doctor.loss_head import SQUARED, loss_head
+from lightning_doctor.noise import stretch
+from lightning_doctor.progress import standing
+from lightning_doctor.rule import rule
+
+
+@rule(
+    "LD602",
+    reads=("loss_head",),
+    needs={"train_loss/*": 1},
+    explains=(
+        "learning_rate_too_high",
+        "learning_rate_too_low",
+        "missing_warmup",
+        "exploding_gradients",
+        "non_finite_gradients",
+        "non_finite_loss",
+        "diverging_loss",
+        "always_clipped",
+        "dead_units",
+        "loss_spike",
+        "loss_plateau",
+        "stuck_at_baseline",
+        "collapsed_output",
+        "undertrained",
+        "noise_floor",
+        "flat_region",
+        "poor_minimum",
+        "stale_validation",
+    ),
+    non_finite=True,
+)
+def unscaled_targets(history: History, *, far: float = 10.0) -> Finding | None:
+    """The targets of a regression are far from the scale of the outputs, and the run suffers.
+
+    What it looks at:
+        Mean and standard deviation of the targets; the root mean square of the first outputs; what is learned.
+
+    Why it matters:
+        A fresh network puts out numbers about one. To reach targets in the hundreds its weights have to grow by as
+        much, which takes Adam thousands of steps; under SGD the first gradients are as large as the targets.
+
+    Sick:
+        Targets of mean 152 and standard deviation 77, first outputs of 0.3, and a loss of NaN
+
+    Healthy:
+        Targets of mean 0 and standard deviation 1; or of any scale where the run does well
+
+    Remedy:
+        Standardise the targets, and undo it in the predictions.
+
+    Thresholds:
+        far: How many times one, and the first outputs, the targets' root mean square must be [ratio].
+
+    Blind spots:
+        It is said only of runs that do badly, and that the scale is why is inferred. Targets that are faint are not
+        judged: what is learned of them is as good in any unit.
+    """
+    head = loss_head(history)
+    if head.targets != "real" or head.loss not in SQUARED:
+        return None
+    size = math.hypot(head.target_mean, head.target_std)
+    first = next(iter(history.get("output_level").finite().values), 1.0)
+    if not size >= far * max(1.0, first):
+        return None
+    how = standing(history)
+    losses = history.get("train_loss")
+    recent = stretch(losses.finite(), 0.8)
+    lost = losses.broken_at() is not None or (bool(recent) and median(recent) > 3 * losses.values[0])
+    if not (lost or how.harmed):
+        return None
+    return Finding(
+        severity=Severity.WARNING,
+        summary=f"the targets have mean {head.target_mean:.3g} and std {head.target_std:.3g}, "
+        f"where the outputs began at about {first:.2g}",
+        evidence={
+            "target_mean": head.target_mean,
+            "target_std": head.target_std,
+            "first_output": first,
+            **({} if how.reached is None else {"learned": how.reached}),
+        },
+        remedy=f"standardise the targets: (y − {head.target_mean:.4g}) / {head.target_std:.4g}, and undo it in the "
+        "predictions",
+        confidence=Confidence.SUSPECTED,
+        onset=0,
+        signals=("train_loss",),
+    )

@@ -1,0 +1,392 @@
+"""The loss head of real, small training runs."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, seed_everything
+from lightning.pytorch.plugins import MixedPrecision
+from sklearn.metrics import log_loss
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_doctor.callbacks.heads import HeadMonitor
+from lightning_doctor.callbacks.losses import LossMonitor
+from lightning_doctor.history import History
+from tests.runs import IMAGES, LABELS, DigitsNet, flat, trainer
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+HOT = functional.one_hot(LABELS, 10).float()
+# A linear function of the pixels with a little noise, far from zero.
+_noise = torch.randn(len(IMAGES), 1, generator=torch.Generator().manual_seed(0))
+REAL = 50 + 20 * IMAGES @ torch.linspace(-1, 1, 64)[:, None] + _noise
+# A digit under five, and a digit that is odd.
+LOW = (LABELS < 5).float()[:, None]
+TRAITS = torch.stack([LABELS < 5, LABELS % 2 == 1, LABELS == 7], 1).float()
+
+
+class Net(LightningModule):
+    """A small network with any loss and any last layer."""
+
+    def __init__(self, loss: Loss, width: int, last: nn.Module | None = None, lr: float = 0.003) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.loss = loss
+        self.lr = lr
+        self.net = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, width), last or nn.Identity())
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        inputs, targets = batch
+        return self.loss(self.net(inputs), targets)
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam(self.parameters(), lr=self.lr)
+
+
+def watch(folder: Path, net: LightningModule, targets: Tensor, *, batch: int = 64, **options: Any) -> History:
+    """Trains on 640 digits, looks at every step that a Doctor would, and returns what was seen."""
+    seed_everything(0, verbose=False)
+    monitor = HeadMonitor()
+    monitor.settings.strict, monitor.settings.overhead = True, 1.0
+    run = trainer(folder, monitor, LossMonitor(), **options)
+    run.fit(net, DataLoader(TensorDataset(IMAGES[:640], targets[:640]), batch, shuffle=True))
+    assert monitor.report is not None
+    assert monitor.report.notes == []
+    return monitor.report.history
+
+
+def test_a_classifier_is_described(tmp_path: Path) -> None:
+    history = watch(tmp_path, Net(functional.cross_entropy, 10), LABELS, max_epochs=10)
+    head = history.facts["loss_head"]
+    assert (head["loss"], head["activation"], head["reduction"]) == ("cross_entropy", None, "mean")
+    assert (head["targets"], head["classes"], head["terms"]) == ("class_index", 10, 1)
+    assert (head["target_min"], head["target_max"]) == (0.0, 9.0)
+    assert (head["output_shape"], head["target_shape"]) == ([64, 10], [64])
+    assert head["output_min"] < 0 < head["output_max"]
+    assert not any(head[name] for name in ("written_by_hand", "weighted", "broadcast", "label_smoothing"))
+    assert "loss_head" not in history.absent
+
+
+def test_what_it_records_is_plain_json(tmp_path: Path) -> None:
+    history = watch(tmp_path, Net(functional.cross_entropy, 10), LABELS)
+    facts = {name: history.facts[name] for name in ("loss_head", "labels", "predictions")}
+    assert json.loads(json.dumps(facts)) == facts
+
+
+def test_the_baseline_of_a_classifier_is_the_entropy_of_its_labels(tmp_path: Path) -> None:
+    history = watch(tmp_path, Net(functional.cross_entropy, 10), LABELS, batch=640, max_epochs=4)
+    shares = torch.bincount(LABELS[:640]).double() / 640
+    entropy = -float((shares * shares.log()).sum())
+    assert history["baseline_loss"].values == pytest.approx([entropy] * 2, rel=1e-9)
+    assert history["baseline_loss"].steps == [1, 3]
+    constant = log_loss(LABELS[:640], shares.expand(640, 10).numpy())
+    assert entropy == pytest.approx(constant, rel=1e-9)
+
+
+def test_skill_rises_from_nothing_to_nearly_one_as_a_classifier_learns(tmp_path: Path) -> None:
+    history = watch(tmp_path, Net(functional.cross_entropy, 10), LABELS, max_epochs=40)
+    skill, accuracy = history["skill"].values, history["train_accuracy"].values
+    assert skill[0] < 0.3
+    assert skill[-1] > 0.9
+    # A tenth is right by chance.
+    prior = max(history.facts["labels"]["counts"].values()) / history.facts["labels"]["samples"]
+    assert skill[-1] == pytest.approx((accuracy[-1] - prior) / (1 - prior), abs=0.02)
+
+
+def test_labels_and_predictions_are_counted(tmp_path: Path) -> None:
+    history = watch(tmp_path, Net(functional.cross_entropy, 10), LABELS, batch=640, max_epochs=31, max_steps=80)
+    labels, predictions = history.facts["labels"], history.facts["predictions"]
+    exact = torch.bincount(LABELS[:640]).tolist()
+    # Steps 1, 3, 7 and 15 saw all of them; step 0 reads nothing.
+    assert labels == {"counts": {str(i): 4 * n for i, n in enumerate(exact)}, "samples": 2560}
+    assert sum(predictions["counts"].values()) == predictions["samples"] == 640
+    assert set(predictions["recall"]) == {str(i) for i in range(10)}
+    right = sum(share * exact[int(label)] for label, share in predictions["recall"].items())
+    assert right / 640 == pytest.approx(history["train_accuracy"].values[-1], rel=1e-6)
+
+
+def test_a_regression_is_described_and_scored(tmp_path: Path) -> None:
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        return functional.mse_loss(50 + 10 * outputs, targets)
+
+    history = watch(tmp_path, Net(loss, 1), REAL, max_epochs=30)
+    head = history.facts["loss_head"]
+    assert (head["loss"], head["targets"], head["classes"]) == ("mse", "real", None)
+    # Of seven batches of 64.
+    assert head["target_mean"] == pytest.approx(float(REAL[:640].mean()), rel=0.05)
+    assert head["target_std"] == pytest.approx(float(REAL[:640].std()), rel=0.1)
+    assert history["baseline_loss"].values[-1] == pytest.approx(float(REAL[:640].var()), rel=0.2)
+    assert history["skill"].values[0] < 0.3
+    assert history["skill"].values[-1] > 0.9
+    assert history.absent["train_accuracy"] == "the targets are not classes"
+
+
+def test_skill_of_a_regression_is_one_less_its_error_over_the_variance(tmp_path: Path) -> None:
+    history = watch(tmp_path, Net(functional.mse_loss, 1), REAL, batch=640, max_epochs=8)
+    variance, losses = float(REAL[:640].double().var(correction=0)), history["train_loss"].values
+    # As of samples, of which there seem to be more each time.
+    expected = [1 - losses[step] / (variance * n / (n - 1)) for step, n in ((1, 640), (3, 1280), (7, 1920))]
+    assert history["skill"].values == pytest.approx(expected, rel=1e-5)
+
+
+def test_targets_rebuilt_from_a_difference_give_the_same_as_those_that_are_saved(tmp_path: Path) -> None:
+    def by_hand(outputs: Tensor, targets: Tensor) -> Tensor:
+        return ((targets - outputs) ** 2).mean()
+
+    fused = watch(tmp_path, Net(functional.mse_loss, 1), REAL)
+    written = watch(tmp_path, Net(by_hand, 1), REAL)
+    for name in ("baseline_loss", "skill", "output_spread", "worst_share"):
+        assert written[name].steps == fused[name].steps
+        assert written[name].values == pytest.approx(fused[name].values, rel=1e-4)
+    assert written.facts["loss_head"]["written_by_hand"]
+
+
+def test_squared_error_on_one_hot_rows_is_seen_and_scored_by_class(tmp_path: Path) -> None:
+    history = watch(tmp_path, Net(lambda o, t: (o - t).square().mean(), 10, nn.Softmax(1)), HOT, max_epochs=40)
+    head = history.facts["loss_head"]
+    assert (head["loss"], head["activation"], head["targets"], head["classes"]) == ("mse", "softmax", "one_hot", 10)
+    assert history["train_accuracy"].values[-1] > 0.8
+    assert history["skill"].values[-1] > 0.8
+    assert sum(history.facts["labels"]["counts"].values()) == history.facts["labels"]["samples"]
+
+
+def test_a_binary_column_is_two_classes(tmp_path: Path) -> None:
+    history = watch(tmp_path, Net(functional.binary_cross_entropy_with_logits, 1), LOW, max_epochs=20)
+    head = history.facts["loss_head"]
+    assert (head["loss"], head["targets"], head["classes"]) == ("bce_with_logits", "binary", 2)
+    assert set(history.facts["labels"]["counts"]) == {"0", "1"}
+    assert history["skill"].values[-1] == pytest.approx(2 * history["train_accuracy"].values[-1] - 1, abs=0.1)
+    assert history["skill"].values[-1] > 0.8
+
+
+def test_several_binary_columns_are_scored_by_their_squared_error(tmp_path: Path) -> None:
+    history = watch(tmp_path, Net(functional.binary_cross_entropy_with_logits, 3), TRAITS, max_epochs=30)
+    head = history.facts["loss_head"]
+    assert (head["targets"], head["classes"]) == ("binary", None)
+    assert "train_accuracy" not in history
+    assert history["skill"].values[-1] > 0.7
+
+
+def test_pixels_that_are_no_bits_are_probabilities(tmp_path: Path) -> None:
+    history = watch(tmp_path, Net(functional.binary_cross_entropy, 64, nn.Sigmoid()), IMAGES, max_epochs=4)
+    head = history.facts["loss_head"]
+    assert (head["loss"], head["activation"], head["targets"]) == ("bce", "sigmoid", "probabilities")
+    assert history["baseline_loss"].values[-1] > 0
+
+
+def test_labels_beyond_one_leave_no_constant_that_is_best(tmp_path: Path) -> None:
+    three = (LABELS % 3).float()[:, None]
+
+    def keras(outputs: Tensor, targets: Tensor) -> Tensor:
+        p = outputs.clamp(1e-7, 1 - 1e-7)
+        return -(targets * p.log() + (1 - targets) * (1 - p).log()).mean()
+
+    history = watch(tmp_path, Net(keras, 1, nn.Sigmoid()), 2 * three)
+    head = history.facts["loss_head"]
+    assert (head["loss"], head["targets"], head["target_max"]) == ("bce", "real", pytest.approx(4.0))
+    assert history.absent["baseline_loss"] == "no constant is best under these targets"
+
+
+def test_a_softmax_made_of_other_operations_is_known_by_its_values(tmp_path: Path) -> None:
+    class Shares(nn.Module):
+        def forward(self, values: Tensor) -> Tensor:
+            powers = (values - values.amax(1, keepdim=True)).exp()
+            return powers / powers.sum(1, keepdim=True)
+
+    history = watch(tmp_path, Net(functional.cross_entropy, 10, Shares()), LABELS)
+    assert history.facts["loss_head"]["activation"] == "softmax"
+
+
+def test_one_softmax_unit_puts_out_one(tmp_path: Path) -> None:
+    history = watch(tmp_path, Net(functional.binary_cross_entropy, 1, nn.Softmax(1)), LOW)
+    head = history.facts["loss_head"]
+    assert (head["activation"], head["output_min"], head["output_max"]) == ("softmax", 1.0, 1.0)
+    assert history["output_spread"].values == [0.0] * 5
+
+
+def test_a_broadcast_difference_names_both_shapes(tmp_path: Path) -> None:
+    history = watch(tmp_path, Net(lambda o, t: (o - t).square().mean(), 1), REAL[:, 0])
+    head = history.facts["loss_head"]
+    assert head["broadcast"]
+    assert (head["output_shape"], head["target_shape"]) == ([64, 1], [64])
+
+
+@pytest.mark.parametrize(
+    ("loss", "reduction", "times"),
+    [
+        (lambda o, t: functional.cross_entropy(o, t, reduction="sum"), "sum", 32),
+        (lambda o, t: functional.cross_entropy(o, t, reduction="sum") / len(o), "mean", 1),
+        (lambda o, t: 3 * functional.cross_entropy(o, t), "mean", 3),
+    ],
+)
+@pytest.mark.parametrize("micro", [1, 4])
+def test_the_baseline_is_in_the_units_of_the_training_loss(
+    tmp_path: Path, loss: Loss, reduction: str, times: int, micro: int
+) -> None:
+    history = watch(tmp_path, Net(loss, 10), LABELS, batch=32, accumulate_grad_batches=micro, max_epochs=10)
+    assert history.facts["loss_head"]["reduction"] == reduction
+    # Ten classes, nearly even, of which some hundred samples were seen.
+    assert history["baseline_loss"].values[-1] == pytest.approx(times * math.log(10), rel=0.05)
+    # An untrained network is no better than a constant.
+    assert history["train_loss"].values[0] == pytest.approx(times * math.log(10), rel=0.1)
+
+
+def test_an_fp16_scale_is_taken_out(tmp_path: Path) -> None:
+    plugin = MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu", init_scale=1024.0))
+    history = watch(tmp_path, Net(functional.cross_entropy, 10), LABELS, plugins=[plugin])
+    assert history["baseline_loss"].values[-1] == pytest.approx(math.log(10), rel=0.05)
+    assert history.facts["loss_head"]["loss"] == "cross_entropy"
+
+
+def test_a_compiled_model_is_read_from_its_uncompiled_copy(tmp_path: Path) -> None:
+    net = Net(functional.cross_entropy, 10)
+    net.net = torch.compile(net.net, backend="eager")
+    history = watch(tmp_path, net, LABELS, accumulate_grad_batches=2)
+    assert history.facts["loss_head"]["loss"] == "cross_entropy"
+    assert history["baseline_loss"].values[-1] == pytest.approx(math.log(10), rel=0.05)
+
+
+def test_weight_decay_in_the_loss_leaves_the_baseline_of_the_data(tmp_path: Path) -> None:
+    class Decayed(Net):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return super().training_step(batch, batch_idx) + 0.01 * sum(p.square().sum() for p in self.parameters())
+
+    history = watch(tmp_path, Decayed(functional.cross_entropy, 10), LABELS)
+    assert history.facts["loss_head"]["terms"] == 2
+    assert history["baseline_loss"].values[-1] == pytest.approx(math.log(10), rel=0.05)
+
+
+def test_outputs_that_collapse_have_no_spread(tmp_path: Path) -> None:
+    net = Net(functional.mse_loss, 1)
+    history = watch(tmp_path, net, REAL)
+    assert min(history["output_spread"].values) > 0
+    last = net.net[2]
+    assert isinstance(last, nn.Linear)
+    nn.init.zeros_(last.weight)
+    last.weight.requires_grad_(False)
+    collapsed = watch(tmp_path, net, REAL)
+    # Not quite: the mean of equal numbers is rounded.
+    assert max(collapsed["output_spread"].values) < 1e-6 * collapsed["output_level"].values[-1]
+
+
+def test_a_few_wild_targets_carry_the_squared_error(tmp_path: Path) -> None:
+    wild = REAL.clone()
+    wild[::40] += 5000
+    calm, strange = (watch(tmp_path, Net(functional.mse_loss, 1), t, batch=640, max_epochs=8) for t in (REAL, wild))
+    assert strange["worst_share"].values[-1] > 0.95
+    assert calm["worst_share"].values[-1] < 0.3
+    assert strange["worst_ratio"].values[-1] > 20 * calm["worst_ratio"].values[-1]
+
+
+def test_several_terms_leave_the_reason_everywhere(tmp_path: Path) -> None:
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        return functional.cross_entropy(outputs, targets) + functional.mse_loss(outputs, torch.zeros_like(outputs))
+
+    history = watch(tmp_path, Net(loss, 10), LABELS)
+    assert "loss_head" not in history.facts
+    for name in ("loss_head", *HeadMonitor.signals):
+        assert history.absent[name] == "the loss is a sum of 2 terms"
+
+
+def test_a_custom_function_leaves_its_name(tmp_path: Path) -> None:
+    class Mine(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, outputs: Tensor) -> Tensor:
+            ctx.save_for_backward(outputs)
+            return outputs.square().mean()
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Tensor) -> Tensor:
+            (outputs,) = ctx.saved_tensors
+            return gradient * 2 * outputs / outputs.numel()
+
+    history = watch(tmp_path, Net(lambda o, t: Mine.apply(o), 10), LABELS)
+    assert history.absent["loss_head"] == "the loss cannot be read: it is computed by a custom autograd Function (Mine)"
+
+
+def test_no_loss_leaves_a_reason(tmp_path: Path) -> None:
+    class Nothing(DigitsNet):
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            return None
+
+    history = watch(tmp_path, Nothing(), LABELS)
+    assert history.absent["loss_head"] == "the loss has not been examined"
+
+
+def test_two_optimizers_have_no_single_loss(tmp_path: Path) -> None:
+    class Two(Net):
+        automatic_optimization = False
+
+        def __init__(self) -> None:
+            super().__init__(functional.cross_entropy, 10)
+            self.automatic_optimization = False
+
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            for optimizer in self.optimizers():
+                optimizer.zero_grad()
+                self.manual_backward(super().training_step(batch, batch_idx))
+                optimizer.step()
+
+        def configure_optimizers(self) -> Any:
+            return [torch.optim.SGD(layer.parameters(), 0.1) for layer in (self.net[0], self.net[2])]
+
+    history = watch(tmp_path, Two(), LABELS)
+    assert history.absent["loss_head"] == "2 optimizers: no single loss has to fall"
+
+
+def test_losses_of_several_kinds_in_one_step_are_not_mixed(tmp_path: Path) -> None:
+    class Both(Net):
+        def __init__(self) -> None:
+            super().__init__(functional.cross_entropy, 10)
+            self.automatic_optimization = False
+
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            optimizer: Any = self.optimizers()
+            optimizer.zero_grad()
+            self.manual_backward(super().training_step(batch, batch_idx))
+            self.manual_backward(functional.mse_loss(self.net(batch[0]), HOT[: len(batch[0])]))
+            optimizer.step()
+
+    history = watch(tmp_path, Both(), LABELS)
+    assert history.absent["loss_head"] == "several losses are sent backward in a step"
+
+
+def test_a_loss_in_place_too_late_is_still_refused(tmp_path: Path) -> None:
+    class Spoiled(Net):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            outputs = self.net(batch[0])
+            loss = functional.mse_loss(outputs, batch[1])
+            with torch.no_grad():
+                outputs.mul_(2)
+            return loss
+
+    # By Lightning's own backward pass, as it would be without anybody looking.
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        watch(tmp_path, Spoiled(functional.mse_loss, 1, nn.Sigmoid()), REAL)
+
+
+@pytest.mark.parametrize("loss", [functional.cross_entropy, lambda o, t: -o.log_softmax(1).gather(1, t[:, None]).sum()])
+def test_weights_are_the_same_bit_for_bit_with_the_monitor(tmp_path: Path, loss: Loss) -> None:
+    after = []
+    for callbacks in ([], [HeadMonitor()]):
+        seed_everything(0, verbose=False)
+        net = Net(loss, 10)
+        trainer(tmp_path, *callbacks).fit(net, DataLoader(TensorDataset(IMAGES[:320], LABELS[:320]), 32, shuffle=True))
+        after.append(flat(net))
+    assert torch.equal(*after)
+
+
+def test_nothing_of_the_model_is_kept_after_the_run(tmp_path: Path) -> None:
+    monitor = HeadMonitor()
+    trainer(tmp_path, monitor).fit(Net(functional.cross_entropy, 10), DataLoader(TensorDataset(IMAGES, LABELS), 320))
+    kept = [value for value in vars(monitor).values() if isinstance(value, (Tensor, nn.Module))]
+    assert kept == []
+    assert (len(monitor._outputs), monitor._read, monitor._tally) == (0, [], None)

@@ -1,0 +1,116 @@
+"""Healthy programs whose steps or schedules look odd."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, LambdaLR, LRScheduler, OneCycleLR
+
+from tests.clinic.patient import Pair, Patient, Program, error_gain
+from tests.clinic.programs.parts import CULTIVAR, DIGITS, LABELS, WINE, stack, task
+from tests.clinic.variation import Variation
+
+_CROSS_ENTROPY = nn.functional.cross_entropy
+_DIGITS = DIGITS, LABELS
+
+
+def _small_batches(vary: Variation) -> Program:
+    net = stack(vary.widths(64, 32, 10))
+    return task(vary, Patient(net, _CROSS_ENTROPY, lambda p: SGD(p, vary.rate(0.02))), _DIGITS, 4, 2)
+
+
+def _restarts(vary: Variation) -> Program:
+    def schedule(optimizer: Optimizer) -> LRScheduler:
+        return CosineAnnealingWarmRestarts(optimizer, 6 * len(program.train))
+
+    net = stack(vary.widths(64, 48, 48, 10))
+    optimizer = SGD
+    patient = Patient(
+        net, _CROSS_ENTROPY, lambda p: optimizer(p, vary.rate(0.1), momentum=0.9), schedule=schedule, accuracy=True
+    )
+    program = task(vary, patient, _DIGITS, 18, 32)
+    # The last cycle ends with the run.
+    program.options["max_epochs"] = 18
+    return program
+
+
+def _one_cycle(vary: Variation) -> Program:
+    def schedule(optimizer: Optimizer) -> LRScheduler:
+        steps = program.options["max_epochs"] * len(program.train)
+        return OneCycleLR(optimizer, vary.rate(1.0), total_steps=steps)
+
+    patient = Patient(
+        stack(vary.widths(64, 48, 48, 10)), _CROSS_ENTROPY, lambda p: SGD(p, 0.1, momentum=0.9), schedule=schedule
+    )
+    program = task(vary, patient, _DIGITS, 15, 64)
+    return program
+
+
+def _long_warm_up(vary: Variation) -> Program:
+    def schedule(optimizer: Optimizer) -> LRScheduler:
+        steps = program.options["max_epochs"] * len(program.train)
+        return LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / (0.6 * steps)))
+
+    patient = Patient(
+        stack(vary.widths(64, 48, 10)), _CROSS_ENTROPY, lambda p: Adam(p, vary.rate(5e-3)), schedule=schedule
+    )
+    program = task(vary, patient, _DIGITS, 15, 32)
+    return program
+
+
+def _edge(vary: Variation) -> Program:
+    """Full-batch gradient descent, at a rate under which the curvature grows until it limits the step."""
+    inputs, labels = vary.rows(*_DIGITS)
+    inputs, labels = inputs[:200], nn.functional.one_hot(labels[:200], 10).float()
+    net = stack(vary.widths(64, 64, 64, 10), nn.Tanh)
+    patient = Patient(net, nn.functional.mse_loss, lambda p: SGD(p, vary.rate(1.0)))
+    program = task(vary, patient, (inputs, labels), 1200, None, gain=error_gain)
+    program.gain = error_gain(inputs[:150], labels[:150])
+    return program
+
+
+def _rare_clipping(vary: Variation) -> Program:
+    class Reader(nn.Module):
+        """Reads a digit row by row."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.recurrent = nn.LSTM(8, vary.width(48), batch_first=True)
+            self.head = nn.Linear(vary.width(48), 10)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            states, _ = self.recurrent(inputs)
+            scores: Tensor = self.head(states[:, -1])
+            return scores
+
+    patient = Patient(Reader(), _CROSS_ENTROPY, lambda p: Adam(p, vary.rate(5e-3)))
+    return task(vary, patient, (DIGITS.reshape(-1, 8, 8), LABELS), 12, 32, gradient_clip_val=2.0)
+
+
+def _long_converged(vary: Variation) -> Program:
+    patient = Patient(nn.Linear(13, 3), _CROSS_ENTROPY, lambda p: SGD(p, vary.rate(0.5), momentum=0.9), accuracy=True)
+    return task(vary, patient, (WINE, CULTIVAR), 200, 32)
+
+
+def _mislabelled_batch(vary: Variation) -> Program:
+    """One batch in a hundred has the wrong labels; nothing comes of it."""
+
+    class Now(nn.Module):
+        def forward(self, inputs: Tensor) -> Tensor:
+            return inputs
+
+    net = nn.Sequential(*stack(vary.widths(64, 32, 10)), Now())
+    patient = Patient(net, _CROSS_ENTROPY, lambda p: SGD(p, vary.rate(0.05)))
+    program = task(vary, patient, _DIGITS, 12, 16)
+    return program
+
+
+PAIRS = (
+    Pair(83, "batches of two", ("learning_rate_too_high",), _small_batches, reachable=0.8),
+    Pair(84, "cosine with restarts", ("diverging_loss",), _restarts, reachable=0.8),
+    Pair(85, "one cycle up to a rate of 1", ("learning_rate_too_high",), _one_cycle, reachable=0.8),
+    Pair(86, "a warm-up over most of the run", ("learning_rate_too_low",), _long_warm_up, reachable=0.8),
+    Pair(87, "gradient descent at the edge of stability", ("learning_rate_too_high",), _edge, reachable=0.8),
+    Pair(88, "LSTM, clipped now and then", ("always_clipped",), _rare_clipping, reachable=0.8),
+    Pair(89, "converged long before the end", ("loss_plateau",), _long_converged, reachable=0.5),
+)

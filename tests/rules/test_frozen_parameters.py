@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_doctor import Doctor
+from lightning_doctor.findings import Finding, Severity
+from lightning_doctor.history import History
+from lightning_doctor.rules.frozen_parameters import frozen_parameters
+from tests.histories import COMPLETED, history_of, noisy, reading
+from tests.runs import DigitsNet, fit
+
+FLAT = noisy([2.3] * 200, 0.02)
+NAMES = ["trunk.weight", "trunk.bias", "middle.weight", "middle.bias", "head.weight", "head.bias"]
+
+
+def run(*, skill: float = 0.0, steps: int = 9, dead: Sequence[float] = (), **lists: Any) -> History:
+    table: dict[str, Any] = {
+        "tensors": 6,
+        "trained": 6,
+        "steps": steps,
+        "last_layer": {"name": "head", "trained": True},
+        **lists,
+    }
+    table["counts"] = {key: len(names) for key, names in lists.items() if isinstance(names, list)}
+    history = history_of(FLAT, parameters=table, run=COMPLETED)
+    reading(history, "dead_share/act", dead)
+    return reading(history, "skill", [skill] * 20)
+
+
+def judge(**lists: Any) -> Finding | None:
+    return frozen_parameters(run(**lists))
+
+
+def test_sick_an_optimizer_that_holds_nothing_trainable_is_an_error() -> None:
+    finding = judge(trained=0, frozen=["trunk.weight", "head.weight", "head.bias"], not_in_optimizer=["middle.weight"])
+    assert finding is not None
+    assert (finding.code, finding.severity, finding.confidence) == ("LD207", Severity.ERROR, "confirmed")
+    assert finding.onset == 0
+    assert "nothing is trained" in finding.summary
+    assert "`head.requires_grad_(True)`" in finding.remedy
+
+
+def test_sick_an_optimizer_of_nothing_is_told_what_to_be_given() -> None:
+    finding = judge(trained=0, not_in_optimizer=["trunk.weight", "head.weight"])
+    assert finding is not None
+    assert "give trunk.weight, head.weight to the optimizer" in finding.remedy
+
+
+def test_healthy_everything_is_trained() -> None:
+    assert judge() is None
+    assert judge(frozen=[], not_in_optimizer=[], no_gradient=[], zero_gradient=[], unchanged=[]) is None
+
+
+@pytest.mark.parametrize(("skill", "severity"), [(0.9, Severity.NOTE), (0.1, Severity.WARNING)])
+def test_parameters_in_no_optimizer_are_a_note_until_harm_shows(skill: float, severity: Severity) -> None:
+    finding = judge(not_in_optimizer=["middle.weight", "middle.bias"], skill=skill)
+    assert finding is not None
+    assert finding.severity is severity
+    assert "middle.weight, middle.bias" in finding.summary
+    assert "`requires_grad_(False)`" in finding.remedy
+
+
+@pytest.mark.parametrize(("skill", "severity"), [(0.9, Severity.NOTE), (0.1, Severity.WARNING)])
+def test_parameters_that_never_get_a_gradient_are_a_note_until_harm_shows(skill: float, severity: Severity) -> None:
+    finding = judge(no_gradient=["trunk.weight", "trunk.bias"], skill=skill)
+    assert finding is not None
+    assert (finding.severity, finding.confidence) == (severity, "confirmed")
+    assert ".detach()" in finding.remedy
+
+
+@pytest.mark.parametrize(("steps", "found"), [(2, False), (3, True)])
+def test_three_looks_must_agree_that_there_is_no_gradient(steps: int, found: bool) -> None:
+    assert (judge(no_gradient=["trunk.weight"], steps=steps) is not None) is found
+
+
+def test_sick_a_gradient_of_nothing_but_zeros_has_met_something_without_slope() -> None:
+    finding = judge(zero_gradient=["trunk.weight", "trunk.bias"], unchanged=["trunk.weight", "trunk.bias"])
+    assert finding is not None
+    assert (finding.severity, finding.confidence) == (Severity.WARNING, "suspected")
+    assert "rounding" in finding.remedy
+
+
+def test_a_gradient_that_dead_units_cut_off_is_their_illness() -> None:
+    assert judge(zero_gradient=["trunk.weight"], unchanged=["trunk.weight"], dead=[1.0]) is None
+
+
+def test_a_gradient_that_is_zero_at_the_output_already_is_the_illness_of_the_output() -> None:
+    assert judge(zero_gradient=NAMES, unchanged=NAMES) is None
+
+
+def test_sick_steps_that_are_rounded_away() -> None:
+    finding = judge(unchanged=["middle.weight"])
+    assert finding is not None
+    assert "rounded away" in finding.remedy
+
+
+def test_sick_a_group_without_a_learning_rate() -> None:
+    finding = judge(zero_learning_rate=["head.weight", "head.bias"])
+    assert finding is not None
+    assert finding.severity is Severity.WARNING
+    assert "give head.weight, head.bias a learning rate" in finding.remedy
+
+
+def test_healthy_a_frozen_trunk_whose_head_learns_is_silent() -> None:
+    assert judge(frozen=NAMES[:4], frozen_share=0.95, skill=0.9) is None
+
+
+@pytest.mark.parametrize(("share", "found"), [(0.89, False), (0.91, True)])
+def test_a_frozen_trunk_in_a_run_that_does_badly_is_a_note(share: float, found: bool) -> None:
+    finding = judge(frozen=NAMES[:4], frozen_share=share)
+    assert (finding is not None) is found
+    if finding is not None:
+        assert finding.severity is Severity.NOTE
+
+
+def test_sick_a_frozen_head_in_a_run_that_does_badly_is_a_warning() -> None:
+    finding = judge(frozen=NAMES[4:], frozen_share=0.1)
+    assert finding is not None
+    assert (finding.severity, finding.confidence) == (Severity.WARNING, "suspected")
+    assert "the last layer, head, is frozen" in finding.summary
+
+
+def test_healthy_a_frozen_head_in_a_run_that_learns_around_it_is_silent() -> None:
+    assert judge(frozen=NAMES[4:], frozen_share=0.1, skill=0.9) is None
+
+
+def test_many_names_are_cut_short() -> None:
+    names = [f"block{i}.weight" for i in range(50)]
+    finding = judge(no_gradient=names)
+    assert finding is not None
+    assert "50 parameter tensors" in finding.summary
+    assert "block0.weight, block1.weight, block2.weight … block49.weight (50 in all)" in finding.summary
+
+
+def test_without_the_fact_it_is_unassessed() -> None:
+    assert "parameters" in str(frozen_parameters.lacks(history_of(FLAT)))
+
+
+class Detached(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk, self.head = nn.Linear(64, 32), nn.Linear(32, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = self.head(self.trunk(images).detach().relu())
+        return scores
+
+
+class OnlySome(DigitsNet):
+    """Gives its optimizer only these of its parameters."""
+
+    chosen: Callable[[nn.Module], Any]
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.chosen(self.net), lr=0.1)
+
+
+def frozen_head() -> DigitsNet:
+    module = OnlySome()
+    module.chosen = lambda net: net[2].parameters()
+    module.net[2].requires_grad_(False)
+    return module
+
+
+def detached() -> DigitsNet:
+    module = DigitsNet()
+    module.net = Detached()
+    return module
+
+
+def test_sick_a_real_optimizer_that_is_given_only_what_is_frozen_is_found_at_once(tmp_path: Path) -> None:
+    doctor = Doctor(strict=True, select=["LD207"])
+    fit(tmp_path, frozen_head(), doctor)
+    (finding,) = doctor.report.findings
+    assert (finding.severity, finding.step < 5) == (Severity.ERROR, True)
+    assert "`net.2.requires_grad_(True)`" in finding.remedy
+
+
+def test_sick_a_real_detach_is_found(tmp_path: Path) -> None:
+    doctor = Doctor(strict=True, select=["LD207"])
+    fit(tmp_path, detached(), doctor)
+    (finding,) = doctor.report.findings
+    assert "net.trunk.weight, net.trunk.bias" in finding.summary
+
+
+def test_healthy_a_real_frozen_trunk_under_a_head_that_learns_is_well(tmp_path: Path) -> None:
+    module = DigitsNet()
+    module.net[0].requires_grad_(False)
+    doctor = Doctor(strict=True, select=["LD207"])
+    fit(tmp_path, module, doctor, max_epochs=8)
+    assert (doctor.report.findings, doctor.report.healthy) == ([], ["LD207"])
