@@ -40,7 +40,7 @@ _OPENING = 4
     non_finite=True,
 )
 def learning_rate_too_high(
-    history: History, *, share: float = 0.5, least: int = 3, opposed: float = 0.3
+    history: History, *, share: float = 0.5, least: int = 3, opposed: float = 0.3, rise: float = 3.0
 ) -> Finding | None:
     """The steps overshoot: smaller ones would lower the loss that these raise.
 
@@ -64,13 +64,15 @@ def learning_rate_too_high(
         share: Share of the scanned steps that overshoot, in the run's first steps or its later half [share].
         least: How many of them there must be [steps].
         opposed: How far below zero the median cosine of successive gradients counts as well [1].
+        rise: How many times its start the loss must reach to be lost while it is young [ratio].
 
     Blind spots:
         A run that does well, or still improves, is left alone at any rate. In manual optimization, and where a rank
         holds only a part of the model, no step is scanned.
     """
     scans = scanned_steps(history)
-    if not _does_badly(history):
+    lost = _is_lost(history, rise)
+    if not lost and not _does_badly(history):
         return None
     opening = scans[:_OPENING]
     late = [scan for scan in scans if scan.step >= scans[-1].step / 2]
@@ -104,25 +106,33 @@ def learning_rate_too_high(
         "smaller steps lowered",
         evidence=evidence,
         remedy=_remedy(rate, limit),
-        confidence=Confidence.CONFIRMED if seen is not None else Confidence.SUSPECTED,
+        # That a smaller step would have done better is proven; that it would have been enough, where the run is lost.
+        confidence=Confidence.CONFIRMED if lost and seen is not None else Confidence.SUSPECTED,
         onset=over[0].step,
         signals=("scan_limit", "scan/1", "learning_rate", "train_loss"),
     )
 
 
-def _does_badly(history: History) -> bool:
+def _is_lost(history: History, rise: float) -> bool:
+    """Whether the loss is not finite any more, or rose far over its start and stays there."""
     losses = history.get("train_loss")
     if not losses.values or losses.broken_at() is not None:
         return True
-    now = standing(history)
-    if now.good:
+    if min(losses.values) < 0:
         return False
-    recent = stretch(losses, 0.8)
-    above = min(losses.values) >= 0 and median(recent) > losses.values[0]
+    # Of a young run single losses are all there is, and noisy.
+    young = len(losses) < 32
+    recent = losses.values[-1:] if young else stretch(losses, 0.8)
+    return median(recent) > (rise if young else 1.2) * max(losses.values[: 1 if young else 8])
+
+
+def _does_badly(history: History) -> bool:
+    """Whether the run is going nowhere, by its predictions or, where they are unknown, by its loss."""
+    now, losses = standing(history), history["train_loss"]
     if now.reached is not None:
-        return now.harmed or (above and now.poor and not now.improving)
+        return now.harmed
     late = now.ended or now.share is None or now.share >= 0.25
-    return above or (late and not now.improving and median(recent) > 0.5 * losses.values[0] > 0)
+    return late and not now.improving and median(stretch(losses, 0.8)) > 0.5 * losses.values[0] > 0
 
 
 def _overshoots(scans: Sequence[ScannedStep], share: float, least: int) -> bool:

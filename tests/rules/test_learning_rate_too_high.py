@@ -18,7 +18,7 @@ def run(losses: list[float], changes: list[float], skill: float | None = 0.1, **
 def test_sick_steps_that_overshoot_in_a_run_that_learned_nothing() -> None:
     finding = learning_rate_too_high(run(BOUNCING, [0.5] * 30, limit=0.02))
     assert finding is not None
-    assert (finding.severity, finding.confidence) == (Severity.WARNING, Confidence.CONFIRMED)
+    assert (finding.severity, finding.confidence) == (Severity.WARNING, Confidence.SUSPECTED)
     assert finding.evidence["limit"] == 0.02
     assert "from 0.1 to about 0.01" in finding.remedy
 
@@ -27,6 +27,7 @@ def test_sick_gradient_descent_that_explodes_in_three_steps() -> None:
     history = scanned(history_of([130.5, 8434.1, 545230.0]), [63.6, 63.6], smaller=-13.0, limit=0.0224, every=1)
     finding = learning_rate_too_high(history)
     assert finding is not None
+    assert finding.confidence is Confidence.CONFIRMED
     assert "0.0224" in finding.remedy
     assert "about 0.011" in finding.remedy
 
@@ -84,3 +85,9 @@ def test_without_a_known_limit_the_rate_is_to_be_lowered_tenfold() -> None:
     finding = learning_rate_too_high(run(BOUNCING, [0.5] * 30))
     assert finding is not None
     assert finding.remedy == "lower lr from 0.1 to 0.01"
+
+
+@pytest.mark.parametrize(("last", "ill"), [(5.0, False), (9.0, True)])
+def test_healthy_a_noisy_young_loss_is_not_lost_before_it_is_far_over_its_start(last: float, ill: bool) -> None:
+    history = scanned(history_of([2.3, 3.1, last]), [0.5, 0.5], limit=0.02, every=1)
+    assert (learning_rate_too_high(history) is not None) is ill
