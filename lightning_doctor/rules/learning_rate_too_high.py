@@ -15,6 +15,8 @@ from lightning_doctor.step_sizes import ScannedStep, scanned_steps, smallest_lim
 
 # The scans of a run's first steps, by which it may be lost already.
 _OPENING = 4
+# Losses under which a run has no course yet, only single noisy values.
+_YOUNG = 32
 
 
 @rule(
@@ -121,7 +123,7 @@ def _is_lost(history: History, rise: float) -> bool:
     if min(losses.values) < 0:
         return False
     # Of a young run single losses are all there is, and noisy.
-    young = len(losses) < 32
+    young = len(losses) < _YOUNG
     recent = losses.values[-1:] if young else stretch(losses, 0.8)
     return median(recent) > (rise if young else 1.2) * max(losses.values[: 1 if young else 8])
 
@@ -129,6 +131,8 @@ def _is_lost(history: History, rise: float) -> bool:
 def _does_badly(history: History) -> bool:
     """Whether the run is going nowhere, by its predictions or, where they are unknown, by its loss."""
     now, losses = standing(history), history["train_loss"]
+    if len(losses) < _YOUNG:
+        return False
     if now.reached is not None:
         return now.harmed
     late = now.ended or now.share is None or now.share >= 0.25
