@@ -97,8 +97,6 @@ def _weight(finding: Finding) -> tuple[int, int, int, str]:
 
 def _may_cause(cause: Finding, effect: Finding) -> bool:
     if cause.severity is Severity.NOTE and effect.severity is not Severity.NOTE:
-        return False
-    if cause.severity is Severity.NOTE and effect.severity is not Severity.NOTE:
         # What did no harm has caused none.
         return False
     if cause.onset is None or effect.onset is None:

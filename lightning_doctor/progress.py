@@ -114,12 +114,20 @@ def _improving(losses: list[float], late: list[float]) -> bool:
 
 
 def held_out(history: History) -> float | None:
-    """Returns the share of the constant predictor's loss that the recent validation loss is under; None if unknown.
+    """Returns how much of what there is to learn the validation shows to be learned, 1 for all; None if unknown.
 
-    Both must be means: sums grow with the batch, and those of the validation are of other sizes.
+    Taken from its accuracy where one is logged and the classes are known, else from its loss: classes may be right
+    long before their probabilities are. The loss must be a mean, as validation batches have sizes of their own.
     """
-    baselines = history.get("baseline_loss").finite().values
-    losses = history.get("val_loss").finite().values
+    name = str(history.fact("validation.metric", ""))
+    counts: dict[str, float] = history.fact("labels.counts", {})
+    metrics = history.get("val_metric").finite().values
+    if "acc" in name.lower() and metrics and len([count for count in counts.values() if count]) > 1:
+        prior = max(counts.values()) / sum(counts.values())
+        # Per cent in some runs.
+        accuracy = median(metrics[-3:]) / (100 if max(metrics) > 1 else 1)
+        return (accuracy - prior) / (1 - prior)
+    baselines, losses = history.get("baseline_loss").finite().values, history.get("val_loss").finite().values
     if not baselines or not losses or not baselines[-1] > 0 or min(losses) < 0:
         return None
     if history.fact("loss_head.reduction") != "mean":

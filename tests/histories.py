@@ -72,3 +72,60 @@ def reading(history: History, name: str, values: Sequence[float], every: int = 1
     for index, value in enumerate(values):
         history.record(name, index * every, value)
     return history
+
+
+# A loss head as the fact describes it: a plain regression.
+HEAD: dict[str, Any] = {
+    "loss": "mse",
+    "written_by_hand": False,
+    "reduction": "mean",
+    "activation": None,
+    "output_shape": [32, 1],
+    "target_shape": [32, 1],
+    "broadcast": False,
+    "targets": "real",
+    "classes": None,
+    "weighted": False,
+    "label_smoothing": False,
+    "terms": 1,
+    "output_min": 0.1,
+    "output_max": 0.9,
+    "target_min": -2.0,
+    "target_max": 2.0,
+    "target_mean": 0.0,
+    "target_std": 1.0,
+}
+# Logits for ten classes, and labels.
+LOGITS: dict[str, Any] = {
+    **HEAD,
+    "loss": "cross_entropy",
+    "output_shape": [32, 10],
+    "target_shape": [32],
+    "targets": "class_index",
+    "classes": 10,
+    "output_min": -3.0,
+    "output_max": 3.0,
+    "target_min": 0.0,
+    "target_max": 9.0,
+    "target_mean": 4.5,
+    "target_std": 2.9,
+}
+
+
+def headed(
+    head: dict[str, Any],
+    *,
+    skill: float | None = 0.0,
+    losses: Sequence[float] = (1.0,) * 400,
+    baseline: float | None = 1.0,
+    share: float = 0.5,
+    **facts: Any,
+) -> History:
+    """A run with this loss head that has done so well, after this share of its steps."""
+    trainer = {"planned_steps": round(len(losses) / share), **facts.pop("trainer", {})}
+    history = history_of(losses, loss_head=head, trainer=trainer, **facts)
+    if skill is not None:
+        reading(history, "skill", [skill] * (len(losses) // 10 + 1))
+    if baseline is not None:
+        reading(history, "baseline_loss", [baseline] * 3)
+    return history

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ from lightning.pytorch import LightningModule, Trainer, seed_everything
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_doctor import Doctor
+from lightning_doctor.findings import Finding
 
 _images, _labels = load_digits(return_X_y=True)
 IMAGES = torch.tensor(_images / 16, dtype=torch.float32)
@@ -76,3 +80,41 @@ def fit(folder: Path, module: LightningModule, *callbacks: Any, validate: bool =
 
 def flat(module: nn.Module) -> Tensor:
     return torch.cat([p.detach().reshape(-1) for p in module.parameters()])
+
+
+class Fitted(LightningModule):
+    """Any network with any loss, trained by plain gradient descent."""
+
+    def __init__(self, net: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], lr: float) -> None:
+        super().__init__()
+        self.net = net
+        self.loss = loss
+        self.lr = lr
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        inputs, targets = batch
+        return self.loss(self.net(inputs), targets)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=self.lr)
+
+
+def found(
+    folder: Path,
+    rule: str,
+    net: Callable[[], nn.Module],
+    loss: Callable[[Tensor, Tensor], Tensor],
+    targets: Tensor,
+    *,
+    inputs: Tensor = IMAGES,
+    lr: float = 0.1,
+    **options: Any,
+) -> Finding | None:
+    """Returns what a rule finds in a short run on the first 320 rows."""
+    seed_everything(0, verbose=False)
+    doctor = Doctor(select=[rule], strict=True, overhead=1.0)
+    rows = TensorDataset(inputs[:320], targets[:320])
+    trainer(folder, doctor, **options).fit(Fitted(net(), loss, lr), DataLoader(rows, 32, shuffle=True))
+    assert doctor.report is not None
+    assert doctor.report.unassessed == {}
+    return next(iter(doctor.report.findings), None)

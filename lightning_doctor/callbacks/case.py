@@ -116,12 +116,12 @@ class Case:
         """Training starts."""
         self.budget = Budget(self._settings.overhead)
         self._began = True
-        self.pace = Pace(self.budget, self._settings.every_n_steps)
         self._try("the doctor's start", self._prepare)
         self.history.absent.clear()
         for kind in self._unwatched:
             self.history.lack(kind.signals, f"there is no {kind.__name__}")
         self._try("describing the run", self._describe)
+        self.pace = Pace(self.budget, self._settings.every_n_steps, self.history.fact("trainer.planned_steps"))
         if self.trainer.is_global_zero:
             folder = self._try("finding the log directory", lambda: log_folder(self.trainer))
             self._publisher = self._try(

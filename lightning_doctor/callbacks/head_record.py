@@ -23,7 +23,7 @@ _SAME = 0.02
 _BINARY = ("bce", "bce_with_logits")
 _COMPARABLE = (*_BINARY, "mse", "rmse", "l1", "huber", "smooth_l1", "poisson", "cross_entropy", "kl_div")
 _PRIVATE = ("unclear", "class_dim", "indexed", "readable", "has_baseline", "columns", "errors")
-_OF_TARGETS = ("skill", "train_accuracy", "worst_share", "worst_ratio")
+_OF_TARGETS = ("skill", "train_accuracy", "worst_share", "worst_ratio", "typical_error")
 
 
 def describe(head: Head) -> dict[str, Any]:
@@ -72,7 +72,7 @@ class HeadRecord:
         self._count = self._sum = self._squares = 0.0
         self._labels: list[float] = []
         self._recent: deque[tuple[int, tuple[list[float], list[float], list[float]]]] = deque()
-        self._verified = False
+        self._verified = self._compared = False
 
     def receive(self, history: History, description: dict[str, Any], step: int, numbers: list[float]) -> None:
         """Takes the numbers of one step and renews what the history says of the head."""
@@ -99,8 +99,9 @@ class HeadRecord:
         value, loss = found["value"], found["loss"]
         if found["doubt"] > _WHOLE:
             return False
-        if math.isnan(value) or math.isnan(loss):
+        if not (math.isfinite(value) and math.isfinite(loss)):
             return True
+        self._compared = True
         gap = value - loss if description["terms"] == 1 else max(0.0, value - loss)
         # Once is enough: the rounding of what is left of a loss near zero is no sign of anything.
         self._verified |= abs(gap) <= _SAME * max(abs(value), abs(loss))
@@ -154,29 +155,33 @@ class HeadRecord:
             facts["classes"] = 2
         return facts
 
-    def _kind(self, description: dict[str, Any], found: dict[str, float]) -> str:
+    def _kind(self, description: dict[str, Any], found: dict[str, float]) -> str | None:
         if description["indexed"]:
             return "class_index"
-        low, high = self._least.get("target_min", math.nan), self._most.get("target_max", math.nan)
+        if "target_min" not in self._least:
+            return None
+        low, high = self._least["target_min"], self._most["target_max"]
         within = low >= -_WHOLE and high <= 1 + _WHOLE
         shared = found["columns"] > 1 and self._most.get("target_sum_error", 1.0) < _WHOLE
-        if within and self._most.get("target_fraction", 1.0) < _WHOLE:
+        binary = description["loss"] in _BINARY
+        # A squared distance from zero alone, or from one, is no answer to a question.
+        if within and self._most.get("target_fraction", 1.0) < _WHOLE and (binary or high - low > 0.5):
             return "one_hot" if shared else "binary"
-        return "probabilities" if within and (shared or description["loss"] in _BINARY) else "real"
+        return "probabilities" if within and (shared or binary) else "real"
 
     def _score(self, history: History, fact: dict[str, Any], step: int, found: dict[str, float]) -> None:
-        if _is_class(fact):
+        # Of outputs that are not finite the largest means nothing.
+        if _is_class(fact) and math.isfinite(found["output_level"]):
             if found["classified"] > 0:
-                accuracy, prior = found["right"] / found["classified"], found["prior"]
-                history.record("train_accuracy", step, accuracy)
-                if prior < 1:
-                    history.record("skill", step, (accuracy - prior) / (1 - prior))
-            return
-        if fact["loss"] in _COMPARABLE and found["variance"] > 0:
-            _note(history, "skill", step, 1 - found["error"] / found["variance"])
+                history.record("train_accuracy", step, found["right"] / found["classified"])
+            if found["constant_missed"] > 0:
+                history.record("skill", step, 1 - found["missed"] / found["constant_missed"])
+        elif fact["loss"] in _COMPARABLE and not _is_class(fact) and found["constant_error"] > 0:
+            _note(history, "skill", step, 1 - found["error"] / found["constant_error"])
         if fact["targets"] == "real":
             _note(history, "worst_share", step, found["worst_share"])
             _note(history, "worst_ratio", step, found["worst_ratio"])
+            _note(history, "typical_error", step, found["typical_error"])
 
     def _count_classes(self, history: History, step: int, counts: list[float]) -> None:
         size = len(counts) // 3
@@ -210,12 +215,14 @@ class HeadRecord:
             history.lack(["baseline_loss"], f"the best constant under {fact['loss']} is not known")
         elif description["unclear"] is not None:
             history.lack(["baseline_loss"], f"the loss cannot be computed from its elements: {description['unclear']}")
+        elif not self._compared:
+            history.lack(["baseline_loss"], "the loss has not been finite")
         elif not self._verified:
             history.lack(["baseline_loss"], "the loss is not what its graph was taken for")
         else:
             history.lack(["baseline_loss"], "no constant is best under these targets")
         if fact["targets"] != "real":
-            history.lack(["worst_share", "worst_ratio"], "the targets are no real numbers")
+            history.lack(["worst_share", "worst_ratio", "typical_error"], "the targets are no real numbers")
         if not _is_class(fact):
             history.lack(["train_accuracy"], "the targets are not classes")
         history.lack(["skill"], "the targets have not varied")

@@ -27,10 +27,11 @@ class HeadMonitor(Monitor):
 
     ``baseline_loss`` is the loss of the best constant prediction over the targets seen so far, in the units of
     ``train_loss``. ``skill`` is the share of the constant predictor's error that the batch's predictions avoid: of its
-    misses where targets are classes, else of its squared error. ``train_accuracy`` is the share of right classes.
-    ``output_spread`` is the standard deviation of the outputs over samples, averaged over columns, ``output_level``
-    their root mean square. ``worst_share`` is the share of the squared error that the worst 5 % of samples carry,
-    ``worst_ratio`` the largest error over the median one; both for real targets only.
+    misses where targets are classes, each weighing what it weighs in the loss, else of its squared error.
+    ``train_accuracy`` is the share of right classes. ``output_spread`` is the standard deviation of the outputs over
+    samples, averaged over columns, ``output_level`` their root mean square. ``worst_share`` is the share of the squared
+    error that the worst 5 % of samples carry, ``worst_ratio`` the largest error over the median one, ``typical_error``
+    the median error over the median distance of the targets from their median; all three for real targets only.
 
     The facts ``loss_head``, ``labels`` and ``predictions`` say what the loss is, which classes were seen, and which
     were predicted.
@@ -44,6 +45,7 @@ class HeadMonitor(Monitor):
         "output_level",
         "worst_share",
         "worst_ratio",
+        "typical_error",
     )
 
     def begin(self, case: Case) -> None:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from math import ceil
 
-from lightning_doctor.budget import Budget
+from lightning_doctor.budget import FIRST_LOOK, Budget
 
 # Windows end after these many steps, and then every so many, so that a run that is lost at once is told so at once.
 _FIRST_WINDOWS = (1, 2, 4, 8, 16, 32)
-# What sampling gradients may take of the budget; the rest is for examinations, windows, rules and sinks.
-_SAMPLING_SHARE = 0.7
-# How many times longer a run must have become to be examined before the time for it is earned.
-_GROWTH = 1.1
+# What sampling may take of the share, and of the first look; the rest is for examinations, windows, rules and sinks.
+_SAMPLING_SHARE, _SAMPLING_LOOK = 0.4, 0.25
 # What examinations leave of the first look, for the rules and the sinks [seconds].
 _LEFT_FOR_RULES = 0.4
+# How many times longer a run without a planned end must have become to be examined before the time is earned.
+_GROWTH = 1.1
 _STEP_HOOKS = ("before_batch", "before_backward", "after_backward", "before_step", "after_batch")
 _EXAMINING_HOOKS = (*_STEP_HOOKS, "layer_ran", "examine_loss")
 
@@ -25,25 +25,27 @@ class Pace:
 
     Args:
         budget: What may be spent.
-        every_n_steps: The length of a window, and the distance between examined steps.
+        every_n_steps: The length of a window, and the least distance between examined steps.
+        planned: How many steps the run is to have; None where nobody knows.
 
     Attributes:
         steps: How many steps are done.
         sampling: Whether what is cheap is measured on the coming step.
     """
 
-    def __init__(self, budget: Budget, every_n_steps: int) -> None:
+    def __init__(self, budget: Budget, every_n_steps: int, planned: int | None = None) -> None:
         self.steps = 0
         self.sampling = True
         self._budget = budget
         self._every = every_n_steps
+        self._planned = planned
         self._next_close = 1
         self._next_examination = 0
         self._affordable = True
         self._examined_at = -1
         self._sample_every = 1
         self._sampling_time, self._samples = 0.0, 0
-        self._sample_cost = 0.0
+        self._sample_cost, self._sampled = 0.0, 0.0
         self._examining_time, self._examinations = 0.0, 0
         self._examination_cost = 0.0
         self._closed_at = (budget.clock(), 0)
@@ -74,6 +76,7 @@ class Pace:
             self._examining_time += seconds
         elif self.sampling and hook in _STEP_HOOKS:
             self._sampling_time += seconds
+            self._sampled += seconds
 
     def advance(self) -> None:
         """A step is done."""
@@ -101,7 +104,7 @@ class Pace:
             self._examining_time, self._examinations = 0.0, 0
         step_time = (now - then) / max(1, self.steps - steps)
         return [
-            float(self._budget.allows(0.0)),
+            float(self._may_sample()),
             self._sample_cost,
             step_time,
             float(self._may_examine(self._examination_cost)),
@@ -115,10 +118,22 @@ class Pace:
         self._sample_every = min(self._every, max(1, spacing))
         self._affordable = examine == 1.0
 
+    def _may_sample(self) -> bool:
+        earned = _SAMPLING_SHARE * self._budget.share * self._budget.elapsed
+        return self._budget.allows(0.0) and self._sampled <= earned + _SAMPLING_LOOK * FIRST_LOOK
+
     def _may_examine(self, cost: float) -> bool:
-        # What the share has not earned comes off the first look, and that is for a run that has become another one.
-        grown = self._following(self.steps) >= _GROWTH * self._examined_at
-        return self._budget.has_earned(cost) or (grown and self._budget.allows(cost + _LEFT_FOR_RULES))
+        if self._budget.has_earned(cost):
+            return True
+        if not self._budget.allows(cost + _LEFT_FOR_RULES):
+            return False
+        # The first look is shared out over what is left of the run.
+        coming = self._following(self.steps)
+        if self._planned is None:
+            return coming >= _GROWTH * self._examined_at
+        left = self._budget.share * self._budget.elapsed + FIRST_LOOK - _LEFT_FOR_RULES - self._budget.spent
+        spacing = (self._planned - self.steps) * cost / max(left, 1e-9)
+        return coming <= _FIRST_WINDOWS[-1] or coming - self._examined_at >= spacing
 
     def _following(self, steps: int) -> int:
         return next((n for n in _FIRST_WINDOWS if n > steps), steps + self._every)

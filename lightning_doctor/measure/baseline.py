@@ -82,7 +82,7 @@ class ClassEntropy:
             weight = self._class_weight.to(mass)
             mass, units = mass * weight, (counts * weight).sum()
         units = self._rows if self._shared else units
-        return -torch.xlogy(mass, mass / mass.sum()).sum() / units
+        return 0 - torch.xlogy(mass, mass / mass.sum()).sum() / units
 
 
 class _Sums:
@@ -106,6 +106,11 @@ class _Sums:
         else:
             self._weight = self._weight + weight
             self._totals = [old + new for old, new in zip(self._totals, totals, strict=True)]
+
+    @property
+    def columns(self) -> int:
+        """How many there are; 0 before the first batch."""
+        return 0 if self._weight is None else len(self._weight)
 
     def means(self) -> tuple[Tensor, ...]:
         """Returns each column's share of the weight, then the columns' means of each kind of number."""
@@ -135,7 +140,7 @@ class BinaryEntropy:
         if self._pos_weight is not None:
             yes = yes * self._pos_weight.to(yes).reshape(-1)
         rate = yes / (yes + no)
-        return -((torch.xlogy(yes, rate) + torch.xlogy(no, 1 - rate)) * share).sum()
+        return 0 - ((torch.xlogy(yes, rate) + torch.xlogy(no, 1 - rate)) * share).sum()
 
 
 class PoissonRate:
@@ -168,8 +173,12 @@ class Variance:
     def add(self, targets: Tensor, weights: Tensor | None) -> None:
         """Takes a batch."""
         targets = exact(targets)
+        self.rows = len(targets) + (self.rows if self._sums.columns == targets.shape[1] else 0)
         self._sums.add(weights, targets, targets.square())
-        self.rows += len(targets)
+
+    def mean(self) -> Tensor:
+        """Returns each column's mean."""
+        return self._sums.means()[1]
 
     def loss(self) -> Tensor:
         """Returns the mean variance of the columns."""

@@ -70,12 +70,21 @@ class Path:
         """Returns the same with a positive factor, and the sign that was left out."""
         if not self.factors:
             return replace(self, number=abs(self.number)), 1.0 if self.number > 0 else -1.0
-        product = self.number * torch.stack([factor.to(self.factors[0].device) for factor in self.factors]).prod()
-        return replace(self, number=1.0, factors=(product.abs(),)), product.sign()
+        factor = product(self.number, self.factors)
+        return replace(self, number=1.0, factors=(factor.abs(),)), factor.sign()
 
     def but(self, reason: str) -> Path:
         """Notes why the loss cannot be computed from its elements."""
         return replace(self, unclear=self.unclear or reason)
+
+
+def product(number: float, factors: tuple[Tensor, ...]) -> Tensor:
+    """Multiplies a number by tensors of one element each."""
+    value = torch.tensor(number)
+    # A number of the program is on the CPU, from where it may meet any other without a copy.
+    for factor in factors:
+        value = value * factor.float()
+    return value
 
 
 @dataclass(kw_only=True)

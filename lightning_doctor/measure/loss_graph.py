@@ -88,7 +88,11 @@ class LayerOutputs:
         self._kept: dict[Edge, tuple[Tensor, int]] = {}
 
     def keep(self, output: Any) -> None:
-        """Keeps a layer's output, if it is a tensor that a gradient flows through."""
+        """Keeps a layer's output, or each of several, if it is a tensor that a gradient flows through."""
+        if isinstance(output, (tuple, list)):
+            for part in output[:_KEPT]:
+                self.keep(part)
+            return
         if not isinstance(output, Tensor) or not is_plain(output) or output.is_inference():
             return
         edge = edge_of(output)

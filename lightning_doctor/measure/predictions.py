@@ -8,13 +8,15 @@ import torch
 from torch import Tensor
 
 from lightning_doctor.measure.baseline import ClassEntropy, Variance, baseline_of, exact
-from lightning_doctor.measure.head import Head
+from lightning_doctor.measure.head import Head, product
 from lightning_doctor.measure.table import BY_ROW, Table, linked, tallied, thin
 
 # How many classes are counted one by one.
 CLASSES = 1000
 # How many elements the largest is searched among.
 _ARGMAX = 1 << 20
+# In how many columns medians are taken, and of how many batches.
+_MEDIANS, _BATCHES = 64, 32
 # The share of samples that may carry most of a squared error.
 _WORST = 0.05
 
@@ -42,11 +44,13 @@ NUMBERS = (
     "doubt",
     "right",
     "classified",
-    "prior",
+    "missed",
+    "constant_missed",
     "error",
-    "variance",
+    "constant_error",
     "worst_share",
     "worst_ratio",
+    "typical_error",
 )
 
 Found = dict[str, "Tensor | float"]
@@ -68,6 +72,7 @@ class Tally:
             self._baseline = self._entropy
         elif isinstance(self._baseline, Variance) and not head.weighted:
             self._baseline = self._variance
+        self._medians: list[Tensor] = []
         self._seen: Tensor | None = None
 
     @property
@@ -130,9 +135,13 @@ class Tally:
                 tallied(seen, hits, self.classes),
             ]
         )
-        self._seen = counts[0] if self._seen is None else self._seen + counts[0]
         found["right"], found["classified"] = hits.sum(), ones.sum()
-        found["prior"] = self._seen.max() / self._seen.sum()
+        weight = _weight_of_classes(head, self.classes)
+        weighted = counts if weight is None else counts * weight.to(counts)
+        self._seen = weighted[0] if self._seen is None else self._seen + weighted[0]
+        found["missed"] = weighted[0].sum() - weighted[2].sum()
+        # What is best to say to all samples so far, said to these.
+        found["constant_missed"] = weighted[0].sum() - weighted[0].gather(0, self._seen.argmax(0, keepdim=True)).sum()
         return counts
 
     def _compare(self, scores: Tensor, targets: Tensor, head: Head, found: Found) -> None:
@@ -146,14 +155,35 @@ class Tally:
         found["target_sum"], found["target_squares"] = double.sum(), double.square().sum()
         found["target_fraction"] = (targets - targets.round()).abs().max()
         self._variance.add(double, None)
-        seen = self._variance.rows
-        if seen > 1:
-            # Targets are nearer the mean of so few than that of all.
-            found["variance"] = self._variance.loss() * (seen / (seen - 1))
-        errors = (linked(scores, head.link) - targets).square().mean(1)
+        # Medians down columns are slow.
+        some = slice(None, None, ceil(targets.shape[1] / _MEDIANS))
+        median = targets[:, some].median(0).values
+        if self._variance.rows > 1:
+            found["constant_error"] = self._constant_error(double, median)
+        gaps = (linked(scores, head.link) - targets).square()
+        errors = gaps.mean(1)
         found["error"] = errors.mean()
         found["worst_share"] = errors.topk(max(1, ceil(_WORST * len(errors)))).values.sum() / errors.sum()
         found["worst_ratio"] = (errors.max() / errors.median()).sqrt()
+        # Medians throughout: of what outliers do to a mean nothing enters.
+        distances = (targets[:, some] - median).square().mean(1)
+        found["typical_error"] = (gaps[:, some].mean(1).median() / distances.median()).sqrt()
+
+    def _constant_error(self, targets: Tensor, median: Tensor) -> Tensor:
+        """Returns the mean squared error of the better of two constants on these targets.
+
+        The mean of all targets is best for all of them, but where a few are far out the median is for most batches:
+        to be better than the mean is no skill there.
+        """
+        rows = self._variance.rows
+        # Targets are nearer the mean of so few than that of all.
+        error = (targets - self._variance.mean()).square().mean() * (rows / (rows - 1))
+        if len(median) != targets.shape[1]:
+            return error
+        if self._medians and self._medians[0].shape != median.shape:
+            self._medians.clear()
+        self._medians = [*self._medians[1 - _BATCHES :], median]
+        return torch.minimum(error, (targets - torch.stack(self._medians).median(0).values).square().mean())
 
     def _weigh(self, table: Table, head: Head, found: Found) -> None:
         """Computes the loss anew, as it was understood, and what the best constant would score in its units."""
@@ -166,13 +196,13 @@ class Tally:
             self._entropy.add(table.targets, table.weights)
         elif table.targets is not None and self._baseline is not self._variance:
             self._baseline.add(thin(table.targets), None if table.weights is None else thin(table.weights))
-        factor = _product(head.path.number, head.path.factors, total)
+        factor = product(head.path.number, head.path.factors)
         if head.normalised:
             factor = factor / units
         mass = factor * units
-        value, baseline = factor * total, self._baseline.loss().to(mass.device) * mass
+        value, baseline = factor * total, self._baseline.loss() * mass
         if head.path.root is not None:
-            outer = _product(*head.path.root, total)
+            outer = product(*head.path.root)
             value, baseline = outer * value.sqrt(), outer * baseline.sqrt()
         found["mass"], found["value"], found["baseline"] = mass, value, baseline
 
@@ -186,7 +216,9 @@ def pack(found: Found, like: Tensor) -> Tensor:
     if not tensors:
         return vector
     places = torch.tensor([NUMBERS.index(name) for name in tensors]).to(like.device, non_blocking=True)
-    return vector.index_copy(0, places, torch.stack([value.to(dtype) for value in tensors.values()]))
+    return vector.index_copy(
+        0, places, torch.stack([value.to(like.device, dtype, non_blocking=True) for value in tensors.values()])
+    )
 
 
 def describe_outputs(head: Head, found: Found) -> None:
@@ -235,18 +267,22 @@ def _classes(head: Head) -> int:
     return 2 if columns == 1 else columns if columns <= CLASSES else 0
 
 
+def _weight_of_classes(head: Head, classes: int) -> Tensor | None:
+    """Returns what a sample of each class counts, where they differ."""
+    if head.class_dim is not None:
+        weight = head.class_weight
+    elif classes == 2 and head.pos_weight is not None and head.pos_weight.numel() == 1:
+        weight = torch.stack([torch.ones_like(head.pos_weight), head.pos_weight]).reshape(-1)
+    else:
+        return None
+    return weight if weight is not None and weight.numel() == classes else None
+
+
 def _pos_weight(head: Head) -> Tensor | None:
     if head.pos_weight is None:
         return None
     rows = head.pos_weight.expand(head.output_shape)
     return thin(rows.reshape(len(rows), -1) if rows.ndim else rows.reshape(1, 1))[0]
-
-
-def _product(number: float, factors: tuple[Tensor, ...], like: Tensor) -> Tensor:
-    product = torch.full((), number, dtype=like.dtype, device=like.device)
-    for factor in factors:
-        product = product * factor.to(like.device)
-    return product
 
 
 def _number(value: Tensor | float | None) -> float:

@@ -32,9 +32,7 @@ def saved_tensors(node: Any, name: str) -> list[Tensor]:
     return _read(node, name, list, list)
 
 
-def _read(
-    node: Any, name: str, hooked: Callable[[Any], list[Any]], values: Callable[[Any], list[Any]]
-) -> list[Tensor]:
+def _read(node: Any, name: str, hooked: Callable[[Any], list[Any]], values: Callable[[Any], list[Any]]) -> list[Tensor]:
     if _get_current_dispatch_mode() is not None:
         return []
     try:

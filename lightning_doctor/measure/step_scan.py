@@ -13,6 +13,8 @@ FACTORS = (0.015625, 0.0625, 0.25, 1.0, 4.0, 16.0, 64.0)
 # Where even the smallest factor raises the loss by this much, smaller ones still are tried, so many at most: without
 # curvature it would take steps hundreds of times as long as the run's to raise it so.
 _RAISED, _SMALLER = 0.01, 6
+# What float32 arithmetic alone may do to a loss [share].
+_RESOLUTION = 1e-6
 # How closely the smallest step that raises the loss is found [ratio].
 _CLOSE = 1.03
 
@@ -61,7 +63,8 @@ def scan(loss_at: Callable[[float], Tensor]) -> Scan | None:
     start, *losses = torch.stack([loss_at(factor).detach().double() for factor in (0.0, *FACTORS)]).tolist()
     if not math.isfinite(start):
         return None
-    raised = [not loss <= start for loss in losses]
+    bar = start + _RESOLUTION * abs(start)
+    raised = [not loss <= bar for loss in losses]
     limit = None
     if any(raised):
         index = raised.index(True)
@@ -69,7 +72,7 @@ def scan(loss_at: Callable[[float], Tensor]) -> Scan | None:
         below = FACTORS[index - 1] if index else _lowering(loss_at, start, losses[0])
         while below is not None and limit > _CLOSE * below:
             middle = math.sqrt(below * limit)
-            if float(loss_at(middle)) <= start:
+            if float(loss_at(middle)) <= bar:
                 below = middle
             else:
                 limit = middle

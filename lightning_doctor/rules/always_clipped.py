@@ -8,6 +8,7 @@ from lightning_doctor.findings import Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.noise import levels, noise, trend
 from lightning_doctor.prescriptions import is_adaptive, peak_rate
+from lightning_doctor.progress import standing
 from lightning_doctor.rule import rule
 
 # Rounding leaves the factor of a step that was not clipped a little off one.
@@ -16,7 +17,11 @@ _UNCLIPPED = 0.999
 _TIME_TO_LEARN = 100
 
 
-@rule("LD206", needs={"clip_factor": 50, "grad_norm": 50})
+@rule(
+    "LD206",
+    needs={"clip_factor": 50, "grad_norm": 50},
+    explains=("learning_rate_too_low", "loss_plateau", "stale_validation", "stuck_at_baseline", "undertrained"),
+)
 def always_clipped(
     history: History, *, share: float = 0.95, factor: float = 10.0, gained: float = 0.1
 ) -> Finding | None:
@@ -24,7 +29,7 @@ def always_clipped(
 
     What it looks at:
         ``clip_factor``, the gradient norm after clipping over that before it, one per measured step, in the newer
-        half of the run; ``grad_norm``; ``train_loss``.
+        half of the run; ``grad_norm``; ``train_loss`` and ``skill``.
 
     Why it matters:
         Of such a gradient only the direction remains: under plain SGD every step has the same length, whether the
@@ -43,7 +48,7 @@ def always_clipped(
         share: Share of the steps that must be clipped [share].
         factor: By how much the median step must be clipped [ratio].
         gained: Under plain SGD a warning, if the loss no longer falls and has fallen by less than this [share of its
-            start].
+            start], or the run does badly by its predictions.
 
     Blind spots:
         Clipping by value has no single norm: the limit it names is an estimate.
@@ -57,11 +62,11 @@ def always_clipped(
     norms = history["grad_norm"].values
     norm = median(norms[len(norms) // 2 :])
     evidence: dict[str, float | int | str] = {"clipped": clipped, "factor": usual, "median_norm": norm}
-    stuck = is_adaptive(history) is False and _stuck(history, gained, evidence)
+    stuck = is_adaptive(history) is False and (_stuck(history, gained, evidence) or standing(history).harmed)
     return Finding(
         severity=Severity.WARNING if stuck else Severity.NOTE,
         summary=f"{clipped:.0%} of the steps are clipped, the median one to {usual:.2g} of its length"
-        + (", and the loss does not fall" if stuck else ""),
+        + (", and the run gets nowhere" if stuck else ""),
         evidence=evidence,
         remedy=_remedy(history, norm, usual, stuck, evidence),
         onset=_onset(history),

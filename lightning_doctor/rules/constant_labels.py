@@ -23,6 +23,7 @@ from lightning_doctor.rule import rule
         "imbalanced_classes",
         "stuck_at_baseline",
         "loss_plateau",
+        "learning_rate_too_low",
         "bad_initialization",
         "dead_units",
         "saturated_units",
@@ -63,6 +64,8 @@ def constant_labels(history: History, *, least: int = 64, share: float = 0.5) ->
         return None
     seen = max(int(history.fact("labels.samples", 0)), int(sum(history["batch_size"].values)))
     samples = history.fact("data.train_samples")
+    if isinstance(samples, int):
+        seen = min(seen, samples)
     classes = history.fact("loss_head.classes")
     per_epoch = history.fact("trainer.steps_per_epoch")
     whole = isinstance(per_epoch, int) and history.last_step + 1 >= per_epoch
@@ -72,14 +75,11 @@ def constant_labels(history: History, *, least: int = 64, share: float = 0.5) ->
     enough = whole if several else covered is not None and covered >= share and whole
     if seen < least or not enough:
         return None
-    evidence: dict[str, float | int | str] = {"label": str(present[0]), "seen": seen}
-    if isinstance(samples, int):
-        evidence["train_samples"] = samples
     target = str(history.fact("batch.targets"))
     return Finding(
         severity=Severity.ERROR,
         summary=f"all {seen} training labels seen are {present[0]}",
-        evidence=evidence,
+        evidence={"label": str(present[0]), "seen": seen},
         remedy=f"print {target} of some batches and mend the code that makes the labels: a division of integers, a "
         "wrong column or a default value loses them",
         onset=0,

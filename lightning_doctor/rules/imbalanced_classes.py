@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.loss_head import loss_head
-from lightning_doctor.progress import standing
+from lightning_doctor.progress import Standing, standing
 from lightning_doctor.rule import rule
 
 
@@ -52,58 +53,95 @@ def imbalanced_classes(
     """
     counts = _numbers(history.fact("labels.counts", {}))
     predicted = _numbers(history.fact("predictions.counts", {}))
-    recall = _numbers(history.fact("predictions.recall", {}))
     state = standing(history)
-    if len(counts) < 2 or sum(predicted.values()) < samples or not (state.harmed or state.ended):
+    if len(counts) < 2 or sum(predicted.values()) < samples:
         return None
-    weighted = loss_head(history).weighted
-    total, most = sum(counts.values()), max(counts.values())
+    # Every network calls most samples the most frequent class at first, and weights make it lean to the other side.
+    share = 1.0 if state.ended or state.share is None else state.share
+    if share < 0.25 or ((share < 0.4 or (state.improving and not state.ended)) and not _undercut(history, counts)):
+        return None
+    if loss_head(history).weighted:
+        overweighted = _overweighted(history, state, counts, predicted, all_of_one)
+        if overweighted is not None:
+            return overweighted
+    return _missed(history, state, counts, ratio, found)
+
+
+def _overweighted(
+    history: History, state: Standing, counts: Mapping[str, float], predicted: Mapping[str, float], all_of_one: float
+) -> Finding | None:
     favourite = max(predicted, key=predicted.__getitem__)
-    taken = predicted[favourite] / sum(predicted.values())
-    share = counts.get(favourite, 0) / total
-    rare = {label: count for label, count in counts.items() if count * ratio <= most}
-    missed = [label for label in rare if label in recall and recall[label] < found]
-    evidence: dict[str, float | int | str] = {
-        "classes": len(counts),
-        "most_frequent_share": most / total,
-        "predicted_most": favourite,
-        "predicted_most_share": taken,
-        "weighted": str(weighted),
-    }
-    if weighted and taken >= all_of_one and share <= 0.5:
-        evidence["its_label_share"] = share
-        return Finding(
-            severity=state.if_harmed(Severity.WARNING),
-            summary=f"{taken:.0%} of the predictions are class {favourite}, which {share:.0%} of the labels are: the "
-            "weights of the loss outweigh the data",
-            evidence=evidence,
-            remedy=f"lower the weight of class {favourite}: weights in inverse proportion to the counts are "
-            f"{_weights(counts)}",
-            confidence=Confidence.SUSPECTED,
-            onset=0,
-            signals=("train_loss", "skill"),
-        )
-    if not missed or sum(rare[label] for label in missed) < 0.5 * sum(rare.values()):
+    taken, share = predicted[favourite] / sum(predicted.values()), counts.get(favourite, 0) / sum(counts.values())
+    if taken < all_of_one or share > 0.5:
         return None
-    evidence |= {"missed": ", ".join(missed[:8]), "missed_share": sum(rare[label] for label in missed) / total}
-    others = [value for label, value in recall.items() if label not in rare]
     return Finding(
         severity=state.if_harmed(Severity.WARNING),
-        summary=f"class {missed[0]}{f' and {len(missed) - 1} more' if len(missed) > 1 else ''}, "
-        f"{evidence['missed_share']:.1%} of the labels, is found in less than {found:.0%} of its samples: predictions "
-        "follow the frequency of the classes",
-        evidence=evidence,
-        remedy=(
-            "check the direction of the loss's weights: rare classes need the larger ones"
-            if weighted
-            else "weight the loss or sample the data"
-        )
-        + f", in inverse proportion to the counts {_weights(counts)}",
-        # That several frequent classes are told apart shows that the network learns: what it lacks is the rare ones.
-        confidence=Confidence.CONFIRMED if len(others) > 1 and min(others) >= 0.5 else Confidence.SUSPECTED,
+        summary=f"{taken:.0%} of the predictions are class {favourite}, which {share:.0%} of the labels are: the "
+        "weights of the loss outweigh the data",
+        evidence={"predicted_most": favourite, "predicted_most_share": taken, "its_label_share": share},
+        remedy=f"lower the weight of class {favourite}: weights in inverse proportion to the counts are "
+        f"{_weights(counts)}",
+        confidence=Confidence.SUSPECTED,
         onset=0,
         signals=("train_loss", "skill"),
     )
+
+
+def _missed(
+    history: History, state: Standing, counts: Mapping[str, float], ratio: float, found: float
+) -> Finding | None:
+    recall = _numbers(history.fact("predictions.recall", {}))
+    rare = {label: count for label, count in counts.items() if count * ratio <= max(counts.values())}
+    missed = [label for label in rare if label in recall and recall[label] < found]
+    if not missed or sum(rare[label] for label in missed) < 0.5 * sum(rare.values()):
+        return None
+    others = [value for label, value in recall.items() if label not in rare]
+    # Several frequent classes are told apart: what is missing are the rare ones.
+    learns = len(others) > 1 and min(others) >= 0.5
+    share = sum(rare[label] for label in missed) / sum(counts.values())
+    evidence: dict[str, float | int | str] = {
+        "classes": len(counts),
+        "most_frequent_share": max(counts.values()) / sum(counts.values()),
+        "missed": ", ".join(missed[:8]),
+        "missed_share": share,
+    }
+    severity = state.if_harmed(Severity.WARNING)
+    if wrong_way := _undercut(history, counts):
+        severity = Severity.ERROR if state.poor else Severity.NOTE
+        advice = "turn the weights of the loss round: rare classes need the larger ones"
+    elif loss_head(history).weighted:
+        advice = "check the weights of the loss: rare classes need the larger ones"
+    else:
+        advice = "weight the loss or sample the data"
+    if _ranks(history):
+        # A threshold other than one half finds them.
+        severity = Severity.NOTE
+    return Finding(
+        severity=severity,
+        summary=f"class {missed[0]}{f' and {len(missed) - 1} more' if len(missed) > 1 else ''}, {share:.1%} of the "
+        f"labels, is found in less than {found:.0%} of its samples: predictions follow the frequency of the classes",
+        evidence=evidence,
+        remedy=f"{advice}, in inverse proportion to the counts {_weights(counts)}",
+        confidence=Confidence.CONFIRMED if wrong_way or learns else Confidence.SUSPECTED,
+        onset=0,
+        signals=("train_loss", "skill"),
+    )
+
+
+def _ranks(history: History) -> bool:
+    """Whether the run is judged by the order of its scores."""
+    metric = str(history.fact("validation.metric", "")).lower()
+    return any(word in metric for word in ("auc", "auroc", "auprc", "average_precision"))
+
+
+def _undercut(history: History, counts: Mapping[str, float]) -> bool:
+    """Whether the weights of the loss count the labels as less mixed than they are: those that balance mix them."""
+    head, baselines = loss_head(history), history.get("baseline_loss").finite().values
+    if not head.weighted or head.reduction != "mean" or not baselines or not counts:
+        return False
+    total = sum(counts.values())
+    entropy = -sum(count / total * math.log(count / total) for count in counts.values() if count > 0)
+    return baselines[-1] < 0.9 * entropy
 
 
 def _weights(counts: Mapping[str, float]) -> str:

@@ -9,6 +9,7 @@ from statistics import median
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.noise import stretch
+from lightning_doctor.prescriptions import peak_rate
 from lightning_doctor.progress import standing
 from lightning_doctor.rule import rule
 from lightning_doctor.step_sizes import ScannedStep, scanned_steps, smallest_limit
@@ -66,7 +67,7 @@ def learning_rate_too_high(
         share: Share of the scanned steps that overshoot, in the run's first steps or its later half [share].
         least: How many of them there must be [steps].
         opposed: How far below zero the median cosine of successive gradients counts as well [1].
-        rise: How many times its start the loss must reach to be lost while it is young [ratio].
+        rise: How many times its start the loss must reach to be lost while it is young, or to have surged [ratio].
 
     Blind spots:
         A run that does well, or still improves, is left alone at any rate. In manual optimization, and where a rank
@@ -83,7 +84,7 @@ def learning_rate_too_high(
     seen = next((part for part in (late, opening) if _overshoots(part, share, least)), None)
     early = [scan for scan in opening if scan.overshoots and _far_over(scan)]
     if seen is None and not (early and _rose(history, early[0].step)) and not bounces:
-        return None
+        return _surge(history, rise) if not lost else None
     over = [scan for scan in seen or early or late if scan.overshoots]
     if not over:
         return None
@@ -112,6 +113,28 @@ def learning_rate_too_high(
         confidence=Confidence.CONFIRMED if lost and seen is not None else Confidence.SUSPECTED,
         onset=over[0].step,
         signals=("scan_limit", "scan/1", "learning_rate", "train_loss"),
+    )
+
+
+def _surge(history: History, rise: float) -> Finding | None:
+    """A run that its first steps took far over its start, and that never learned anything since."""
+    losses = history["train_loss"]
+    start = max(losses.values[:2])
+    first = stretch(losses, 0.0, 0.3)
+    peak = max(first)
+    # A single loss may be that of a bad batch.
+    if sorted(first)[-min(3, len(first))] <= rise * start or min(losses.values) < 0:
+        return None
+    rate = peak_rate(history)
+    return Finding(
+        severity=Severity.WARNING,
+        summary=f"the first steps took the training loss from {start:.4g} up to {peak:.4g}, and the run has learned "
+        "nothing since",
+        evidence={"start": start, "peak": peak, "now": median(stretch(losses, 0.8))} | ({"rate": rate} if rate else {}),
+        remedy=_remedy(rate, None),
+        confidence=Confidence.SUSPECTED,
+        onset=losses.steps[0],
+        signals=("train_loss", "learning_rate"),
     )
 
 

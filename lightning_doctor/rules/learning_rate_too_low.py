@@ -12,6 +12,8 @@ from lightning_doctor.rule import rule
 from lightning_doctor.step_sizes import median_change, scanned_steps, smallest_limit
 
 _LARGER = (64.0, 16.0, 4.0)
+# Share of the loss that all steps of a run must take off to do anything.
+_NOTHING = 0.1
 
 
 @rule(
@@ -43,30 +45,17 @@ def learning_rate_too_low(
     Thresholds:
         factor: How many times larger a step must be that still lowers the loss [ratio].
         share: Share of the scans of the later half in which it does [share].
-        sigmas: How sure the fall of the loss must be [standard errors].
+        sigmas: How sure a fall must be to tell the pace; under it the scans do [standard errors].
         patience: Share of the planned run before which nothing is said [share].
 
     Blind spots:
         Along one step a loss may fall far though other directions are steep; therefore no limit ever seen in this
         run may lie near. Without a skill or a baseline the start of the run is what there was to learn.
     """
-    losses = history["train_loss"]
+    losses, rates = history["train_loss"], history["learning_rate"].values
     now = standing(history)
-    if now.good or (now.share is not None and now.share < patience):
+    if now.good or (now.share is not None and now.share < patience) or min(losses.values) < 0:
         return None
-    late = stretch(losses, 0.5)
-    half = len(late) // 2
-    fall = shift(late[:half], late[half:])
-    if fall.sigmas > -sigmas or min(losses.values) < 0:
-        return None
-    level = median(late[half:])
-    left = _steps_left(history, losses.steps[-1])
-    # Medians a quarter of the run apart.
-    pace = -fall.change / max(1.0, (losses.steps[-1] - losses.steps[0]) / 4)
-    target = 0.5 * (history.get("baseline_loss").values or losses.values)[-1 if "baseline_loss" in history else 0]
-    if level - pace * left < target:
-        return None
-    rates = history["learning_rate"].values
     if rates[-1] < 0.5 * max(rates) or max(rates) <= 0 or (rates[-1] > 1.5 * median(rates) and not now.ended):
         return None
     scans = scanned_steps(history)
@@ -75,11 +64,26 @@ def learning_rate_too_low(
     limit = smallest_limit(scans)
     if larger is None or (limit is not None and limit < 0.5 * factor * rates[-1]):
         return None
+    late = stretch(losses, 0.5)
+    half = len(late) // 2
+    fall = shift(late[:half], late[half:])
+    level = median(late[half:])
+    left = _steps_left(history, losses.steps[-1])
+    change = median_change(history, 1.0, since) or 0.0
+    # Medians a quarter of the run apart; what noise hides, the scans tell.
+    seen = fall.sigmas < -sigmas
+    pace = -fall.change / max(1.0, (losses.steps[-1] - losses.steps[0]) / 4) if seen else -change * level
+    target = 0.5 * (history["baseline_loss"].values[-1] if "baseline_loss" in history else losses.values[0])
+    if level - pace * left < target:
+        return None
+    # Steps that small do nothing; where larger ones were made and the loss did not fall, it is not their length.
+    if not seen and (change >= 0 or -change * (losses.steps[-1] + left) > _NOTHING):
+        return None
     recommended = min(larger * rates[-1] / 2, limit / 2 if limit is not None else larger * rates[-1])
-    gain = (median_change(history, larger, since) or 0.0) / min(median_change(history, 1.0, since) or 0.0, -1e-30)
+    gain = (median_change(history, larger, since) or 0.0) / min(change, -1e-30)
     return Finding(
-        severity=now.unless_good(Severity.WARNING),
-        summary=f"at lr {rates[-1]:.3g} the training loss falls from {losses.values[0]:.4g} to {level:.4g} only, and "
+        severity=Severity.WARNING,
+        summary=f"at lr {rates[-1]:.3g} the training loss went from {losses.values[0]:.4g} to {level:.4g} only, and "
         f"{larger:.3g} times the step would lower it {gain:.3g} times as much",
         evidence={
             "rate": rates[-1],
@@ -92,7 +96,7 @@ def learning_rate_too_low(
             "recommended": recommended,
         },
         remedy=f"raise lr from {rates[-1]:.3g} to about {recommended:.2g}, and lower it again where the loss bounces",
-        confidence=Confidence.CONFIRMED if now.ended else Confidence.SUSPECTED,
+        confidence=Confidence.CONFIRMED if now.ended and seen else Confidence.SUSPECTED,
         onset=losses.steps[0],
         signals=("train_loss", f"scan/{larger:g}", "learning_rate"),
     )

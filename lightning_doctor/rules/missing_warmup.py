@@ -9,7 +9,7 @@ from lightning_doctor.history import History
 from lightning_doctor.prescriptions import is_adaptive, optimizer
 from lightning_doctor.progress import standing
 from lightning_doctor.rule import rule
-from lightning_doctor.step_sizes import scanned_steps, smallest_limit
+from lightning_doctor.step_sizes import median_change, scanned_steps, smallest_limit
 
 
 @rule(
@@ -25,7 +25,6 @@ from lightning_doctor.step_sizes import scanned_steps, smallest_limit
         "loss_spike",
         "stuck_at_baseline",
         "undertrained",
-        "learning_rate_too_high",
     ),
 )
 def missing_warmup(history: History, *, opening: float = 0.1, rise: float = 1.2, share: float = 0.25) -> Finding | None:
@@ -53,7 +52,8 @@ def missing_warmup(history: History, *, opening: float = 0.1, rise: float = 1.2,
         share: Share of the later scanned steps that may overshoot at most [share].
 
     Blind spots:
-        Plain SGD, whose first steps are as long as the gradient says; a run without scans.
+        Plain SGD, whose first steps are as long as the gradient says; a run without scans. A network that its first
+        steps killed says nothing of later ones: that is a rate too high.
     """
     losses, rates = history["train_loss"], history["learning_rate"]
     now = standing(history)
@@ -68,7 +68,7 @@ def missing_warmup(history: History, *, opening: float = 0.1, rise: float = 1.2,
     warmed = rates.values[0] < 0.5 * max(rates.values)
     if limit is None or warmed or peak < rise * losses.values[0] or not later:
         return None
-    if sum(scan.overshoots for scan in later) > share * len(later):
+    if sum(scan.overshoots for scan in later) > share * len(later) or _is_dead(history, later[0].step):
         return None
     rate = rates.values[0]
     return Finding(
@@ -89,6 +89,12 @@ def missing_warmup(history: History, *, opening: float = 0.1, rise: float = 1.2,
         onset=over[0].step,
         signals=("scan_limit", "train_loss", "learning_rate"),
     )
+
+
+def _is_dead(history: History, since: int) -> bool:
+    """Whether no step does anything any more: then the later ones are no proof that the rate is fit for them."""
+    far = median_change(history, 16.0, since)
+    return far is None or abs(far) < 1e-3 or any(not norm for norm in history.get("grad_norm").since(since))
 
 
 def _warmup(history: History) -> int:

@@ -19,10 +19,6 @@ from lightning_doctor.rule import rule
         "diverging_loss",
         "exploding_gradients",
         "loss_spike",
-        "loss_plateau",
-        "stuck_at_baseline",
-        "undertrained",
-        "stale_validation",
     ),
     non_finite=True,
 )

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from statistics import median
+
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.loss_head import loss_head
+from lightning_doctor.noise import stretch
 from lightning_doctor.progress import standing
 from lightning_doctor.rule import rule
 
@@ -25,21 +29,25 @@ from lightning_doctor.rule import rule
         "learning_rate_too_high",
     ),
 )
-def outlier_targets(history: History, *, share: float = 0.8, ratio: float = 20.0, batch: int = 10) -> Finding | None:
+def outlier_targets(
+    history: History, *, share: float = 0.7, ratio: float = 20.0, usual: float = 0.5, batch: int = 10
+) -> Finding | None:
     """A few samples carry most of a squared loss.
 
     What it looks at:
         ``worst_share``, the share of a batch's squared error that its worst twentieth carries, and ``worst_ratio``,
-        its largest error over its median one, over the newer half of the run, each batch weighted with its loss.
+        its largest error over its median one, over the newer half of the run, each batch weighted with its loss;
+        ``typical_error``, the median error over what predicting the median of the targets would make it.
 
     Why it matters:
         The network is pulled after a handful of samples, often wrong ones, and fits the rest badly.
 
     Sick:
-        One target in 100 is 50 deviations off: it carries 0.96 of the loss
+        One target in 50 is 60 deviations off: it carries 0.99 of the loss, and the usual error stays at 0.7 of that
+        of a constant
 
     Healthy:
-        Normal errors, whose worst twentieth carries 0.3; a heavy tail that the network learns
+        Normal errors, whose worst twentieth carries 0.3; a heavy tail, while the usual error falls to 0.2
 
     Remedy:
         A Huber loss, and a look at those samples.
@@ -47,46 +55,51 @@ def outlier_targets(history: History, *, share: float = 0.8, ratio: float = 20.0
     Thresholds:
         share: Share of the squared error that the worst twentieth must carry [share].
         ratio: How many times the median error of its batch the largest must be [ratio].
+        usual: How large the usual error must be to be a warning [share of that of a constant].
         batch: Samples a batch must have: of fewer the worst is always a large part [samples].
 
     Blind spots:
-        Outliers so frequent that every batch's median error is large are not seen, nor those that the network has
+        Outliers so frequent that a batch's median error is one of theirs are not seen, nor those that the network has
         learned by heart.
     """
-    if loss_head(history).loss not in ("mse", "rmse"):
-        return None
+    head = loss_head(history)
     sizes = history.get("batch_size").values
-    if sizes and max(sizes) < batch:
+    if head.loss not in ("mse", "rmse") or (sizes and max(sizes) < batch):
         return None
     shares, ratios = history["worst_share"], history["worst_ratio"]
     losses = dict(zip(history["train_loss"].steps, history["train_loss"].values, strict=True))
     late = [
         (losses.get(step, 0.0), carried, apart)
         for step, carried, apart in zip(shares.steps, shares.values, ratios.values, strict=False)
-        if step >= shares.steps[-1] / 2
+        if 2 * step >= shares.steps[-1]
     ]
     total = sum(loss for loss, _, _ in late)
-    if not total > 0 or min(loss for loss, _, _ in late) < 0:
+    if not 0 < total < math.inf or min(loss for loss, _, _ in late) < 0:
         return None
     carried = sum(loss / total * part for loss, part, _ in late)
     apart = sum(loss / total * times for loss, _, times in late)
     if carried < share or apart < ratio:
         return None
     state = standing(history)
+    errors = stretch(history.get("typical_error").finite(), 0.7)
     evidence: dict[str, float | int | str] = {"worst_share": carried, "worst_ratio": apart, "batches": len(late)}
-    head = loss_head(history)
     if head.target_std > 0:
-        lowest, highest = head.target_range
-        far = max(highest - head.target_mean, head.target_mean - lowest) / head.target_std
-        evidence |= {"target_min": lowest, "target_max": highest, "farthest_target": far}
+        farthest = max(head.target_range[1] - head.target_mean, head.target_mean - head.target_range[0])
+        evidence |= {"target_std": head.target_std, "farthest_target": farthest}
+    harmed = state.harmed
+    if errors:
+        evidence["typical_error"] = median(errors)
+        # What outliers do to the mean error hides how the usual sample does; a heavy tail takes its time to be learned.
+        late_enough = state.ended or (not state.improving and (state.share is None or state.share >= 0.5))
+        harmed = late_enough and median(errors) >= usual
     return Finding(
-        severity=state.if_harmed(Severity.WARNING),
+        severity=Severity.WARNING if harmed else Severity.NOTE,
         summary=f"the worst twentieth of the samples carries {carried:.0%} of the squared error; the largest error is "
         f"{apart:.3g} times the median one",
         evidence=evidence,
         remedy="look at the samples with the largest errors, and use `huber_loss` with delta at the usual error, or "
         "clip the targets",
-        confidence=Confidence.CONFIRMED if state.harmed else Confidence.SUSPECTED,
+        confidence=Confidence.CONFIRMED if harmed else Confidence.SUSPECTED,
         onset=0,
-        signals=("worst_share", "worst_ratio", "train_loss"),
+        signals=("worst_share", "worst_ratio", "typical_error", "train_loss"),
     )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from statistics import fmean, median
 
-from lightning_doctor.findings import Confidence, Finding, Severity
+from lightning_doctor.findings import Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.noise import stretch
-from lightning_doctor.progress import held_out, standing
+from lightning_doctor.progress import GOOD, POOR, held_out, standing
 from lightning_doctor.rule import rule
 
 
@@ -20,6 +20,7 @@ from lightning_doctor.rule import rule
         "distribution_mismatch",
         "uninformative_labels",
         "constant_labels",
+        "learning_rate_too_low",
         "imbalanced_classes",
         "collapsed_output",
         "loss_plateau",
@@ -52,7 +53,8 @@ def repeated_batches(
     Thresholds:
         share: Share of the batches that must be repeats [share].
         always: Share above which it is one batch that comes, rather than each a few times [share].
-        alike: Share of the rows of a batch that must have a twin, for a note in a run that does badly [share].
+        alike: Share of the rows of a batch that must have a twin, in a run that does well on them and badly on others
+            [share].
 
     Blind spots:
         Batches of the same rows in another order are not seen as the same, nor a repeat after more than four batches.
@@ -67,10 +69,11 @@ def repeated_batches(
         evidence["workers"] = workers
     if usual >= always:
         held = held_out(history)
+        severity = Severity.ERROR
         if held is not None:
-            evidence["validation_gain"] = held
-        # On its own few rows such a run does well: only other data can acquit it.
-        severity = Severity.NOTE if held is not None and held >= 0.8 else Severity.ERROR
+            # On its own few rows such a run does well: only other data can acquit it.
+            evidence["learned"] = held
+            severity = Severity.NOTE if held >= GOOD else Severity.ERROR if held < POOR else Severity.WARNING
         summary = f"{usual:.0%} of the batches equal one of the four before them: one batch comes again and again"
         remedy = "use the index that `__getitem__` is given, and the loader's own sampler; a batch kept for debugging "
         remedy += "has no place in `train_dataloader`"
@@ -92,15 +95,19 @@ def repeated_batches(
 
 
 def _duplicates(history: History, alike: float) -> Finding | None:
+    """Rows that come many times over: harmless where they are all there is to learn, as validation shows."""
     twins = stretch(history.get("duplicate_share").finite(), 0.5)
-    if len(twins) < 3 or median(twins) < alike or not standing(history).harmed:
+    held = held_out(history)
+    if len(twins) < 3 or median(twins) < alike or held is None or held >= POOR or not standing(history).good:
         return None
     usual = median(twins)
     return Finding(
-        severity=Severity.NOTE,
-        summary=f"{usual:.0%} of the rows of a batch equal another row of it",
-        evidence={"duplicate_share": usual},
-        remedy="see whether the data set holds so few different rows, or the sampler draws the same ones again",
-        confidence=Confidence.SUSPECTED,
-        signals=("duplicate_share",),
+        severity=Severity.WARNING,
+        summary=f"{usual:.0%} of the rows of a batch equal another row of it, and what is learned of them does not "
+        "hold for others",
+        evidence={"duplicate_share": usual, "learned": held},
+        remedy="count the different rows of the training data: a sampler with replacement, copies, or an index that "
+        "is cut short serve the same few",
+        onset=history["duplicate_share"].steps[0],
+        signals=("duplicate_share", "val_loss"),
     )

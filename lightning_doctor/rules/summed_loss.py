@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from statistics import median
 
 from lightning_doctor.findings import Finding, Severity
@@ -42,7 +43,7 @@ def summed_loss(history: History, *, room: float = 2.0) -> Finding | None:
 
     What it looks at:
         The fact ``loss_head``: how the loss puts samples together; the batch size, the learning rate, the optimizer,
-        and the smallest rate that the step scan saw raise the loss.
+        and the rates that the step scan saw raise the loss.
 
     Why it matters:
         Under plain SGD every sample more makes the step longer: the learning rate is in truth as many times larger
@@ -59,8 +60,8 @@ def summed_loss(history: History, *, room: float = 2.0) -> Finding | None:
         Mean reduction, or a learning rate divided by the batch size.
 
     Thresholds:
-        room: How many times smaller than the rate that raised the loss the rate divided by the batch size must be
-            for the sum to be to blame [ratio].
+        room: How many times smaller than the rate that first raised the loss the rate divided by the batch size must
+            be for the sum to be to blame [ratio].
 
     Blind spots:
         Weight decay and clipping are out of proportion with a sum too: of that only the note tells.
@@ -68,7 +69,8 @@ def summed_loss(history: History, *, room: float = 2.0) -> Finding | None:
     head = loss_head(history)
     sizes = [size for size in history.get("batch_size").finite().values if size > 0]
     samples = median(sizes) if sizes else float(head.shape[0] if head.shape else 1)
-    if head.reduction != "sum" or samples < 2:
+    # Before targets are read a sum that is divided by their number looks like one that is not.
+    if head.reduction != "sum" or samples < 2 or math.isnan(head.target_range[0]):
         return None
     rate = peak_rate(history)
     evidence: dict[str, float | int | str] = {"samples": samples, "loss": head.loss}
@@ -79,11 +81,11 @@ def summed_loss(history: History, *, room: float = 2.0) -> Finding | None:
     lost = history.get("train_loss").broken_at() is not None or (state.learned is not None and state.learned < -1)
     too_long = False
     if limits and rate is not None:
-        evidence["scan_limit"] = min(limits)
-        too_long = rate > min(limits)
-        # Where a mean over the batch would be too long a step as well, the sum is not the cause.
-        lost = lost and rate / samples * room <= min(limits)
-        too_long = too_long and rate / samples * room <= min(limits)
+        evidence["scan_limit"] = limits[0]
+        # The first one: later ones may be those of weights that long steps have thrown far out.
+        fine = rate / samples * room <= limits[0]
+        too_long = fine and rate > min(limits)
+        lost = fine and lost
     harms = is_adaptive(history) is False and not state.good and (lost or (too_long and state.harmed))
     severity = Severity.NOTE if not harms else Severity.ERROR if lost else Severity.WARNING
     return Finding(

@@ -91,8 +91,8 @@ def _zeros(history: History, zeros: float) -> Finding | None:
     share, size = shares[lost[0]], sizes[lost[0]]
     return Finding(
         severity=standing(history).if_harmed(Severity.WARNING),
-        summary=f"{share:.0%} of the gradient of {lost[0]} is exactly zero: its elements, {size:.1g} with the loss scale, "
-        f"are as small as numbers get in fp16 ({len(lost)} of {len(shares)} layers)",
+        summary=f"{share:.0%} of the gradient of {lost[0]} is exactly zero: its elements, {size:.1g} with the loss "
+        f"scale, are as small as numbers get in fp16 ({len(lost)} of {len(shares)} layers)",
         evidence={"layers": listed(lost), "zeros": share, "size": size, "loss_scale": scale, "smallest": _TINIEST},
         remedy='set `precision="bf16-mixed"`, or scale the loss up before the backward pass',
         onset=next((step for step, v in zip(series.steps, series.values, strict=True) if v >= zeros), series.steps[-1]),

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.layers import of_kind
+from lightning_doctor.loss_head import loss_head
 from lightning_doctor.noise import stretch
 from lightning_doctor.prescriptions import is_adaptive, peak_rate
-from lightning_doctor.progress import standing
+from lightning_doctor.progress import POOR, Standing, held_out, standing
 from lightning_doctor.rule import rule
 
 # First layers that do not mind: they normalise, or read whole numbers as names.
@@ -20,8 +21,13 @@ _INDIFFERENT = ("BatchNorm", "LayerNorm", "GroupNorm", "InstanceNorm", "RMSNorm"
 _OVERDRIVEN = 0.5
 # How many times that of a constant prediction the first loss must be to come from outputs as large as the inputs.
 _LOUD = 3.0
-# Share of the run after which one that does badly, and whose start shows why, need not be waited for.
-_EARLY = 0.1
+# How much the first outputs may differ between samples, of their size, where biases drown the inputs.
+_UNHEARD = 0.05
+# Values after which a loss far over its first one is no start that passes.
+_SETTLED = 8
+# Shares of the run after which it is told of where the start shows why: of a run that is stuck; of one that is worse
+# than a constant.
+_EARLY, _LATE = 0.1, 0.25
 
 
 @rule(
@@ -91,13 +97,12 @@ def unscaled_inputs(
     if facts.get("integers") is True or layer.startswith(_INDIFFERENT):
         return None
     kind = _kind(facts, far, apart, faint)
-    how = standing(history)
-    lost = _lost(history)
-    if kind is None or (how.good and not lost):
+    if kind is None:
         return None
-    proof = _proof(history, facts) if kind != "faint" else None
-    ripe = how.share is None or how.share >= _EARLY
-    if not (lost or how.harmed or (proof is not None and how.poor and ripe)):
+    how, lost = standing(history), _lost(history)
+    proof = _faint_proof(history) if kind == "faint" else _proof(history, facts)
+    suffers = lost or _suffers(history, how, proof)
+    if not suffers and (proof is None or how.good or not how.ended):
         return None
     largest, smallest = _features(facts, "largest"), _features(facts, "smallest")
     evidence: dict[str, float | int | str] = {
@@ -110,8 +115,8 @@ def unscaled_inputs(
         if group:
             evidence |= {f"{name}_feature": group[0][0], f"{name}_mean": group[0][1], f"{name}_std": group[0][2]}
     return Finding(
-        severity=Severity.WARNING,
-        summary=_summary(facts, kind, largest, smallest) + (f", and {proof}" if proof else ""),
+        severity=Severity.WARNING if suffers else Severity.NOTE,
+        summary=_summary(facts, kind, largest, smallest) + (f", and {proof.told}" if proof else ""),
         evidence=evidence,
         remedy=_remedy(facts, kind, largest, smallest),
         confidence=Confidence.CONFIRMED if proof else Confidence.SUSPECTED,
@@ -128,37 +133,74 @@ def _kind(facts: dict[str, Any], far: float, apart: float, faint: float) -> str 
     return "faint" if 0 < _number(facts, "abs_max") <= faint else None
 
 
+def _suffers(history: History, how: Standing, proof: _Proof | None) -> bool:
+    """Whether the run does badly, on its own samples or on others."""
+    if how.harmed:
+        return True
+    held = held_out(history)
+    if how.ended:
+        return not how.good and held is not None and held < POOR
+    if proof is None or how.share is None or not how.poor:
+        return False
+    # What the start shows need not be waited for as long, once it is there to stay; nor must a constant be better.
+    return (proof.stays and not how.improving and how.share >= _EARLY) or (how.share >= _LATE and _worse(how))
+
+
+def _worse(how: Standing) -> bool:
+    known = [share for share in (how.skill, how.learned) if share is not None]
+    return bool(known) and max(known) < 0
+
+
 def _lost(history: History) -> bool:
-    """Whether the loss is not finite any more, or far over where it began."""
+    """Whether the loss is not finite any more, or stays far over where it began."""
     for name in history.family("train_loss"):
         series = history[name]
         recent = stretch(series.finite(), 0.8)
-        if series.broken_at() is not None or (recent and median(recent) > 3 * abs(series.values[0])):
+        risen = len(series) >= _SETTLED and bool(recent) and median(recent) > 3 * abs(series.values[0])
+        if series.broken_at() is not None or risen:
             return True
     return False
 
 
-def _proof(history: History, facts: dict[str, Any]) -> str | None:
-    """Says what in the run shows that the scale matters, as a clause."""
+class _Proof(NamedTuple):
+    """What in the run shows that the scale matters, as a clause, and whether it lasts."""
+
+    told: str
+    stays: bool = True
+
+
+def _proof(history: History, facts: dict[str, Any]) -> _Proof | None:
     squashing = [str(entry.get("layer")) for entry in of_kind(history, "sigmoid", "tanh")]
     shares = [
         (layer, series.values[0]) for layer in squashing if len(series := history.get(f"saturated_share/{layer}"))
     ]
     if shares and shares[0][1] >= _OVERDRIVEN:
-        return f"{shares[0][1]:.0%} of the outputs of {shares[0][0]} were saturated from the start"
-    losses, baselines = history.get("train_loss").finite().values, history.get("baseline_loss").finite().values
-    if losses and baselines and losses[0] >= _LOUD * baselines[0] > 0 and not _real(history):
-        return f"the first loss was {losses[0]:.3g} where a constant prediction costs {baselines[0]:.3g}"
-    rate = peak_rate(history)
-    steepness = _rms(facts) ** 2
+        return _Proof(f"{shares[0][1]:.0%} of the outputs of {shares[0][0]} were saturated from the start")
+    rate, steepness = peak_rate(history), _rms(facts) ** 2
     if is_adaptive(history) is False and rate is not None and rate * steepness >= 1:
-        return f"lr times the largest feature's mean square is {rate * steepness:.2g}, which must stay under about 1"
+        product = rate * steepness
+        return _Proof(f"lr times the largest feature's mean square is {product:.2g}, which has to stay under about 1")
+    losses, baselines = history.get("train_loss").finite().values, history.get("baseline_loss").finite().values
+    if losses and baselines and losses[0] >= _LOUD * baselines[0] > 0 and not _targets_are_large(history):
+        told = f"the first loss was {losses[0]:.3g} where a constant prediction costs {baselines[0]:.3g}"
+        return _Proof(told, stays=False)
     return None
 
 
-def _real(history: History) -> bool:
-    # A first loss may be high for the targets' scale as well.
-    return history.fact("loss_head.targets") not in ("class_index", "one_hot", "binary")
+def _faint_proof(history: History) -> _Proof | None:
+    spreads, levels = history.get("output_spread").values, history.get("output_level").values
+    if spreads and levels and spreads[0] <= _UNHEARD * levels[0]:
+        share = spreads[0] / levels[0]
+        return _Proof(
+            f"the first outputs differed from sample to sample by {share:.1%} of their size only", stays=False
+        )
+    return None
+
+
+def _targets_are_large(history: History) -> bool:
+    """Whether a first loss may be high for the targets' scale as well."""
+    head = loss_head(history)
+    return head.targets == "real" and not math.hypot(head.target_mean, head.target_std) < _LOUD
 
 
 def _rms(facts: dict[str, Any]) -> float:

@@ -95,17 +95,14 @@ def unshuffled_data(history: History, *, concentration: float = 0.3, same: float
 
 
 def _severity(history: History, fixed: bool, evidence: dict[str, float | int | str]) -> Severity:
-    """Judges by the mean loss and by other data: on a batch of the class just learned any network looks good."""
-    gains = []
+    """Judges by other data, or by the mean loss: on a batch of the class just learned any network looks good."""
+    gain = held_out(history)
     losses, baselines = history.get("train_loss").finite(), history.get("baseline_loss").finite().values
-    if len(losses) and baselines and baselines[-1] > 0 and min(losses.values) >= 0:
-        gains.append(1 - fmean(stretch(losses, 0.8)) / baselines[-1])
-    held = held_out(history)
-    if held is not None:
-        gains.append(held)
-    if gains:
-        evidence["gain"] = min(gains)
-    if gains and min(gains) >= GOOD:
+    if gain is None and len(losses) and baselines and baselines[-1] > 0 and min(losses.values) >= 0:
+        gain = 1 - fmean(stretch(losses, 0.8)) / baselines[-1]
+    if gain is not None:
+        evidence["learned"] = gain
+    if gain is not None and gain >= GOOD:
         return Severity.NOTE
     # Batches that are drawn by class, anew each time, are often meant.
     return Severity.WARNING if fixed else standing(history).if_harmed(Severity.WARNING)

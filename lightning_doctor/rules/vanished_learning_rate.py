@@ -16,7 +16,7 @@ from lightning_doctor.rule import rule
 @rule(
     "LD109",
     needs={"train_loss": 8, "learning_rate": 1},
-    explains=("loss_plateau", "undertrained", "stale_validation"),
+    explains=("loss_plateau", "undertrained", "stale_validation", "stuck_at_baseline", "learning_rate_too_low"),
 )
 def vanished_learning_rate(
     history: History,

@@ -1,4 +1,4 @@
-"""LD201: gradients fade towards the input, early layers stay where they began, and nothing is learned."""
+"""LD201: gradients fade towards the input, early layers cannot change the loss, and nothing is learned."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from statistics import median
 from lightning_doctor.findings import Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.layers import entries, late_mean, listed, measured, of_kind
+from lightning_doctor.noise import stretch
 from lightning_doctor.progress import standing
 from lightning_doctor.rule import rule
 
@@ -16,32 +17,35 @@ _LAYERS = 4
 
 @rule(
     "LD201",
-    needs={"train_loss": 12, "skill": 1, "grad_norm/*": 4, "update_ratio/*": 4},
+    needs={"train_loss": 12, "skill": 1, "grad_norm/*": 4, "update_ratio/*": 4, "weight_norm/*": 4},
     explains=(
         "loss_plateau",
         "stuck_at_baseline",
         "undertrained",
         "learning_rate_too_low",
         "collapsed_output",
+        # The weightier of two that explain each other is the root: biases alone leave units that never change.
+        "dead_units",
         "underflowing_gradients",
         "frozen_parameters",
+        "uneven_step_sizes",
         "flat_region",
         "poor_minimum",
         "stale_validation",
     ),
 )
 def vanishing_gradients(
-    history: History, *, decay: float = 100.0, moved: float = 0.02, rewritten: float = 0.5
+    history: History, *, decay: float = 100.0, reach: float = 1e-3, moved: float = 0.02, rewritten: float = 0.5
 ) -> Finding | None:
-    """Gradients fade towards the input, early layers stay where they began, and nothing is learned.
+    """Gradients fade towards the input, early layers cannot change the loss, and nothing is learned.
 
     What it looks at:
         ``grad_norm/<layer>`` and ``update_ratio/<layer>``, the length of a step over that of the weights, of the
-        layers with weights, in forward order; what is learned.
+        layers with weights, in forward order; what is learned. Gradient times step times steps is the most by which
+        a layer can change the loss in this run, if all steps lead straight down and the gradient stays what it is.
 
     Why it matters:
-        Steps of the early layers are so short that the whole run cannot change them: the late layers work on
-        features that stay random, and that many layers have washed out.
+        The late layers work on features that stay random, and that many layers have washed out.
 
     Sick:
         Gradient norms 1e-5, 1e-4, 2e-3, 4e-2, 0.6 from input to output, with 1e-7 of the first layer's weights
@@ -55,14 +59,15 @@ def vanishing_gradients(
         initialization that keeps the size of what passes.
 
     Thresholds:
-        decay: By what factor gradient and relative step must fade from the last layer to the early ones [ratio].
-        moved: Share of their weights under which all steps of the run, laid end to end, leave early layers as they
-            were [share].
+        decay: By what factor the gradient must fade from the last layer to the early ones [ratio].
+        reach: Share of the loss that early layers must be unable to change in the whole run [share].
+        moved: Share of their weights that early layers must be unable to move by; where they do move, as under Adam,
+            half of the run is waited for [share].
         rewritten: The same of the last layer, over which it is free to learn [share].
 
     Blind spots:
-        Optimizers that divide by the gradient's size move early layers all the same, along a direction that may be
-        noise. Fewer than four layers with weights are not judged.
+        Fewer than four layers with weights are not judged. A plateau that is left after half of the run looks the
+        same until then.
     """
     how = standing(history)
     layers = _layers(history)
@@ -70,24 +75,36 @@ def vanishing_gradients(
         return None
     planned = history.fact("trainer.planned_steps")
     steps = max(planned if isinstance(planned, int) else 0, history.last_step + 1)
-    paths = {layer: (late_mean(history, f"update_ratio/{layer}") or 0.0) * steps for layer in layers}
-    norms = {layer: late_mean(history, f"grad_norm/{layer}") or 0.0 for layer in layers}
+    norms, ratios, weights = (
+        {layer: late_mean(history, f"{signal}/{layer}") or 0.0 for layer in layers}
+        for signal in ("grad_norm", "update_ratio", "weight_norm")
+    )
+    paths = {layer: ratios[layer] * steps for layer in layers}
+    reaches = {layer: norms[layer] * paths[layer] * weights[layer] for layer in layers}
     early, last = layers[: len(layers) // 2], layers[-1]
-    path, norm = median(paths[layer] for layer in early), median(norms[layer] for layer in early)
-    if path > moved or paths[last] < max(rewritten, decay * path) or norms[last] < decay * norm:
+    norm, path, within = (median(table[layer] for layer in early) for table in (norms, paths, reaches))
+    losses = history["train_loss"]
+    loss = abs(median(stretch(losses, 0.8) or losses.values[-1:]))
+    if norms[last] < decay * norm or paths[last] < rewritten or not within <= reach * loss:
+        return None
+    if path > moved and not (how.ended or (how.share or 0.0) >= 0.5):
         return None
     return Finding(
         severity=Severity.WARNING,
         summary=f"the gradient fades from {norms[last]:.2g} in {last} to {norms[early[0]]:.2g} in {early[0]}: all "
-        f"steps of the run would move {listed(early)} by {path:.1g} of their weights, {last} by {paths[last]:.2g}",
+        f"steps of the run could change the loss, {loss:.3g}, by {within:.1g} through {listed(early)}, "
+        f"and by {reaches[last]:.2g} through {last}",
         evidence={
             "last_layer": last,
             "last_norm": norms[last],
             "first_layer": early[0],
             "first_norm": norms[early[0]],
             "early_layers": listed(early),
+            "early_reach": within,
+            "last_reach": reaches[last],
             "early_path": path,
             "last_path": paths[last],
+            "loss": loss,
             "steps": steps,
             **({} if how.reached is None else {"learned": how.reached}),
         },
@@ -99,7 +116,7 @@ def vanishing_gradients(
 
 def _layers(history: History) -> list[str]:
     """Returns the layers with weights that mix: a normalisation's few move at a pace of their own."""
-    stepped = set(measured(history, "update_ratio"))
+    stepped = set(measured(history, "update_ratio")) & set(measured(history, "weight_norm"))
     norm = {entry.get("layer") for entry in of_kind(history, "norm")}
     return [layer for layer in measured(history, "grad_norm") if layer in stepped and layer not in norm]
 

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -96,9 +97,8 @@ def test_skill_rises_from_nothing_to_nearly_one_as_a_classifier_learns(tmp_path:
     skill, accuracy = history["skill"].values, history["train_accuracy"].values
     assert skill[0] < 0.3
     assert skill[-1] > 0.9
-    # A tenth is right by chance.
-    prior = max(history.facts["labels"]["counts"].values()) / history.facts["labels"]["samples"]
-    assert skill[-1] == pytest.approx((accuracy[-1] - prior) / (1 - prior), abs=0.02)
+    # Nearly a tenth of a batch is right by chance.
+    assert skill[-1] == pytest.approx((accuracy[-1] - 0.1) / 0.9, abs=0.02)
 
 
 def test_labels_and_predictions_are_counted(tmp_path: Path) -> None:
@@ -131,9 +131,11 @@ def test_a_regression_is_described_and_scored(tmp_path: Path) -> None:
 
 def test_skill_of_a_regression_is_one_less_its_error_over_the_variance(tmp_path: Path) -> None:
     history = watch(tmp_path, Net(functional.mse_loss, 1), REAL, batch=640, max_epochs=8)
-    variance, losses = float(REAL[:640].double().var(correction=0)), history["train_loss"].values
-    # As of samples, of which there seem to be more each time.
-    expected = [1 - losses[step] / (variance * n / (n - 1)) for step, n in ((1, 640), (3, 1280), (7, 1920))]
+    targets, losses = REAL[:640].double(), history["train_loss"].values
+    about_median = float((targets - targets.median()).square().mean())
+    # About the mean as of samples, of which there seem to be more each time.
+    constant = {n: min(about_median, float(targets.var(correction=0)) * n / (n - 1)) for n in (640, 1280, 1920)}
+    expected = [1 - losses[step] / constant[n] for step, n in ((1, 640), (3, 1280), (7, 1920))]
     assert history["skill"].values == pytest.approx(expected, rel=1e-5)
 
 
@@ -277,6 +279,44 @@ def test_outputs_that_collapse_have_no_spread(tmp_path: Path) -> None:
     assert max(collapsed["output_spread"].values) < 1e-6 * collapsed["output_level"].values[-1]
 
 
+@pytest.mark.parametrize("share", [0.03, 0.5])
+def test_a_constant_answer_has_no_skill_however_rare_the_other_class(tmp_path: Path, share: float) -> None:
+    rare = (torch.rand(len(IMAGES), 1, generator=torch.Generator().manual_seed(0)) < share).float()
+    net = Net(functional.binary_cross_entropy_with_logits, 1, lr=0.0)
+    nn.init.constant_(net.net[2].bias, -9.0)  # type: ignore[arg-type]
+    history = watch(tmp_path, net, rare, batch=16, max_epochs=10)
+    assert set(history.facts["predictions"]["counts"]) == {"0"}
+    # With as many of both the other answer may have been the better one so far.
+    assert max(history["skill"].values) <= (0.0 if share < 0.1 else 0.5)
+    if share < 0.1:
+        assert history["skill"].values == [0.0] * len(history["skill"])
+
+
+def test_skill_counts_a_class_as_the_loss_does(tmp_path: Path) -> None:
+    def weighted(outputs: Tensor, targets: Tensor) -> Tensor:
+        return functional.binary_cross_entropy_with_logits(outputs, targets, pos_weight=torch.tensor(30.0))
+
+    seven = (LABELS == 7).float()[:, None]
+    always = Net(weighted, 1, lr=0.0)
+    nn.init.constant_(always.net[2].bias, 9.0)  # type: ignore[arg-type]
+    history = watch(tmp_path, always, seven, max_epochs=4)
+    # To say seven to all is right for a tenth, and the best that a constant can do where one counts as much as thirty.
+    assert history["train_accuracy"].values[-1] < 0.2
+    assert history["skill"].values == [0.0] * len(history["skill"])
+
+
+def test_the_mean_and_the_median_have_no_skill_where_a_few_targets_are_far_out(tmp_path: Path) -> None:
+    wild = REAL - 50
+    wild[::25] += 10_000
+    for constant in (wild[:640].mean(), wild[:640].median()):
+        net = Net(functional.mse_loss, 1, lr=0.0)
+        nn.init.zeros_(net.net[2].weight)  # type: ignore[arg-type]
+        nn.init.constant_(net.net[2].bias, float(constant))  # type: ignore[arg-type]
+        history = watch(tmp_path, net, wild, batch=16, max_epochs=10)
+        # Batches of sixteen have none of those as often as not.
+        assert median(history["skill"].values) < 0.05
+
+
 def test_a_few_wild_targets_carry_the_squared_error(tmp_path: Path) -> None:
     wild = REAL.clone()
     wild[::40] += 5000
@@ -284,6 +324,14 @@ def test_a_few_wild_targets_carry_the_squared_error(tmp_path: Path) -> None:
     assert strange["worst_share"].values[-1] > 0.95
     assert calm["worst_share"].values[-1] < 0.3
     assert strange["worst_ratio"].values[-1] > 20 * calm["worst_ratio"].values[-1]
+
+
+def test_the_typical_error_tells_how_the_usual_sample_does_whatever_the_wild_ones_do(tmp_path: Path) -> None:
+    wild = REAL.clone()
+    wild[::40] += 5000
+    net = Net(functional.mse_loss, 1, lr=0.0)
+    before, after = (watch(tmp_path, net, t, batch=640)["typical_error"].values[-1] for t in (REAL, wild))
+    assert before == pytest.approx(after, rel=0.05)
 
 
 def test_several_terms_leave_the_reason_everywhere(tmp_path: Path) -> None:

@@ -64,11 +64,10 @@ class Patient(LightningModule):
         return self.score(batch)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        inputs, targets = batch
-        outputs = self(inputs)
-        self.log("val_loss", self.loss(outputs, targets))
+        self.log("val_loss", self.score(batch))
         if self.accuracy:
-            self.log("val_acc", right(outputs, targets).mean())
+            inputs, targets = batch
+            self.log("val_acc", right(self(inputs), targets).mean())
 
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer(self.trained(self.net))

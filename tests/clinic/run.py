@@ -70,7 +70,7 @@ class Run:
         return [said for said in self.findings if said.step is not None]
 
 
-def execute(number: int, sick: bool, seed: int, keep: Path | None = None, *, varied: bool = False) -> Run:
+def execute(number: int, sick: bool, seed: int, keep: Path | None = None, varied: bool = False) -> Run:
     """Runs one program.
 
     Args:

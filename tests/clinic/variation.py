@@ -74,7 +74,7 @@ class Variation:
         generator = torch.Generator().manual_seed(self.seed)
         order = torch.randperm(len(inputs), generator=generator)
         if inputs.is_floating_point():
-            spread = inputs.std(0, keepdim=True)
+            spread = inputs.nan_to_num(0.0, 0.0, 0.0).std(0, keepdim=True)
             inputs = inputs + self.noise * spread * torch.randn(inputs.shape, generator=generator)
         return inputs[order], *(tensor[order] for tensor in targets)
 

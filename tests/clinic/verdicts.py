@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from lightning_doctor.rules import all_rules
 from tests.clinic.patient import Pair
@@ -16,13 +17,37 @@ _SICK, _HEALTHY = 0.5, 0.8
 
 def label(run: Run, pair: Pair, runs: Iterable[Run]) -> str:
     """Returns ``"sick"``, ``"healthy"`` or ``"unclear"``."""
-    gains = [r.gain for r in runs if r.number == pair.number and not r.sick and math.isfinite(r.gain)]
-    best = pair.reachable if pair.reachable is not None else max(gains, default=0.0)
+    runs = list(runs)
+    if run.sick and pair.wasteful:
+        return "sick"
+    if run.varied:
+        return _label_neighbour(run, pair, runs)
+    best = pair.reachable if pair.reachable is not None else max(_gains(pair, runs), default=0.0)
     if best <= 0:
         raise ValueError(f"no healthy run of program {pair.number} beats the constant predictor")
-    if not math.isfinite(run.gain) or run.gain < _SICK * best:
+    return _against(best, run.gain)
+
+
+def _label_neighbour(run: Run, pair: Pair, runs: list[Run]) -> str:
+    """Compares a sick neighbour with its own twin, and a healthy one with its likes: its fault is none we know of."""
+    gains = _gains(pair, runs)
+    usual = pair.reachable if pair.reachable is not None else median(gains) if gains else 0.0
+    if usual <= 0:
+        return "unclear"
+    if not run.sick:
+        return "healthy" if _against(usual, run.gain) == "healthy" else "unclear"
+    twin = next((r.gain for r in runs if r.number == run.number and not r.sick and r.seed == run.seed), math.nan)
+    return _against(twin, run.gain) if _against(usual, twin) == "healthy" else "unclear"
+
+
+def _gains(pair: Pair, runs: list[Run]) -> list[float]:
+    return [run.gain for run in runs if run.number == pair.number and not run.sick and math.isfinite(run.gain)]
+
+
+def _against(best: float, gain: float) -> str:
+    if not math.isfinite(gain) or gain < _SICK * best:
         return "sick"
-    return "healthy" if run.gain >= _HEALTHY * best else "unclear"
+    return "healthy" if gain >= _HEALTHY * best else "unclear"
 
 
 def accepted(run: Run, pair: Pair) -> int | None:

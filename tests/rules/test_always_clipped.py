@@ -111,3 +111,15 @@ def test_clipping_by_value_is_told_a_value() -> None:
     finding = judge([0.02] * 300, trainer=trainer)
     assert finding is not None
     assert "raise gradient_clip_val to about 0.5 (now 0.01), or clip by norm at 0.5" in finding.remedy
+
+
+@pytest.mark.parametrize(("skill", "severity"), [(0.1, Severity.WARNING), (0.7, Severity.NOTE)])
+def test_sick_a_run_that_ended_far_from_what_it_could_learn_is_a_warning_though_its_loss_fell(
+    skill: float, severity: Severity
+) -> None:
+    history = run([0.02] * 300, noisy(decay(2.3, 1.9, 100, 300), 0.02), optimizers=SGD, run={"ended": "completed"})
+    for step in range(0, 300, 20):
+        history.record("skill", step, skill)
+    finding = always_clipped(history)
+    assert finding is not None
+    assert finding.severity is severity

@@ -50,6 +50,7 @@ SIGNALS = (
     "output_level",
     "worst_share",
     "worst_ratio",
+    "typical_error",
     "activation_std/encoder",
     "activation_std/middle",
     "activation_std/late",

@@ -91,3 +91,17 @@ def test_without_a_known_limit_the_rate_is_to_be_lowered_tenfold() -> None:
 def test_healthy_a_noisy_young_loss_is_not_lost_before_it_is_far_over_its_start(last: float, ill: bool) -> None:
     history = scanned(history_of([2.3, 3.1, last]), [0.5, 0.5], limit=0.02, every=1)
     assert (learning_rate_too_high(history) is not None) is ill
+
+
+@pytest.mark.parametrize(("peak", "ill"), [(6.0, False), (8.0, True)])
+def test_sick_first_steps_that_took_the_loss_far_up_are_suspected_without_a_scan_that_shows_it(
+    peak: float, ill: bool
+) -> None:
+    # Momentum carries it there in many steps, of which none overshoots by itself.
+    surged = [2.3, 2.4, *[peak] * 10, *[2.3] * 288]
+    assert (learning_rate_too_high(run(surged, [-1e-6] * 30)) is not None) is ill
+    assert learning_rate_too_high(run(surged, [-1e-6] * 30, skill=0.9)) is None
+
+
+def test_healthy_one_bad_batch_among_the_first_is_no_surge() -> None:
+    assert learning_rate_too_high(run([2.3, 2.4, 50.0, *[2.3] * 297], [-1e-6] * 30)) is None

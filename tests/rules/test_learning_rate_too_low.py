@@ -45,6 +45,14 @@ def test_healthy_a_loss_that_does_not_fall_is_not_slow() -> None:
     assert learning_rate_too_low(run(noisy([40.0] * 400, 0.02))) is None
 
 
+@pytest.mark.parametrize(("change", "ill"), [(-1e-4, True), (-1e-3, False)])
+def test_steps_too_small_to_be_seen_are_found_by_the_scans(change: float, ill: bool) -> None:
+    # 400 steps of 1e-4 take 4 % off the loss, which its noise hides; of 1e-3 40 %, which is not there.
+    history = history_of(noisy([40.0] * 400, 3.0), run=COMPLETED)
+    scanned(history, [change] * 40, smaller=change, larger=change, rate=1e-3)
+    assert (learning_rate_too_low(history) is not None) is ill
+
+
 def test_healthy_a_run_that_does_well_by_its_predictions() -> None:
     assert learning_rate_too_low(reading(run(), "skill", [0.95] * 40)) is None
 

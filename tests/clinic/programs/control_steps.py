@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, LambdaLR, LRScheduler, OneCycleLR
 
 from tests.clinic.patient import Pair, Patient, Program, error_gain
-from tests.clinic.programs.parts import CULTIVAR, DIGITS, LABELS, WINE, stack, task
+from tests.clinic.programs.parts import CULTIVAR, DIGITS, LABELS, WINE, served, stack, task
 from tests.clinic.variation import Variation
 
 _CROSS_ENTROPY = nn.functional.cross_entropy
@@ -24,10 +25,7 @@ def _restarts(vary: Variation) -> Program:
         return CosineAnnealingWarmRestarts(optimizer, 6 * len(program.train))
 
     net = stack(vary.widths(64, 48, 48, 10))
-    optimizer = SGD
-    patient = Patient(
-        net, _CROSS_ENTROPY, lambda p: optimizer(p, vary.rate(0.1), momentum=0.9), schedule=schedule, accuracy=True
-    )
+    patient = Patient(net, _CROSS_ENTROPY, lambda p: SGD(p, vary.rate(0.1), momentum=0.9), schedule=schedule)
     program = task(vary, patient, _DIGITS, 18, 32)
     # The last cycle ends with the run.
     program.options["max_epochs"] = 18
@@ -37,11 +35,9 @@ def _restarts(vary: Variation) -> Program:
 def _one_cycle(vary: Variation) -> Program:
     def schedule(optimizer: Optimizer) -> LRScheduler:
         steps = program.options["max_epochs"] * len(program.train)
-        return OneCycleLR(optimizer, vary.rate(1.0), total_steps=steps)
+        return OneCycleLR(optimizer, vary.rate(0.5), total_steps=steps, cycle_momentum=False)
 
-    patient = Patient(
-        stack(vary.widths(64, 48, 48, 10)), _CROSS_ENTROPY, lambda p: SGD(p, 0.1, momentum=0.9), schedule=schedule
-    )
+    patient = Patient(stack(vary.widths(64, 48, 48, 10)), _CROSS_ENTROPY, lambda p: SGD(p, 0.1), schedule=schedule)
     program = task(vary, patient, _DIGITS, 15, 64)
     return program
 
@@ -92,25 +88,22 @@ def _long_converged(vary: Variation) -> Program:
     return task(vary, patient, (WINE, CULTIVAR), 200, 32)
 
 
-def _mislabelled_batch(vary: Variation) -> Program:
-    """One batch in a hundred has the wrong labels; nothing comes of it."""
-
-    class Now(nn.Module):
-        def forward(self, inputs: Tensor) -> Tensor:
-            return inputs
-
-    net = nn.Sequential(*stack(vary.widths(64, 32, 10)), Now())
-    patient = Patient(net, _CROSS_ENTROPY, lambda p: SGD(p, vary.rate(0.05)))
-    program = task(vary, patient, _DIGITS, 12, 16)
+def _few_strange_rows(vary: Variation) -> Program:
+    """Four digits whose pixels somebody forgot to scale: the loss jumps at each, and comes back."""
+    net = stack(vary.widths(64, 32, 10))
+    program = task(vary, Patient(net, _CROSS_ENTROPY, lambda p: SGD(p, vary.rate(0.02))), _DIGITS, 15, 16)
+    inputs, labels = served(program)
+    program.train = vary.loader(torch.cat([16 * inputs[:4], inputs[4:]]), labels, 16)
     return program
 
 
 PAIRS = (
     Pair(83, "batches of two", ("learning_rate_too_high",), _small_batches, reachable=0.8),
     Pair(84, "cosine with restarts", ("diverging_loss",), _restarts, reachable=0.8),
-    Pair(85, "one cycle up to a rate of 1", ("learning_rate_too_high",), _one_cycle, reachable=0.8),
+    Pair(85, "one cycle up to a rate of 0.5", ("learning_rate_too_high",), _one_cycle, reachable=0.8),
     Pair(86, "a warm-up over most of the run", ("learning_rate_too_low",), _long_warm_up, reachable=0.8),
     Pair(87, "gradient descent at the edge of stability", ("learning_rate_too_high",), _edge, reachable=0.8),
     Pair(88, "LSTM, clipped now and then", ("always_clipped",), _rare_clipping, reachable=0.8),
     Pair(89, "converged long before the end", ("loss_plateau",), _long_converged, reachable=0.5),
+    Pair(90, "a few strange rows", ("loss_spike",), _few_strange_rows, reachable=0.8),
 )

@@ -23,6 +23,7 @@ from tests.clinic.programs.parts import (
     RAW_WINE,
     WINE,
     binary,
+    served,
     stack,
     task,
 )
@@ -30,12 +31,6 @@ from tests.clinic.variation import Variation, loader
 
 _CROSS_ENTROPY = nn.functional.cross_entropy
 _MSE = nn.functional.mse_loss
-
-
-def _served(program: Program) -> Any:
-    """Returns the training rows and their targets."""
-    dataset: Any = program.train.dataset
-    return dataset.tensors
 
 
 def _wine(vary: Variation, *, rows: Tensor) -> Program:
@@ -55,7 +50,7 @@ def _gap(vary: Variation, *, value: float | None) -> Program:
     net = stack(vary.widths(30, 16, 1), last=nn.Sigmoid())
     program = task(vary, Patient(net, binary, lambda p: Adam(p, vary.rate(3e-3))), (CANCER, BENIGN), 20, 32)
     if value is not None:
-        inputs, targets = _served(program)
+        inputs, targets = served(program)
         inputs = inputs.clone()
         inputs[torch.randint(0, len(inputs), ()), 7] = value
         program.train = vary.loader(inputs, targets, 32)
@@ -81,7 +76,7 @@ def _sorted(vary: Variation, *, by_label: bool) -> Program:
     )
     program = task(vary, patient, (DIGITS, LABELS), 15, 32)
     if by_label:
-        inputs, labels = _served(program)
+        inputs, labels = served(program)
         order = labels.argsort()
         program.train = vary.loader(inputs[order], labels[order], 32, shuffle=False)
     return program
@@ -102,7 +97,7 @@ def _copies(vary: Variation, *, few: bool) -> Program:
     patient = Patient(stack(vary.widths(64, 32, 10)), _CROSS_ENTROPY, lambda p: Adam(p, vary.rate(2e-3)), accuracy=True)
     program = task(vary, patient, (DIGITS, LABELS), 15, 32)
     if few:
-        inputs, labels = _served(program)
+        inputs, labels = served(program)
         program.train = vary.loader(inputs[:6].repeat(200, 1), labels[:6].repeat(200), 32)
     return program
 
@@ -136,7 +131,7 @@ def _misaligned(vary: Variation, *, sorted_apart: bool) -> Program:
     patient = Patient(nn.Linear(30, 2), _CROSS_ENTROPY, lambda p: SGD(p, vary.rate(0.02)), accuracy=True)
     program = task(vary, patient, (CANCER, BENIGN[:, 0].long()), 40, 32)
     if sorted_apart:
-        inputs, labels = _served(program)
+        inputs, labels = served(program)
         program.train = vary.loader(inputs, labels[torch.randperm(len(labels))], 32)
     return program
 

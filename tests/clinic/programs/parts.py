@@ -63,6 +63,13 @@ def task(
     )
 
 
+def served(program: Program) -> Data:
+    """Returns the training rows and their targets."""
+    dataset: Any = program.train.dataset
+    rows, targets = dataset.tensors
+    return rows, targets
+
+
 def stack(widths: list[int], between: type[nn.Module] | None = nn.ReLU, last: nn.Module | None = None) -> nn.Sequential:
     """Linear layers of these widths, with an activation between them and one at the end."""
     layers: list[nn.Module] = []

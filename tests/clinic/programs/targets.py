@@ -15,6 +15,7 @@ from tests.clinic.programs.parts import (
     LABELS,
     PROGRESSION,
     RAW_PROGRESSION,
+    served,
     stack,
     task,
 )
@@ -30,7 +31,7 @@ def _outliers(vary: Variation, *, loss: nn.Module) -> Program:
     net = stack(vary.widths(10, 16, 1))
     patient = Patient(net, loss, lambda p: Adam(p, vary.rate(3e-3)))
     program = task(vary, patient, (DIABETES, PROGRESSION), 50, 32, gain=error_gain)
-    rows, targets = program.train.dataset.tensors  # type: ignore[attr-defined]
+    rows, targets = served(program)
     wrong = torch.rand(len(targets), 1) < 0.015
     program.train = vary.loader(rows, targets.where(~wrong, 1000 * targets), 32)
     return program
@@ -41,7 +42,7 @@ def _sentinels(vary: Variation, *, dropped: bool) -> Program:
     net = stack(vary.widths(10, 16, 1))
     patient = Patient(net, _MSE, lambda p: Adam(p, vary.rate(3e-3)))
     program = task(vary, patient, (DIABETES, PROGRESSION), 60, 16, gain=error_gain)
-    rows, targets = program.train.dataset.tensors  # type: ignore[attr-defined]
+    rows, targets = served(program)
     missing = torch.rand(len(targets)) < 0.01
     if dropped:
         rows, targets = rows[~missing], targets[~missing]

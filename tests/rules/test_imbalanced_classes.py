@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from lightning_doctor.findings import Confidence, Finding, Severity
+from lightning_doctor.history import History
+from lightning_doctor.rules.imbalanced_classes import imbalanced_classes
+from tests.histories import COMPLETED, HEAD, LOGITS, headed
+
+BINARY = {**HEAD, "loss": "bce_with_logits", "targets": "binary", "classes": 2}
+WEIGHTED = {**BINARY, "weighted": True}
+RARE = {"0": 950, "1": 50}
+
+
+def run(
+    labels: dict[str, int],
+    predicted: dict[str, int],
+    recall: dict[str, float],
+    head: dict[str, Any] = BINARY,
+    **options: Any,
+) -> History:
+    facts = {
+        "labels": {"counts": labels, "samples": sum(labels.values())},
+        "predictions": {"counts": predicted, "recall": recall, "samples": sum(predicted.values())},
+    }
+    return headed(head, **facts, **options)
+
+
+def judge(*args: Any, **options: Any) -> Finding | None:
+    return imbalanced_classes(run(*args, **options))
+
+
+def all_zero(**options: Any) -> Finding | None:
+    return judge(RARE, {"0": 500}, {"0": 1.0, "1": 0.0}, **options)
+
+
+def test_sick_all_samples_are_called_the_frequent_class() -> None:
+    finding = all_zero()
+    assert finding is not None
+    assert (finding.code, finding.severity, finding.confidence) == ("LD308", Severity.WARNING, Confidence.SUSPECTED)
+    assert "class 1, 5.0% of the labels" in finding.summary
+    # So that each class weighs 500.
+    assert "(1: 10, 0: 0.526)" in finding.remedy
+
+
+def test_sick_rare_classes_are_missed_while_frequent_ones_are_told_apart() -> None:
+    labels = {"0": 400, "1": 400, "2": 10, "3": 10}
+    finding = judge(labels, {"0": 250, "1": 250}, {"0": 0.9, "1": 0.8, "2": 0.0, "3": 0.05}, LOGITS, skill=0.4)
+    assert finding is not None
+    assert finding.confidence is Confidence.CONFIRMED
+    assert "class 2 and 1 more" in finding.summary
+
+
+def test_sick_weights_that_make_the_rare_class_rarer_are_an_error_even_while_the_loss_falls() -> None:
+    # The entropy of 50 in 1000 is 0.199; weights that balance would raise it.
+    falling = [1.0 - 0.002 * step for step in range(400)]
+    finding = all_zero(head=WEIGHTED, baseline=0.02, losses=falling, share=0.3)
+    assert finding is not None
+    assert (finding.severity, finding.confidence) == (Severity.ERROR, Confidence.CONFIRMED)
+    assert "turn the weights of the loss round" in finding.remedy
+
+
+def test_sick_weights_that_may_be_right_are_to_be_checked() -> None:
+    finding = all_zero(head=WEIGHTED, baseline=1.2)
+    assert finding is not None
+    assert (finding.severity, finding.confidence) == (Severity.WARNING, Confidence.SUSPECTED)
+    assert "check the weights" in finding.remedy
+
+
+def test_sick_weights_so_large_that_everything_is_called_the_rare_class() -> None:
+    finding = judge(RARE, {"1": 490, "0": 10}, {"0": 0.02, "1": 1.0}, WEIGHTED)
+    assert finding is not None
+    assert finding.severity is Severity.WARNING
+    assert "lower the weight of class 1" in finding.remedy
+    # Without weights nothing of the loss does that.
+    assert judge(RARE, {"1": 490, "0": 10}, {"0": 0.02, "1": 1.0}) is None
+
+
+@pytest.mark.parametrize(("rare", "ill"), [(240, True), (260, False)])
+def test_ratio_is_how_much_rarer_a_rare_class_is(rare: int, ill: bool) -> None:
+    assert (judge({"0": 1000, "1": rare}, {"0": 500}, {"0": 1.0, "1": 0.0}) is not None) is ill
+
+
+@pytest.mark.parametrize(("recall", "ill"), [(0.09, True), (0.11, False)])
+def test_found_is_the_share_of_a_rare_class_that_must_be_found(recall: float, ill: bool) -> None:
+    assert (judge(RARE, {"0": 490, "1": 10}, {"0": 1.0, "1": recall}) is not None) is ill
+
+
+@pytest.mark.parametrize(("ones", "ill"), [(460, True), (440, False)])
+def test_all_of_one_is_the_share_of_the_predictions_that_weights_may_not_reach(ones: int, ill: bool) -> None:
+    assert (judge(RARE, {"1": ones, "0": 500 - ones}, {"0": 0.1, "1": 1.0}, WEIGHTED) is not None) is ill
+
+
+@pytest.mark.parametrize(("samples", "ill"), [(63, False), (64, True)])
+def test_samples_is_how_many_predictions_must_have_been_seen(samples: int, ill: bool) -> None:
+    assert (judge(RARE, {"0": samples}, {"0": 1.0, "1": 0.0}) is not None) is ill
+
+
+def test_healthy_a_network_that_does_well_but_for_a_rare_class_has_a_note_at_its_end() -> None:
+    labels = {"0": 400, "1": 400, "2": 10}
+    options: dict[str, Any] = {"head": LOGITS, "skill": 0.9}
+    missed = labels, {"0": 250, "1": 250}, {"0": 0.9, "1": 0.95, "2": 0.0}
+    finding = judge(*missed, run=COMPLETED, **options)
+    assert finding is not None
+    assert finding.severity is Severity.NOTE
+
+
+def test_healthy_a_run_that_is_judged_by_the_order_of_its_scores_has_a_note() -> None:
+    finding = all_zero(validation={"metric": "val_auroc", "mode": "max"})
+    assert finding is not None
+    assert finding.severity is Severity.NOTE
+
+
+@pytest.mark.parametrize(
+    ("labels", "recall"),
+    [
+        # As many of each, all hard.
+        ({"0": 510, "1": 490}, {"0": 1.0, "1": 0.0}),
+        (RARE, {"0": 0.99, "1": 0.6}),
+        # None of them was among the last samples.
+        (RARE, {"0": 1.0}),
+        ({"0": 1000}, {"0": 1.0}),
+    ],
+)
+def test_healthy_predictions_are_silent(labels: dict[str, int], recall: dict[str, float]) -> None:
+    assert judge(labels, {"0": 500}, recall) is None
+
+
+@pytest.mark.parametrize("share", [0.1, 0.35])
+def test_healthy_the_first_part_of_a_run_is_given_time(share: float) -> None:
+    assert all_zero(share=share) is None
+
+
+def test_healthy_a_run_whose_loss_falls_is_given_time() -> None:
+    assert all_zero(losses=[1.0 - 0.002 * step for step in range(400)]) is None

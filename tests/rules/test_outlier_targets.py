@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import nn
+from torch.nn import functional
+
+from lightning_doctor.findings import Confidence, Finding, Severity
+from lightning_doctor.history import History
+from lightning_doctor.rules.outlier_targets import outlier_targets
+from tests.histories import COMPLETED, HEAD, headed, reading
+from tests.runs import LABELS, found
+
+# One batch in four holds an outlier, and its loss is as large as that makes it.
+LOSSES = [*[1.0] * 30, 100.0, *[1.0] * 9] * 10
+SHARES, RATIOS = [0.3, 0.3, 0.3, 0.99] * 10, [4.0, 4.0, 4.0, 90.0] * 10
+
+
+def run(
+    shares: Sequence[float] = SHARES,
+    ratios: Sequence[float] = RATIOS,
+    *,
+    typical: float | None = 0.8,
+    head: dict[str, Any] = HEAD,
+    samples: float = 32,
+    **options: Any,
+) -> History:
+    # By the loss of most batches against what the mean of all scores such a run has learned all there is.
+    history = headed(head, **{"losses": LOSSES, "skill": 0.0, "baseline": 80.0, **options})
+    reading(history, "worst_share", shares)
+    reading(history, "worst_ratio", ratios)
+    reading(history, "batch_size", [samples] * 40)
+    return history if typical is None else reading(history, "typical_error", [typical] * 40)
+
+
+def judge(*args: Any, **options: Any) -> Finding | None:
+    return outlier_targets(run(*args, **options))
+
+
+def test_sick_a_few_samples_carry_the_loss_and_the_usual_one_is_not_fitted() -> None:
+    finding = judge()
+    assert finding is not None
+    assert (finding.code, finding.severity, finding.confidence) == ("LD309", Severity.WARNING, Confidence.CONFIRMED)
+    # Of 103 parts of the loss 100 are those of the batch with the outlier: (100 · 0.99 + 3 · 0.3) / 103.
+    assert finding.evidence["worst_share"] == pytest.approx(0.97, abs=0.005)
+    assert "huber_loss" in finding.remedy
+
+
+@pytest.mark.parametrize(("typical", "severity"), [(0.48, "note"), (0.52, "warning")])
+def test_usual_is_how_badly_the_usual_sample_is_fitted(typical: float, severity: str) -> None:
+    finding = judge(typical=typical)
+    assert finding is not None
+    assert finding.severity == severity
+
+
+@pytest.mark.parametrize(("share", "ill"), [(0.69, False), (0.71, True)])
+def test_share_is_that_of_the_loss_over_batches(share: float, ill: bool) -> None:
+    assert (judge([share] * 40) is not None) is ill
+
+
+@pytest.mark.parametrize(("ratio", "ill"), [(19.0, False), (21.0, True)])
+def test_ratio_is_how_far_the_largest_error_is_out(ratio: float, ill: bool) -> None:
+    assert (judge([0.9] * 40, [ratio] * 40) is not None) is ill
+
+
+@pytest.mark.parametrize(("samples", "ill"), [(9, False), (10, True)])
+def test_batch_is_how_many_samples_it_must_have(samples: float, ill: bool) -> None:
+    assert (judge(samples=samples) is not None) is ill
+
+
+@pytest.mark.parametrize("options", [{"share": 0.4}, {"losses": [1000.0 / (1 + step) for step in range(400)]}])
+def test_healthy_early_or_while_the_loss_falls_it_is_a_note(options: dict[str, Any]) -> None:
+    finding = judge(**options)
+    assert finding is not None
+    assert finding.severity is Severity.NOTE
+
+
+def test_healthy_a_heavy_tail_that_was_learned_is_a_note() -> None:
+    finding = judge(typical=0.2, skill=0.98, run=COMPLETED)
+    assert finding is not None
+    assert finding.severity is Severity.NOTE
+
+
+@pytest.mark.parametrize("loss", ["l1", "huber", "smooth_l1", "cross_entropy"])
+def test_healthy_losses_that_outliers_do_not_rule_are_silent(loss: str) -> None:
+    assert judge(head={**HEAD, "loss": loss}) is None
+
+
+def test_healthy_normal_errors_are_silent() -> None:
+    assert judge([0.3] * 40, [3.5] * 40) is None
+
+
+def test_sick_in_a_real_run_and_healthy_without_the_outliers(tmp_path: Path) -> None:
+    calm = LABELS.float()[:, None] / 3
+    wild = calm.clone()
+    wild[::40] += 500
+
+    def net() -> nn.Module:
+        return nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 1))
+
+    options: dict[str, Any] = {"lr": 1e-3, "max_epochs": 8}
+    finding = found(tmp_path, "outlier_targets", net, functional.mse_loss, wild, **options)
+    assert finding is not None
+    assert finding.severity is Severity.WARNING
+    assert found(tmp_path, "outlier_targets", net, functional.mse_loss, calm, **options) is None

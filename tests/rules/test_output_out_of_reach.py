@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any
+
+import pytest
+from torch import nn
+from torch.nn import functional
+
+from lightning_doctor.findings import Confidence, Finding, Severity
+from lightning_doctor.rules.output_out_of_reach import output_out_of_reach
+from tests.histories import COMPLETED, HEAD, LOGITS, headed
+from tests.runs import LABELS, found
+
+RELU = {**HEAD, "activation": "relu", "output_min": 0.0}
+SIGMOID = {**HEAD, "activation": "sigmoid"}
+TANH = {**HEAD, "activation": "tanh", "output_min": -0.9}
+ONE_SOFTMAX = {
+    **HEAD,
+    "loss": "bce",
+    "activation": "softmax",
+    "targets": "binary",
+    "output_min": 1.0,
+    "output_max": 1.0,
+}
+SQUEEZED = {**LOGITS, "activation": "sigmoid", "output_min": 0.1, "output_max": 0.9}
+HIGH = (LABELS >= 5).float()[:, None]
+
+
+def judge(head: dict[str, Any], **options: Any) -> Finding | None:
+    return output_out_of_reach(headed(head, **options))
+
+
+def spread(mean: float, deviation: float, low: float, high: float) -> dict[str, float]:
+    return {"target_mean": mean, "target_std": deviation, "target_min": low, "target_max": high}
+
+
+def test_sick_a_relu_output_for_targets_about_zero_misses_half_of_their_variance() -> None:
+    finding = judge(RELU)
+    assert finding is not None
+    assert (finding.code, finding.severity, finding.confidence) == ("LD304", Severity.ERROR, Confidence.CONFIRMED)
+    assert finding.onset == 0
+    assert finding.evidence["share_out_of_reach"] == pytest.approx(0.5)
+    assert "take relu away" in finding.remedy
+
+
+def test_sick_a_sigmoid_output_cannot_even_put_out_the_mean_of_large_targets() -> None:
+    finding = judge({**SIGMOID, **spread(36.7, 30, 3, 103)}, activations=[{"layer": "out", "kind": "sigmoid"}])
+    assert finding is not None
+    assert finding.severity is Severity.ERROR
+    assert "even their mean is out of reach" in finding.summary
+    assert "`out`" in finding.remedy
+    assert "scale the targets into [0, 1]" in finding.remedy
+
+
+def test_sick_targets_that_are_all_the_same_and_out_of_reach() -> None:
+    finding = judge({**SIGMOID, **spread(5, 0, 5, 5)})
+    assert finding is not None
+    assert finding.severity is Severity.ERROR
+    assert judge({**SIGMOID, **spread(0.5, 0, 0.5, 0.5)}) is None
+
+
+@pytest.mark.parametrize("loss", ["bce", "mse", "nll"])
+def test_sick_softmax_over_one_unit_is_one_whatever_the_targets(loss: str) -> None:
+    finding = judge({**ONE_SOFTMAX, "loss": loss})
+    assert finding is not None
+    assert finding.severity is Severity.ERROR
+    assert "1 whatever the input" in finding.summary
+    # Of two units one is at most a half.
+    assert judge({**ONE_SOFTMAX, "loss": "bce", "output_min": 0.4, "output_max": 0.6}) is None
+
+
+def test_sick_cross_entropy_over_one_unit_is_zero_whatever_the_targets() -> None:
+    finding = judge({**LOGITS, "output_shape": [32, 1], "target_shape": [32, 1]})
+    assert finding is not None
+    assert finding.severity is Severity.ERROR
+    assert "binary_cross_entropy_with_logits" in finding.remedy
+
+
+def test_sick_scores_squeezed_by_a_sigmoid_cost_cross_entropy_its_floor() -> None:
+    finding = judge(SQUEEZED)
+    assert finding is not None
+    assert finding.severity is Severity.WARNING
+    assert finding.evidence["share_out_of_reach"] == pytest.approx(-math.log(math.e / (math.e + 9)) / math.log(10))
+
+
+def test_sick_a_relu_cannot_call_a_sample_negative() -> None:
+    head = {**RELU, "loss": "bce_with_logits", "targets": "binary", **spread(0.5, 0.5, 0, 1)}
+    finding = judge(head)
+    assert finding is not None
+    assert finding.severity is Severity.WARNING
+    # Of as many of each, those that are negative cost what guessing costs.
+    assert finding.evidence["share_out_of_reach"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("head", "skill", "severity"),
+    [
+        (RELU, 0.9, "note"),
+        (RELU, 0.4, "error"),
+        (ONE_SOFTMAX, 0.9, "note"),
+        (SQUEEZED, 0.9, "note"),
+        # It keeps the order of the scores: a run that gets somewhere is left to it.
+        (SQUEEZED, 0.6, "note"),
+        (SQUEEZED, 0.4, "warning"),
+        # Two units in [−1, 1] leave 0.18 of the loss of guessing.
+        ({**SQUEEZED, "activation": "tanh", "output_shape": [32, 2]}, 0.4, "warning"),
+        ({**SQUEEZED, "activation": "tanh", "output_shape": [32, 2]}, 0.9, "note"),
+    ],
+)
+def test_how_bad_it_is_depends_on_how_well_the_run_does(head: dict[str, Any], skill: float, severity: str) -> None:
+    finding = judge(head, skill=skill, run=COMPLETED)
+    assert finding is not None
+    assert finding.severity == severity
+
+
+@pytest.mark.parametrize(("mean", "severity"), [(0.5, "error"), (0.6, "warning")])
+def test_lost_is_the_share_of_the_variance_that_is_out_of_reach(mean: float, severity: str) -> None:
+    # Of a normal distribution 0.21 lies, squared, under 0.5 deviations below the mean, 0.18 under 0.6.
+    finding = judge({**RELU, **spread(mean, 1, -3, 4)})
+    assert finding is not None
+    assert finding.severity == severity
+
+
+@pytest.mark.parametrize(("deviation", "severity"), [(0.5, "warning"), (0.48, "note")])
+def test_under_a_sliver_it_is_a_note_even_in_a_run_that_does_badly(deviation: float, severity: str) -> None:
+    # Both ends of [−1, 1]: 0.0115 of the variance at 0.5, 0.0087 at 0.48.
+    finding = judge({**TANH, **spread(0, deviation, -2, 2)})
+    assert finding is not None
+    assert finding.severity == severity
+
+
+def test_what_is_out_of_reach_is_that_of_a_normal_distribution_within_its_range() -> None:
+    normal = NormalDist()
+    z, step = 0.7, 1e-4
+    tail = sum((x - z) ** 2 * normal.pdf(x) * step for x in (z + step * (i + 0.5) for i in range(80_000)))
+    finding = judge({**RELU, **spread(0.7, 1, -4, 5)})
+    assert finding is not None
+    assert finding.evidence["share_out_of_reach"] == pytest.approx(tail, rel=1e-3)
+    # Nothing lies further out than the smallest target.
+    capped = judge({**RELU, **spread(0.7, 1, -0.2, 5)})
+    assert capped is not None
+    assert capped.evidence["share_out_of_reach"] == pytest.approx(0.04)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        # Targets that touch the ends.
+        {**SIGMOID, **spread(0.4, 0.4, 0, 1)},
+        # A few that lie a hair outside.
+        {**TANH, **spread(0, 0.3, -1.01, 1.01)},
+        # Counts.
+        {**RELU, **spread(3, 2, 0, 40)},
+        HEAD,
+        {**HEAD, "activation": "leaky_relu"},
+        # Scaled after the activation, as the outputs show.
+        {**TANH, "output_min": -3.0, "output_max": 3.0},
+        # Labels that are no probabilities are told by the loss that turns negative.
+        {**SIGMOID, "loss": "bce", **spread(1, 0.8, 0, 2)},
+        {**LOGITS, "activation": "relu", "output_min": 0.0},
+        {key: value for key, value in SIGMOID.items() if not key.startswith("target_")},
+    ],
+)
+def test_healthy_heads_are_silent(head: dict[str, Any]) -> None:
+    assert judge(head) is None
+
+
+def test_sick_in_a_real_run_that_ends_in_a_relu(tmp_path: Path) -> None:
+    def net() -> nn.Module:
+        return nn.Sequential(nn.Linear(64, 1), nn.ReLU())
+
+    targets = (LABELS.float() - 4.5)[:, None]
+    finding = found(tmp_path, "output_out_of_reach", net, functional.mse_loss, targets, lr=0.01)
+    assert finding is not None
+    assert finding.severity is Severity.ERROR
+    # A uniform distribution's true share is a half.
+    assert finding.evidence["share_out_of_reach"] == pytest.approx(0.5, abs=0.05)
+
+
+@pytest.mark.parametrize(("last", "ill"), [(nn.Softmax(1), True), (nn.Sigmoid(), False)])
+def test_sick_one_unit_with_softmax_and_healthy_with_sigmoid_in_a_real_run(
+    tmp_path: Path, last: nn.Module, ill: bool
+) -> None:
+    def net() -> nn.Module:
+        return nn.Sequential(nn.Linear(64, 1), last)
+
+    finding = found(tmp_path, "output_out_of_reach", net, functional.binary_cross_entropy, HIGH)
+    assert (finding is not None) is ill

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import nn
+from torch.nn import functional
+
+from lightning_doctor.findings import Confidence, Finding, Severity
+from lightning_doctor.history import History
+from lightning_doctor.rules.over_regularized import over_regularized
+from tests.histories import COMPLETED, LOGITS, headed, reading
+from tests.runs import LABELS, found
+
+HALF = {"model": {"dropout": {"drop1": 0.5, "drop2": 0.5}}}
+STRONG = {"model": {"dropout": {"drop1": 0.9, "drop2": 0.1}}}
+
+
+def dropped(gap: float, learned: float, *, skill: float = 0.2, **options: Any) -> Finding | None:
+    """A run that has learned so much in train mode, with so much less loss in eval mode."""
+    history = headed(LOGITS, losses=[1 - learned] * 400, skill=skill, **{**HALF, **options})
+    return over_regularized(reading(history, "mode_gap", [gap] * 40))
+
+
+def decayed(
+    norms: Sequence[float],
+    decay: float = 0.1,
+    *,
+    gradient: float = 0.5,
+    optimizer: str = "SGD",
+    ratio: float = 0.01,
+    **options: Any,
+) -> History:
+    groups = [{"lr": 0.1, "weight_decay": 0.0}, {"lr": 0.1, "weight_decay": decay}]
+    history = headed(LOGITS, optimizers=[{"class": optimizer, "groups": groups}], **options)
+    reading(history, "weight_norm", norms)
+    reading(history, "grad_norm", [gradient] * 40)
+    reading(history, "update_ratio", [ratio] * 40)
+    return reading(history, "learning_rate", [0.1] * 40)
+
+
+FADING = [6 * 0.9**i for i in range(40)]
+
+
+def test_sick_dropout_takes_away_half_of_what_was_learned() -> None:
+    # In eval mode the loss is 0.9 / 1.125 = 0.8 of that of a constant: 0.2 is learned, of which 0.1 is left.
+    finding = dropped(0.125, 0.1)
+    assert finding is not None
+    assert (finding.code, finding.severity, finding.confidence) == ("LD310", Severity.WARNING, Confidence.CONFIRMED)
+    assert finding.evidence["taken"] == pytest.approx(0.5)
+    assert "lower the dropout of drop1, drop2 from 0.5 to 0.2" in finding.remedy
+
+
+@pytest.mark.parametrize(("gap", "ill"), [(0.047, False), (0.054, True)])
+def test_taken_is_the_share_that_dropout_takes_away(gap: float, ill: bool) -> None:
+    # 0.1 is left of 0.141, and of 0.146: 0.29 and 0.32 are taken.
+    assert (dropped(gap, 0.1) is not None) is ill
+
+
+@pytest.mark.parametrize(("rate", "ill"), [(0.65, False), (0.7, True)])
+def test_strong_dropout_is_suspected_where_nothing_at_all_is_learned(rate: float, ill: bool) -> None:
+    finding = dropped(0.0, 0.0, model={"dropout": {"drop1": rate, "drop2": 0.1}})
+    assert (finding is not None) is ill
+    if finding is not None:
+        assert finding.confidence is Confidence.SUSPECTED
+        assert "the dropout of drop1 from 0.7" in finding.remedy
+
+
+@pytest.mark.parametrize(
+    ("gap", "learned", "options"),
+    [
+        # The loss is 0.4 of a constant's in eval mode: that is learning, whatever train mode looks like.
+        (0.75, 0.3, STRONG),
+        # Held-out data is done well.
+        (0.125, 0.1, {"validation": {"metric": "val_acc"}}),
+        (0.125, 0.1, {"skill": 0.6}),
+        (0.125, 0.1, {"share": 0.1}),
+        # Batch normalisation alone.
+        (0.125, 0.1, {"model": {}}),
+        (0.125, 0.1, {"model": {"dropout": {"drop1": 0.0}}}),
+        (0.0, 0.2, STRONG),
+    ],
+)
+def test_healthy_dropout_is_silent(gap: float, learned: float, options: dict[str, Any]) -> None:
+    history = headed(LOGITS, **{"losses": [1 - learned] * 400, "skill": 0.2, **HALF, **options})
+    if "validation" in options:
+        history.facts["labels"] = {"counts": {"0": 10, "1": 10}}
+        reading(history, "val_metric", [0.95] * 3)
+    assert over_regularized(reading(history, "mode_gap", [gap] * 40)) is None
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "Adam", "RMSprop"])
+def test_sick_decay_pulls_harder_than_the_gradient_and_the_weights_fade(optimizer: str) -> None:
+    finding = over_regularized(decayed(FADING, optimizer=optimizer))
+    assert finding is not None
+    assert (finding.severity, finding.confidence) == (Severity.WARNING, Confidence.CONFIRMED)
+    # 0.1 times a norm of 5.4 over a gradient of 0.5.
+    assert finding.evidence["pull"] == pytest.approx(1.08)
+    assert "lower weight_decay from 0.1 to 0.0009" in finding.remedy
+
+
+@pytest.mark.parametrize(("gradient", "ill"), [(5.5, False), (5.3, True)])
+def test_outweighs_is_what_decay_must_be_of_the_gradient(gradient: float, ill: bool) -> None:
+    # 0.54 is a tenth of 5.4.
+    assert (over_regularized(decayed(FADING, gradient=gradient)) is not None) is ill
+
+
+@pytest.mark.parametrize(("ratio", "ill"), [(0.021, False), (0.019, True)])
+def test_the_decay_of_adamw_is_compared_with_its_steps(ratio: float, ill: bool) -> None:
+    # A rate of 0.1 times a decay of 0.1 is half of a relative step of 0.02; the gradient's size does not matter.
+    history = decayed(FADING, gradient=1e6, optimizer="AdamW", ratio=ratio)
+    assert (over_regularized(history) is not None) is ill
+
+
+@pytest.mark.parametrize(("end", "ill"), [(4.9, False), (4.7, True)])
+def test_shrunk_is_what_the_norm_must_have_fallen_to(end: float, ill: bool) -> None:
+    # 0.8 of 6 is 4.8.
+    assert (over_regularized(decayed([6.0] * 20 + [end] * 20)) is not None) is ill
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        decayed(FADING, 0.0),
+        decayed(FADING, skill=0.9, run=COMPLETED),
+        decayed(FADING, share=0.1),
+        # A dead network has no gradient, and its decay does nothing much either.
+        decayed([10.0 - 0.01 * i for i in range(40)], 1e-4, gradient=1e-6),
+        decayed([6 + 0.1 * i for i in range(40)]),
+    ],
+)
+def test_healthy_decay_is_silent(history: History) -> None:
+    assert over_regularized(history) is None
+
+
+def net() -> nn.Module:
+    return nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Dropout(0.95), nn.Linear(32, 10))
+
+
+def test_sick_in_a_real_run_with_nearly_everything_dropped(tmp_path: Path) -> None:
+    finding = found(tmp_path, "over_regularized", net, functional.cross_entropy, LABELS, max_epochs=6)
+    assert finding is not None
+    assert finding.severity is Severity.WARNING
+    assert "net.2 from 0.95 to 0.2" in finding.remedy

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lightning_doctor.findings import Confidence, Finding, Severity
+from lightning_doctor.rules.squared_error_on_classes import squared_error_on_classes
+from tests.histories import COMPLETED, HEAD, headed
+from tests.runs import IMAGES, LABELS, found
+
+SHAPE = {"output_shape": [32, 10], "target_shape": [32, 10]}
+ONE_HOT = {**HEAD, **SHAPE, "activation": "softmax", "targets": "one_hot", "classes": 10}
+BINARY = {**HEAD, "activation": "sigmoid", "targets": "binary", "classes": 2}
+
+
+def judge(head: dict[str, Any], **options: Any) -> Finding | None:
+    return squared_error_on_classes(headed(head, **options))
+
+
+def test_sick_a_softmax_that_stays_worse_than_a_constant_under_squared_error() -> None:
+    finding = judge(ONE_HOT, losses=[0.17] * 400, baseline=0.09)
+    assert finding is not None
+    assert (finding.code, finding.severity, finding.confidence) == ("LD303", Severity.WARNING, Confidence.CONFIRMED)
+    assert "use `cross_entropy` on the scores before softmax" in finding.remedy
+
+
+@pytest.mark.parametrize(("loss", "sure"), [(0.0935, False), (0.0955, True)])
+def test_worse_is_what_the_loss_must_lie_over_that_of_a_constant_to_be_sure(loss: float, sure: bool) -> None:
+    # 0.09 and a twentieth of it are 0.0945.
+    finding = judge(ONE_HOT, losses=[loss] * 400, baseline=0.09)
+    assert finding is not None
+    assert finding.severity is Severity.WARNING
+    assert (finding.confidence is Confidence.CONFIRMED) is sure
+
+
+def test_sick_one_unit_for_two_classes_is_told_the_binary_loss() -> None:
+    finding = judge(BINARY)
+    assert finding is not None
+    assert finding.severity is Severity.WARNING
+    assert "use `binary_cross_entropy_with_logits`" in finding.remedy
+
+
+def test_sick_an_absolute_error_calls_everything_the_most_frequent_class() -> None:
+    finding = judge({**ONE_HOT, "loss": "l1", "activation": None})
+    assert finding is not None
+    assert finding.severity is Severity.WARNING
+    assert "an absolute error on the scores" in finding.summary
+
+
+def test_healthy_where_the_classes_are_found_all_the_same_it_is_a_note() -> None:
+    finding = judge(ONE_HOT, skill=0.9, losses=[0.01] * 400, baseline=0.09, run=COMPLETED)
+    assert finding is not None
+    assert finding.severity is Severity.NOTE
+
+
+def test_healthy_a_linear_output_does_not_get_stuck_and_is_a_note() -> None:
+    finding = judge({**ONE_HOT, "activation": None})
+    assert finding is not None
+    assert finding.severity is Severity.NOTE
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"targets": "real"},
+        # Pictures of black and white, and tags.
+        {"targets": "binary"},
+        {"loss": "cross_entropy"},
+        # Its loss cannot move at all, for another reason.
+        {"targets": "binary", "output_shape": [32, 1], "target_shape": [32, 1]},
+    ],
+)
+def test_healthy_heads_that_look_like_it_are_silent(change: dict[str, Any]) -> None:
+    assert judge({**ONE_HOT, **change}) is None
+
+
+def sure_and_wrong() -> nn.Module:
+    net = nn.Sequential(nn.Linear(64, 10), nn.Softmax(1))
+    with torch.no_grad():
+        # The first class wins by far, whatever the picture.
+        net[0].bias[0] = 60.0  # type: ignore[operator]
+    return net
+
+
+def squared(outputs: Tensor, labels: Tensor) -> Tensor:
+    return functional.mse_loss(outputs, functional.one_hot(labels, 10).float())
+
+
+def test_sick_in_a_real_run_that_begins_sure_and_wrong(tmp_path: Path) -> None:
+    finding = found(tmp_path, "squared_error_on_classes", sure_and_wrong, squared, LABELS, max_epochs=4)
+    assert finding is not None
+    assert (finding.severity, finding.confidence) == (Severity.WARNING, Confidence.CONFIRMED)
+    assert finding.evidence["skill"] < 0.1  # type: ignore[operator]
+
+
+def test_healthy_an_autoencoder_of_binary_pixels_is_silent_in_a_real_run(tmp_path: Path) -> None:
+    def net() -> nn.Module:
+        return nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 64), nn.Sigmoid())
+
+    pixels = (IMAGES > 0.5).float()
+    assert found(tmp_path, "squared_error_on_classes", net, functional.mse_loss, pixels, inputs=pixels) is None
