@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from statistics import fmean
+from statistics import median
 from typing import Any
 
 from lightning_doctor.history import History
@@ -36,10 +36,10 @@ def measured(history: History, signal: str) -> list[str]:
     return [name for name in there if not re.fullmatch(r"optimizer\d+", name)]
 
 
-def late_mean(history: History, name: str) -> float | None:
-    """Returns the mean of the newer half of a series' finite part; None where it is empty."""
+def late_level(history: History, name: str) -> float | None:
+    """Returns the median of the newer half of a series' finite part; None where it is empty."""
     values = history.get(name).finite().values
-    return fmean(values[len(values) // 2 :]) if values else None
+    return median(values[len(values) // 2 :]) if values else None
 
 
 def listed(names: list[str], most: int = 4) -> str:

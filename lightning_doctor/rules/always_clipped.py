@@ -47,8 +47,8 @@ def always_clipped(
     Thresholds:
         share: Share of the steps that must be clipped [share].
         factor: By how much the median step must be clipped [ratio].
-        gained: Under plain SGD a warning, if the loss no longer falls and has fallen by less than this [share of its
-            start], or the run does badly by its predictions.
+        gained: Under plain SGD a warning, if the loss no longer falls and has fallen by less than this, or the run
+            does badly by its predictions [share of its start].
 
     Blind spots:
         Clipping by value has no single norm: the limit it names is an estimate.

@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
-from lightning_doctor.layers import late_mean, of_kind, places
+from lightning_doctor.layers import late_level, of_kind, places
 from lightning_doctor.loss_head import SQUARED, loss_head
 from lightning_doctor.prescriptions import lower_rate
 from lightning_doctor.progress import standing
@@ -68,7 +68,7 @@ def saturated_units(history: History, *, share: float = 0.5) -> Finding | None:
     series = history[f"saturated_share/{layer}"]
     onset = next(step for step, value in zip(series.steps, series.values, strict=True) if value >= share)
     began = onset == series.steps[0]
-    width = late_mean(history, f"preactivation_std/{layer}") or 0.0
+    width = late_level(history, f"preactivation_std/{layer}") or 0.0
     return Finding(
         severity=how.if_harmed(Severity.WARNING),
         summary=f"{now:.0%} of the outputs of {worst.get('class')} {layer} are saturated "

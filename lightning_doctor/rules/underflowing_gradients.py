@@ -6,7 +6,7 @@ import math
 
 from lightning_doctor.findings import Finding, Severity
 from lightning_doctor.history import History
-from lightning_doctor.layers import late_mean, listed, of_kind
+from lightning_doctor.layers import late_level, listed, of_kind
 from lightning_doctor.progress import standing
 from lightning_doctor.rule import rule
 
@@ -81,7 +81,7 @@ def _zeros(history: History, zeros: float) -> Finding | None:
     sizes: dict[str, float] = {}
     for entry in of_kind(history, "linear"):
         layer, weights = str(entry.get("layer")), entry.get("units", 0) * entry.get("features", 0)
-        norm, share = late_mean(history, f"grad_norm/{layer}"), late_mean(history, f"zero_gradient_share/{layer}")
+        norm, share = late_level(history, f"grad_norm/{layer}"), late_level(history, f"zero_gradient_share/{layer}")
         if norm is not None and share is not None and weights > 0:
             shares[layer], sizes[layer] = share, norm * scale / math.sqrt(weights)
     lost = [layer for layer in shares if shares[layer] >= zeros and sizes[layer] <= _BLURRED * _TINIEST]

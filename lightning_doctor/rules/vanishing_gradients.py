@@ -6,7 +6,7 @@ from statistics import median
 
 from lightning_doctor.findings import Finding, Severity
 from lightning_doctor.history import History
-from lightning_doctor.layers import entries, late_mean, listed, measured, of_kind
+from lightning_doctor.layers import entries, late_level, listed, measured, of_kind
 from lightning_doctor.noise import stretch
 from lightning_doctor.progress import standing
 from lightning_doctor.rule import rule
@@ -76,7 +76,7 @@ def vanishing_gradients(
     planned = history.fact("trainer.planned_steps")
     steps = max(planned if isinstance(planned, int) else 0, history.last_step + 1)
     norms, ratios, weights = (
-        {layer: late_mean(history, f"{signal}/{layer}") or 0.0 for layer in layers}
+        {layer: late_level(history, f"{signal}/{layer}") or 0.0 for layer in layers}
         for signal in ("grad_norm", "update_ratio", "weight_norm")
     )
     paths = {layer: ratios[layer] * steps for layer in layers}
@@ -124,7 +124,7 @@ def _layers(history: History) -> list[str]:
 def _remedy(history: History, layers: list[str]) -> str:
     kinds = {str(entry.get("class")) for entry in of_kind(history, "sigmoid", "tanh")}
     normalised = bool(of_kind(history, "norm"))
-    sizes = [late_mean(history, f"activation_std/{layer}") for layer in layers[:-1]]
+    sizes = [late_level(history, f"activation_std/{layer}") for layer in layers[:-1]]
     shrinks = bool(sizes) and sizes[-1] is not None and sizes[0] is not None and sizes[-1] < 0.01 * sizes[0]
     parts = []
     if shrinks:

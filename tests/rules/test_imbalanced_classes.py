@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
+from torch.nn import functional
 
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.rules.imbalanced_classes import imbalanced_classes
 from tests.histories import COMPLETED, HEAD, LOGITS, headed
+from tests.runs import found
 
 BINARY = {**HEAD, "loss": "bce_with_logits", "targets": "binary", "classes": 2}
 WEIGHTED = {**BINARY, "weighted": True}
@@ -21,7 +26,7 @@ def run(
     head: dict[str, Any] = BINARY,
     **options: Any,
 ) -> History:
-    facts = {
+    facts: dict[str, Any] = {
         "labels": {"counts": labels, "samples": sum(labels.values())},
         "predictions": {"counts": predicted, "recall": recall, "samples": sum(predicted.values())},
     }
@@ -135,3 +140,14 @@ def test_healthy_the_first_part_of_a_run_is_given_time(share: float) -> None:
 
 def test_healthy_a_run_whose_loss_falls_is_given_time() -> None:
     assert all_zero(losses=[1.0 - 0.002 * step for step in range(400)]) is None
+
+
+@pytest.mark.parametrize(("apart", "ill"), [(0.1, True), (4.0, False)])
+def test_sick_in_a_real_run_that_misses_its_rare_class_and_healthy_where_it_stands_apart(
+    tmp_path: Path, apart: float, ill: bool
+) -> None:
+    rare = (torch.arange(320) % 20 == 0).float()[:, None]
+    inputs = torch.randn(320, 4, generator=torch.Generator().manual_seed(0)) + apart * rare
+    loss = functional.binary_cross_entropy_with_logits
+    finding = found(tmp_path, "imbalanced_classes", lambda: nn.Linear(4, 1), loss, rare, inputs=inputs, max_epochs=8)
+    assert (finding is not None) is ill

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, seed_everything
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_doctor import Doctor
+from lightning_doctor.history import History
+from lightning_doctor.rules.late_instability import late_instability
+from tests.histories import ADAM, HEAD, LOGITS, SGD, gauss, history_of, reading
+from tests.runs import trainer
+
+
+def orders(*levels: tuple[int, float]) -> list[float]:
+    """Losses whose logarithm goes straight from level to level, (steps, log10), with noise of a fifth of an order."""
+    logs, before = [], 2.0
+    for steps, level in levels:
+        logs += [before + (level - before) * (i + 1) / steps for i in range(steps)]
+        before = level
+    return [10 ** (log + error) for log, error in zip(logs, gauss(len(logs), 0.2), strict=True)]
+
+
+def run_of(losses: list[float], optimizers: list[dict[str, Any]] = ADAM, **facts: Any) -> History:
+    return history_of(losses, rates=[0.001], optimizers=optimizers, **facts)
+
+
+BLOWN_UP = orders((200, -11.0), (400, -11.0), (100, -4.0), (300, -3.5))
+
+
+def test_sick_adam_that_blows_up_after_convergence_is_confirmed() -> None:
+    finding = late_instability(run_of(BLOWN_UP, loss_head=HEAD))
+    assert finding is not None
+    assert (finding.code, finding.severity, finding.confidence) == ("LD115", "warning", "confirmed")
+    assert finding.onset == pytest.approx(620, abs=40)
+    assert finding.evidence["orders_gained"] == pytest.approx(13, abs=0.5)
+    assert finding.evidence["orders_lost"] == pytest.approx(7.4, abs=0.5)
+    assert "eps of Adam" in finding.remedy
+
+
+def test_under_another_optimizer_it_is_only_suspected() -> None:
+    finding = late_instability(run_of(BLOWN_UP, SGD))
+    assert finding is not None
+    assert finding.confidence == "suspected"
+    assert "eps" not in finding.remedy
+
+
+def test_healthy_spike_that_recovers_is_another_matter() -> None:
+    losses = orders((200, -11.0), (400, -11.0), (20, -3.0), (40, -11.0), (340, -11.0))
+    assert late_instability(run_of(losses)) is None
+
+
+def test_healthy_run_that_rests_at_its_best_is_well() -> None:
+    assert late_instability(run_of(orders((200, -11.0), (800, -11.0)))) is None
+
+
+@pytest.mark.parametrize(("best", "ill"), [(-3.0, False), (-5.5, True)])
+def test_the_loss_must_have_been_tiny(best: float, ill: bool) -> None:
+    # Six orders under the start at 100 are asked for; what is lost is the same share of them each time.
+    losses = orders((200, best), (400, best), (100, 0.5 * best + 1), (300, 0.5 * best + 1))
+    assert (late_instability(run_of(losses)) is not None) is ill
+
+
+@pytest.mark.parametrize(("now", "ill"), [(-5.5, False), (-4.0, True)])
+def test_a_share_of_what_was_gained_must_be_lost(now: float, ill: bool) -> None:
+    # Of ten orders three.
+    losses = orders((200, -8.0), (400, -8.0), (100, now), (300, now))
+    assert (late_instability(run_of(losses)) is not None) is ill
+
+
+@pytest.mark.parametrize(("now", "ill"), [(-8.0, False), (-5.0, True)])
+def test_healthy_wandering_in_what_float32_leaves_of_a_loss_is_no_loss(now: float, ill: bool) -> None:
+    # Eight orders under the start are -6.
+    losses = orders((200, -14.0), (400, -14.0), (100, now), (300, now))
+    assert (late_instability(run_of(losses)) is not None) is ill
+
+
+@pytest.mark.parametrize(("late", "ill"), [(40, False), (80, True)])
+def test_it_must_stay_lost_over_the_last_tenth(late: int, ill: bool) -> None:
+    # Of about a thousand steps.
+    losses = orders((200, -11.0), (700, -11.0), (20, -3.5), (late, -3.5))
+    assert (late_instability(run_of(losses)) is not None) is ill
+
+
+@pytest.mark.parametrize(("skill", "severity"), [(1.0, "note"), (0.2, "warning")])
+def test_healthy_classes_do_not_hang_on_so_small_a_loss(skill: float, severity: str) -> None:
+    history = run_of(BLOWN_UP, loss_head=LOGITS)
+    finding = late_instability(reading(history, "skill", [skill] * 100))
+    assert finding is not None
+    assert finding.severity == severity
+
+
+def test_a_loss_that_reaches_zero_or_less_has_no_orders_of_magnitude() -> None:
+    assert late_instability(run_of([*BLOWN_UP[:-1], 0.0])) is None
+    assert late_instability(run_of([*BLOWN_UP[:-1], -1.0])) is None
+
+
+def test_the_gradients_at_the_best_say_how_large_eps_should_be() -> None:
+    history = run_of(BLOWN_UP, model={"trainable": 10_000})
+    finding = late_instability(reading(history, "grad_norm", [1e-4] * 100))
+    assert finding is not None
+    # 1e-4 over the root of ten thousand weights.
+    assert "about 1e-06" in finding.remedy
+
+
+class Linear(LightningModule):
+    """More weights than rows: the squared error can be anything but for rounding."""
+
+    def __init__(self, optimizer: Any) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Linear(400, 1)
+        self.optimizer = optimizer
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return (self.layer(batch[0]) - batch[1]).square().sum()
+
+    def configure_optimizers(self) -> Any:
+        return self.optimizer(self.parameters())
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "ill"),
+    # A longer memory of small gradients, and a higher rate, than by default: it comes after hundreds of steps.
+    [
+        (lambda p: torch.optim.Adam(p, 3e-3, betas=(0.9, 0.98)), True),
+        (lambda p: torch.optim.SGD(p, 3e-4), False),
+    ],
+)
+def test_on_a_real_run(tmp_path: Path, optimizer: Any, ill: bool) -> None:
+    source = torch.Generator().manual_seed(0)
+    data = TensorDataset(torch.randn(32, 400, generator=source), torch.randn(32, 1, generator=source))
+    doctor = Doctor(strict=True, overhead=1.0, select=["LD115"])
+    seed_everything(0, verbose=False)
+    trainer(tmp_path, doctor, max_epochs=1500).fit(Linear(optimizer), DataLoader(data, 32))
+    assert doctor.report is not None
+    assert [finding.code for finding in doctor.report.findings] == (["LD115"] if ill else [])
+    assert all(math.isfinite(value) for value in doctor.report.history["train_loss"].values)

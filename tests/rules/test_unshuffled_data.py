@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lightning.pytorch import seed_everything
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_doctor import Doctor
+from lightning_doctor.history import History
+from lightning_doctor.rules.unshuffled_data import unshuffled_data
+from tests.histories import LOGITS, headed, reading
+from tests.runs import IMAGES, LABELS, DigitsNet, trainer, validation_digits
+
+
+def run_of(
+    drift: float,
+    run: float,
+    *,
+    size: float = 32.0,
+    repeat: float | None = 1.0,
+    sampler: str | None = "SequentialSampler",
+    level: float = 2.0,
+    accuracy: float | None = None,
+    skill: float = 0.2,
+) -> History:
+    """A run at this training loss, where guessing costs 2.3; ten classes."""
+    history = headed(
+        LOGITS,
+        skill=skill,
+        losses=[level] * 200,
+        baseline=2.3,
+        labels={"counts": {str(label): 100 for label in range(10)}, "samples": 1000},
+        validation={"metric": "val_acc", "mode": "max"},
+        data={} if sampler is None else {"sampler": sampler},
+    )
+    for name, value in (("label_drift", drift), ("label_run", run), ("batch_size", size)):
+        reading(history, name, [value] * 20)
+    if repeat is not None:
+        reading(history, "order_repeat", [repeat] * 10)
+    if accuracy is not None:
+        reading(history, "val_metric", [accuracy] * 5)
+    return history
+
+
+def test_sick_data_sorted_by_label_are_confirmed_by_their_sampler() -> None:
+    finding = unshuffled_data(run_of(31.0, 1.0))
+    assert finding is not None
+    assert (finding.code, finding.severity, finding.confidence, finding.onset) == ("LD604", "warning", "confirmed", 0)
+    assert "shuffle=True" in finding.remedy
+
+
+def test_healthy_shuffled_batches_are_as_unlike_as_chance_makes_them() -> None:
+    assert unshuffled_data(run_of(1.0, 0.0, repeat=0.0, sampler="RandomSampler")) is None
+
+
+@pytest.mark.parametrize(("drift", "ill"), [(9.0, False), (12.0, True)])
+def test_batches_must_be_well_on_the_way_to_a_single_class(drift: float, ill: bool) -> None:
+    # From 1 when shuffled to 32 with one class in each batch of 32: three tenths of the way are 10.3.
+    finding = unshuffled_data(run_of(drift, 0.5))
+    assert (finding is not None and finding.severity == "warning") is ill
+
+
+def test_healthy_batches_of_a_few_classes_each_drawn_anew_are_often_meant() -> None:
+    # Four samples each of eight of a hundred classes, one after the other, as for a triplet loss.
+    assert unshuffled_data(run_of(3.7, 0.75, repeat=0.0, sampler=None)) is None
+
+
+@pytest.mark.parametrize(("skill", "level", "severity"), [(0.7, 0.8, "note"), (0.1, 2.2, "warning")])
+def test_batches_by_class_in_random_order_are_suspected_where_the_run_does_badly(
+    skill: float, level: float, severity: str
+) -> None:
+    finding = unshuffled_data(run_of(25.0, 0.9, repeat=0.0, sampler=None, skill=skill, level=level))
+    assert finding is not None
+    assert (finding.severity, finding.confidence) == (severity, "suspected")
+
+
+@pytest.mark.parametrize(("accuracy", "severity"), [(0.95, "note"), (0.3, "warning")])
+def test_validation_tells_what_batches_of_the_class_just_learned_do_not(accuracy: float, severity: str) -> None:
+    finding = unshuffled_data(run_of(31.0, 1.0, level=0.1, skill=1.0, accuracy=accuracy))
+    assert finding is not None
+    assert finding.severity == severity
+
+
+@pytest.mark.parametrize(("level", "severity"), [(0.2, "note"), (0.9, "warning")])
+def test_without_validation_the_mean_loss_tells(level: float, severity: str) -> None:
+    finding = unshuffled_data(run_of(31.0, 1.0, level=level, skill=1.0))
+    assert finding is not None
+    assert finding.severity == severity
+
+
+def test_the_same_order_in_every_epoch_is_a_note_where_labels_are_mixed() -> None:
+    finding = unshuffled_data(run_of(1.0, 0.0))
+    assert finding is not None
+    assert (finding.severity, finding.summary) == (
+        "note",
+        "the batches are the same ones in the same order in every epoch",
+    )
+
+
+@pytest.mark.parametrize(("repeat", "noted"), [(0.9, False), (1.0, True), (None, False)])
+def test_nearly_every_batch_must_come_at_its_place(repeat: float | None, noted: bool) -> None:
+    assert (unshuffled_data(run_of(1.0, 0.0, repeat=repeat)) is not None) is noted
+
+
+def test_healthy_run_that_does_well_in_a_fixed_order_is_left_alone() -> None:
+    assert unshuffled_data(run_of(1.0, 0.0, skill=0.9)) is None
+
+
+def test_batches_of_one_sample_have_no_order() -> None:
+    assert unshuffled_data(run_of(1.0, 0.0, size=1.0, repeat=0.0, sampler=None)) is None
+
+
+def test_the_remedy_for_a_stream_is_a_buffer() -> None:
+    finding = unshuffled_data(run_of(31.0, 1.0, sampler="_InfiniteConstantSampler"))
+    assert finding is not None
+    assert "buffer" in finding.remedy
+
+
+@pytest.mark.parametrize(("by_label", "shuffle"), [(True, False), (True, True), (False, True)])
+def test_on_a_real_run(tmp_path: Path, by_label: bool, shuffle: bool) -> None:
+    order = LABELS[:800].argsort(stable=True) if by_label else slice(None)
+    data: Any = TensorDataset(IMAGES[:800][order], LABELS[:800][order])
+    doctor = Doctor(strict=True)
+    seed_everything(0, verbose=False)
+    trainer(tmp_path, doctor, max_epochs=4).fit(DigitsNet(), DataLoader(data, 32, shuffle=shuffle), validation_digits())
+    assert doctor.report is not None
+    found = {finding.code: finding.severity for finding in doctor.report.findings}
+    assert found.get("LD604") == ("warning" if by_label and not shuffle else None)
