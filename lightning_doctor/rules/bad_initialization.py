@@ -6,7 +6,7 @@ import math
 from statistics import median
 from typing import Any
 
-from lightning_doctor.findings import Finding, Severity
+from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.layers import measured, of_kind
 from lightning_doctor.loss_head import loss_head
@@ -112,12 +112,16 @@ def _alike(history: History, how: Standing, alike: float) -> Finding | None:
 
 def _loud(history: History, how: Standing, loud: float, enlarged: float) -> Finding | None:
     """A first loss far over that of guessing, or later harm, and weights that enlarge what passes."""
-    layers = [str(entry["layer"]) for entry in of_kind(history, "linear")]
-    sizes = {layer: size for layer in layers if (size := _size(history, layer)) is not None}
-    inputs = _input_size(history, layers)
-    if inputs is None or not sizes:
+    # Recurrent layers are of no kind of their own.
+    layers = [entry for entry in of_kind(history, "linear", "other") if entry.get("layer")]
+    while layers and layers[-1]["kind"] != "linear":
+        layers.pop()
+    names = [str(entry["layer"]) for entry in layers]
+    sizes = {name: size for name in names if (size := _size(history, name)) is not None}
+    inputs = _input_size(history, names)
+    if not inputs or not sizes:
         return None
-    out, hidden = sizes.get(layers[-1], 0.0), max((sizes.get(layer, 0.0) for layer in layers[:-1]), default=0.0)
+    out, hidden = sizes.get(names[-1], 0.0), max((sizes.get(name, 0.0) for name in names[:-1]), default=0.0)
     baselines, start = history.get("baseline_loss").finite().values, history["train_loss"].values[0]
     is_loud = bool(baselines) and start >= loud * baselines[0] > 0 and out >= enlarged * max(inputs, _targets(history))
     is_deep = hidden >= enlarged * inputs and not of_kind(history, "norm")
@@ -143,9 +147,10 @@ def _loud(history: History, how: Standing, loud: float, enlarged: float) -> Find
         "layer to layer",
         evidence=evidence,
         remedy=f"initialise each layer to keep the size of its input (`{_init(history)}`), and begin with zeros in "
-        f"{layers[-1]}",
+        f"{names[-1]}",
+        confidence=Confidence.CONFIRMED if is_loud else Confidence.SUSPECTED,
         onset=0,
-        signals=("train_loss", "baseline_loss", f"activation_std/{layers[-1]}"),
+        signals=("train_loss", "baseline_loss", f"activation_std/{names[-1]}"),
     )
 
 

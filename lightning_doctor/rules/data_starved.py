@@ -49,9 +49,9 @@ def data_starved(
     waits, shares = history["data_wait_seconds"], history["data_wait"]
     if history.last_step < _WARM:
         return None
-    wait, usual = median(stretch(waits, 0.5)), median(stretch(shares, 0.5))
+    wait, usual = median(stretch(waits, 0.5) or waits.values), median(stretch(shares, 0.5) or shares.values)
     # Now and then a busy machine keeps any run waiting.
-    recent = sorted(stretch(shares, 0.25))
+    recent = sorted(stretch(shares, 0.25) or shares.values)
     size = max(1.0, median(history["batch_size"].values))
     planned = history.fact("trainer.planned_steps")
     steps = planned if isinstance(planned, int) and planned > 0 else history.last_step + 1

@@ -107,7 +107,8 @@ def _missed(
     }
     severity = state.if_harmed(Severity.WARNING)
     if wrong_way := _undercut(history, counts):
-        severity = Severity.ERROR if state.poor else Severity.NOTE
+        # Of such a loss nearly all can be gone with every rare sample missed.
+        severity = Severity.ERROR
         advice = "turn the weights of the loss round: rare classes need the larger ones"
     elif loss_head(history).weighted:
         advice = "check the weights of the loss: rare classes need the larger ones"

@@ -59,26 +59,27 @@ def late_instability(history: History, *, gained: float = 6.0, lost: float = 0.3
         a loss, and it is a note.
     """
     series = history["train_loss"]
-    if min(series.values) <= 0:
+    if min(series.values) < 0:
         return None
     course = _course(series)
-    start, (best, best_step) = math.log10(series.values[0]), min(course)
-    now = median(math.log10(value) for value in stretch(series, 1 - late))
+    start, (best, best_step) = _order(series.values[0]), min(course)
+    now = median(_order(value) for value in stretch(series, 1 - late) or series.values)
     fall, rise = start - best, now - best
     if fall < gained or rise < lost * fall or now < start - _ROUNDING:
         return None
     onset = next(step for level, step in reversed(course) if level <= best + lost * fall / 2)
+    lowest, back = 10**best, 10 ** min(now, 308.0)
     adaptive = is_adaptive(history)
     classes = history.fact("loss_head.targets") in ("class_index", "one_hot", "binary")
     return Finding(
         severity=standing(history).unless_good(Severity.WARNING) if classes else Severity.WARNING,
-        summary=f"the loss fell from {10**start:.2g} to {10**best:.2g} by step {best_step}, "
-        f"and is back at {10**now:.2g}",
+        summary=f"the loss fell from {series.values[0]:.2g} to {lowest:.2g} by step {best_step}, "
+        f"and is back at {back:.2g}",
         evidence={
-            "start": 10**start,
-            "best": 10**best,
+            "start": series.values[0],
+            "best": lowest,
             "best_step": best_step,
-            "now": 10**now,
+            "now": back,
             "orders_gained": fall,
             "orders_lost": rise,
         },
@@ -89,6 +90,11 @@ def late_instability(history: History, *, gained: float = 6.0, lost: float = 0.3
     )
 
 
+def _order(value: float) -> float:
+    # The smallest normal number of float32, for a loss of nothing.
+    return math.log10(max(value, 1.2e-38))
+
+
 def _course(series: Series) -> list[tuple[float, int]]:
     """Returns the median logarithm of each of so many blocks of equal length in steps, with its first step."""
     first, span = series.steps[0], series.steps[-1] - series.steps[0]
@@ -96,7 +102,7 @@ def _course(series: Series) -> list[tuple[float, int]]:
     for step, value in zip(series.steps, series.values, strict=True):
         # Steps may be anything: they only have to sort the values into blocks.
         block = (step - first) * _BLOCKS // (span + 1) if span >= 0 else 0
-        blocks.setdefault(block, []).append(math.log10(value))
+        blocks.setdefault(block, []).append(_order(value))
     return [(median(logs), first + block * (span + 1) // _BLOCKS) for block, logs in blocks.items()]
 
 

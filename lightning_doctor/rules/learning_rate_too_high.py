@@ -43,7 +43,7 @@ _YOUNG = 32
     non_finite=True,
 )
 def learning_rate_too_high(
-    history: History, *, share: float = 0.5, least: int = 3, opposed: float = 0.3, rise: float = 3.0
+    history: History, *, share: float = 0.5, least: int = 3, opposed: float = 0.3, rise: float = 3.0, jump: float = 10.0
 ) -> Finding | None:
     """The steps overshoot: smaller ones would lower the loss that these raise.
 
@@ -67,14 +67,15 @@ def learning_rate_too_high(
         share: Share of the scanned steps that overshoot, in the run's first steps or its later half [share].
         least: How many of them there must be [steps].
         opposed: How far below zero the median cosine of successive gradients counts as well [1].
-        rise: How many times its start the loss must reach to be lost while it is young, or to have surged [ratio].
+        rise: How many times its start the loss must have surged to in a run that learned nothing [ratio].
+        jump: How many times its start the loss must reach to be lost while it is young [ratio].
 
     Blind spots:
         A run that does well, or still improves, is left alone at any rate. In manual optimization, and where a rank
         holds only a part of the model, no step is scanned.
     """
     scans = scanned_steps(history)
-    lost = _is_lost(history, rise)
+    lost = _is_lost(history, jump)
     if not lost and not _does_badly(history):
         return None
     opening = scans[:_OPENING]
@@ -138,7 +139,7 @@ def _surge(history: History, rise: float) -> Finding | None:
     )
 
 
-def _is_lost(history: History, rise: float) -> bool:
+def _is_lost(history: History, jump: float) -> bool:
     """Whether the loss is not finite any more, or rose far over its start and stays there."""
     losses = history.get("train_loss")
     if not losses.values or losses.broken_at() is not None:
@@ -148,7 +149,7 @@ def _is_lost(history: History, rise: float) -> bool:
     # Of a young run single losses are all there is, and noisy.
     young = len(losses) < _YOUNG
     recent = losses.values[-1:] if young else stretch(losses, 0.8)
-    return median(recent) > (rise if young else 1.2) * max(losses.values[: 1 if young else 8])
+    return median(recent) > (jump if young else 1.2) * max(losses.values[: 1 if young else 8])
 
 
 def _does_badly(history: History) -> bool:

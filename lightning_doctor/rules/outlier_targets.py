@@ -90,7 +90,7 @@ def outlier_targets(
     if errors:
         evidence["typical_error"] = median(errors)
         # What outliers do to the mean error hides how the usual sample does; a heavy tail takes its time to be learned.
-        late_enough = state.ended or (not state.improving and (state.share is None or state.share >= 0.5))
+        late_enough = state.ended or (not state.improving and (state.share is None or state.share >= 0.4))
         harmed = late_enough and median(errors) >= usual
     return Finding(
         severity=Severity.WARNING if harmed else Severity.NOTE,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from statistics import fmean, median
+from statistics import median
 
 from lightning_doctor.findings import Finding, Severity
 from lightning_doctor.history import History
@@ -59,8 +59,8 @@ def repeated_batches(
     Blind spots:
         Batches of the same rows in another order are not seen as the same, nor a repeat after more than four batches.
     """
-    repeats = stretch(history["batch_repeat"], 0.5)
-    usual = fmean(repeats)
+    repeats = stretch(history["batch_repeat"], 0.5) or history["batch_repeat"].values
+    usual = sum(value > 0.5 for value in repeats) / len(repeats)
     if usual < share:
         return _duplicates(history, alike)
     workers = history.fact("data.workers")

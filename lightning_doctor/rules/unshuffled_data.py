@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from statistics import fmean, median
+from statistics import median
 
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
@@ -65,9 +65,11 @@ def unshuffled_data(history: History, *, concentration: float = 0.3, same: float
     """
     sizes = history["batch_size"].values
     size = median(sizes)
-    drift, run = median(stretch(history["label_drift"], 0.5)), median(stretch(history["label_run"], 0.5))
-    repeats = history.get("order_repeat").finite().values
-    fixed = history.fact("data.sampler") == "SequentialSampler" or (len(repeats) >= 4 and fmean(repeats) >= same)
+    drifts, runs = history["label_drift"], history["label_run"]
+    drift, run = median(stretch(drifts, 0.5) or drifts.values), median(stretch(runs, 0.5) or runs.values)
+    repeats = [value > 0.5 for value in history.get("order_repeat").finite().values]
+    repeated = sum(repeats) / len(repeats) if len(repeats) >= 4 else 0.0
+    fixed = history.fact("data.sampler") == "SequentialSampler" or repeated >= same
     # 1 when shuffled, and as much as the size of the batch when each holds one class.
     sorted_by = (drift - 1) / (size - 1) if size > 1 else 0.0
     evidence: dict[str, float | int | str] = {"label_drift": drift, "label_run": run, "concentration": sorted_by}
@@ -82,12 +84,12 @@ def unshuffled_data(history: History, *, concentration: float = 0.3, same: float
             onset=0,
             signals=("label_drift", "label_run", "train_loss"),
         )
-    if not fixed or len(repeats) < 4 or fmean(repeats) < same or standing(history).good:
+    if repeated < same or standing(history).good:
         return None
     return Finding(
         severity=Severity.NOTE,
         summary="the batches are the same ones in the same order in every epoch",
-        evidence={**evidence, "order_repeat": fmean(repeats)},
+        evidence={**evidence, "order_repeat": repeated},
         remedy=_remedy(history),
         onset=0,
         signals=("order_repeat",),
@@ -99,7 +101,9 @@ def _severity(history: History, fixed: bool, evidence: dict[str, float | int | s
     gain = held_out(history)
     losses, baselines = history.get("train_loss").finite(), history.get("baseline_loss").finite().values
     if gain is None and len(losses) and baselines and baselines[-1] > 0 and min(losses.values) >= 0:
-        gain = 1 - fmean(stretch(losses, 0.8)) / baselines[-1]
+        recent = stretch(losses, 0.8) or losses.values
+        # Sums of shares, which do not overflow.
+        gain = 1 - sum(loss / len(recent) for loss in recent) / baselines[-1]
     if gain is not None:
         evidence["learned"] = gain
     if gain is not None and gain >= GOOD:

@@ -7,9 +7,14 @@ from dataclasses import replace
 from functools import cache
 
 import pytest
+import torch
 
+from lightning_doctor.rules import all_rules
+from tests.clinic.patient import Pair
 from tests.clinic.programs import PAIRS
 from tests.clinic.run import Run, Said, execute
+from tests.clinic.table import markdown, programs
+from tests.clinic.variation import Variation
 from tests.clinic.verdicts import accepted, count, known, label
 
 BY_NUMBER = {pair.number: pair for pair in PAIRS}
@@ -51,6 +56,22 @@ def test_every_program_of_the_clinic_has_a_number_of_its_own() -> None:
     assert [pair.number for pair in PAIRS] == list(range(1, len(PAIRS) + 1))
 
 
+def test_every_rule_has_a_program_of_which_it_is_the_cause() -> None:
+    causes = {cause for pair in PAIRS if pair.sick is not None for cause in pair.causes}
+    families = "LD1", "LD2", "LD3", "LD6"
+    assert {rule.name for rule in all_rules() if rule.code.startswith(families)} - causes == set()
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: str(pair.number))
+def test_every_program_has_neighbours(pair: Pair) -> None:
+    for make in filter(None, (pair.healthy, pair.sick)):
+        neighbour = Variation.neighbour(pair.number, 0)
+        torch.manual_seed(neighbour.seed)
+        program = make(neighbour)
+        assert program.options["max_epochs"] >= 1
+        assert len(program.train) >= 1
+
+
 def made_up(gain: float, *said: Said, sick: bool = True, **changes: object) -> Run:
     run = Run(11, sick, 0, gain, False, said, (), (), 100, 1.0)
     return replace(run, **changes)  # type: ignore[arg-type]
@@ -68,6 +89,21 @@ def test_a_run_is_labelled_by_what_it_gained_against_its_twin(gain: float, outco
 def test_a_clinic_whose_healthy_programs_learn_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="no healthy run of program 11"):
         label(made_up(0.0), BY_NUMBER[11], [made_up(0.0, sick=False)])
+
+
+def test_a_program_that_only_wastes_time_is_sick_whatever_it_gains() -> None:
+    pair = next(pair for pair in PAIRS if pair.wasteful)
+    runs = [made_up(0.8, number=pair.number), made_up(0.8, number=pair.number, sick=False)]
+    assert [label(run, pair, runs) for run in runs] == ["sick", "healthy"]
+
+
+def test_a_neighbour_is_measured_against_its_own_twin() -> None:
+    twins = [made_up(gain, sick=False, varied=True, seed=seed) for seed, gain in enumerate([0.8, 0.9, 0.2])]
+    neighbours = [made_up(gain, varied=True, seed=seed) for seed, gain in enumerate([0.1, 0.85, 0.1])]
+    runs = [*twins, *neighbours]
+    # What makes a healthy neighbour fail is not what the pair is about, so neither run says anything.
+    assert [label(run, BY_NUMBER[11], runs) for run in twins] == ["healthy", "healthy", "unclear"]
+    assert [label(run, BY_NUMBER[11], runs) for run in neighbours] == ["sick", "healthy", "unclear"]
 
 
 def test_notes_are_not_counted_and_the_rank_begins_at_one() -> None:
@@ -93,3 +129,18 @@ def test_totals_count_the_first_the_first_three_the_early_and_the_false() -> Non
     assert (everything.healthy, everything.false_alarms, everything.withdrawn) == (3, 1, 1)
     assert (everything.caught, everything.false_catches, everything.unclear) == (1, 1, 1)
     assert existing == everything
+    assert "| sick: an accepted cause first | 1 of 3 (33%) |" in markdown(everything).splitlines()
+
+
+def test_a_program_has_one_line_over_its_seeds() -> None:
+    runs = [
+        made_up(0.0, Said("diverging_loss", "error", 10), seed=0),
+        made_up(0.1, Said("diverging_loss", "error", 30), seed=1, withdrawn=(Said("loss_plateau", "withdrawn", 50),)),
+        made_up(0.2, seed=2),
+        made_up(1.0, sick=False),
+    ]
+    line, twin = list(zip(*(column.cells for column in programs(runs, [BY_NUMBER[11]]).columns), strict=True))
+    assert line[2:4] == ("sick", "0 … 0.2")
+    assert line[5] == "E diverging_loss 20% in 2\n(loss_plateau 50% in 1)"
+    assert line[6] == "1 1 –"
+    assert twin[1:4] == ("  its twin", "healthy", "1")

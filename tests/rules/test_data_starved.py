@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from lightning.pytorch import seed_everything
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset
 
 from lightning_doctor import Doctor
 from lightning_doctor.history import History
@@ -97,17 +97,20 @@ def test_the_remedy_fits_the_loader(workers: int | None, advice: str) -> None:
     assert advice in finding.remedy
 
 
-class Slow(TensorDataset):
+class Slow(Dataset[Any]):
     """Takes a while for every row."""
+
+    def __len__(self) -> int:
+        return 800
 
     def __getitem__(self, index: int) -> Any:
         time.sleep(0.002)
-        return super().__getitem__(index)
+        return IMAGES[index], LABELS[index]
 
 
 def test_on_a_real_run_a_slow_data_set_is_found(tmp_path: Path) -> None:
     doctor = Doctor(strict=True)
     seed_everything(0, verbose=False)
-    trainer(tmp_path, doctor, max_epochs=1).fit(DigitsNet(), DataLoader(Slow(IMAGES[:800], LABELS[:800]), 16))
+    trainer(tmp_path, doctor, max_epochs=1).fit(DigitsNet(), DataLoader(Slow(), 16))
     assert doctor.report is not None
     assert "LD606" in {finding.code for finding in doctor.report.findings}

@@ -63,6 +63,7 @@ def test_sick_weights_that_make_the_rare_class_rarer_are_an_error_even_while_the
     falling = [1.0 - 0.002 * step for step in range(400)]
     finding = all_zero(head=WEIGHTED, baseline=0.02, losses=falling, share=0.3)
     assert finding is not None
+    assert all_zero(head=WEIGHTED, baseline=0.17, losses=[0.01] * 400) == finding
     assert (finding.severity, finding.confidence) == (Severity.ERROR, Confidence.CONFIRMED)
     assert "turn the weights of the loss round" in finding.remedy
 

@@ -95,8 +95,8 @@ def test_healthy_classes_do_not_hang_on_so_small_a_loss(skill: float, severity: 
     assert finding.severity == severity
 
 
-def test_a_loss_that_reaches_zero_or_less_has_no_orders_of_magnitude() -> None:
-    assert late_instability(run_of([*BLOWN_UP[:-1], 0.0])) is None
+def test_a_loss_of_nothing_is_very_small_and_one_under_zero_has_no_orders_of_magnitude() -> None:
+    assert late_instability(run_of([*BLOWN_UP[:300], 0.0, *BLOWN_UP[300:]])) is not None
     assert late_instability(run_of([*BLOWN_UP[:-1], -1.0])) is None
 
 

@@ -82,7 +82,7 @@ class Rows(nn.Module):
 def test_on_a_real_run_it_is_told_after_the_first_step(tmp_path: Path, batch_first: bool) -> None:
     doctor, net = Doctor(strict=True), DigitsNet()
     seed_everything(0, verbose=False)
-    net.net = Rows(batch_first)
+    net.net = nn.Sequential(Rows(batch_first))
     trainer(tmp_path, doctor, max_epochs=1).fit(net, digits())
     assert doctor.report is not None
     steps = [finding.step for finding in doctor.report.findings if finding.code == "LD608"]

@@ -71,7 +71,7 @@ def test_batch_is_how_many_samples_it_must_have(samples: float, ill: bool) -> No
     assert (judge(samples=samples) is not None) is ill
 
 
-@pytest.mark.parametrize("options", [{"share": 0.4}, {"losses": [1000.0 / (1 + step) for step in range(400)]}])
+@pytest.mark.parametrize("options", [{"share": 0.35}, {"losses": [1000.0 / (1 + step) for step in range(400)]}])
 def test_healthy_early_or_while_the_loss_falls_it_is_a_note(options: dict[str, Any]) -> None:
     finding = judge([0.9] * 40, [50.0] * 40, **options)
     assert finding is not None

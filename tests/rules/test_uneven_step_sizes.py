@@ -71,8 +71,8 @@ def test_healthy_adaptive_optimizer_evens_steps_out_by_itself() -> None:
 
 def test_healthy_frozen_layer_does_not_move_and_normalisations_move_as_they_like() -> None:
     assert uneven_step_sizes(run_of({"trunk": 0.0, "second": 0.01, "head": 0.005}, NORMS)) is None
-    norm = {"activations": [{"layer": "first", "kind": "norm"}]}
-    assert uneven_step_sizes(run_of(APART, NORMS, **norm)) is None
+    normalising = [{"layer": "first", "kind": "norm"}]
+    assert uneven_step_sizes(run_of(APART, NORMS, activations=normalising)) is None
 
 
 def test_a_layer_of_zeros_that_leaps_at_first_is_not_what_is_usual() -> None:
@@ -86,10 +86,11 @@ class Lopsided(DigitsNet):
 
     def __init__(self, factor: float, **options: Any) -> None:
         super().__init__(lr=0.03, **options)
-        self.net = nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 10))
+        first, second = nn.Linear(64, 16), nn.Linear(16, 16)
+        self.net = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), nn.Linear(16, 10))
         with torch.no_grad():
-            self.net[0].weight.mul_(factor)
-            self.net[2].weight.div_(factor)
+            first.weight.mul_(factor)
+            second.weight.div_(factor)
 
 
 @pytest.mark.parametrize(("factor", "ill"), [(300.0, True), (1.0, False)])

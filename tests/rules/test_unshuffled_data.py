@@ -38,7 +38,7 @@ def run_of(
     for name, value in (("label_drift", drift), ("label_run", run), ("batch_size", size)):
         reading(history, name, [value] * 20)
     if repeat is not None:
-        reading(history, "order_repeat", [repeat] * 10)
+        reading(history, "order_repeat", [float(index < 20 * repeat) for index in range(20)])
     if accuracy is not None:
         reading(history, "val_metric", [accuracy] * 5)
     return history

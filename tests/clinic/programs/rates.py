@@ -43,7 +43,7 @@ def _crawling(vary: Variation, *, rate: float) -> Program:
 
 
 def _brief(vary: Variation, *, epochs: int) -> Program:
-    return _network(vary, lambda p: Adam(p, vary.rate(2e-4)), epochs)
+    return _network(vary, lambda p: Adam(p, vary.rate(1e-4)), epochs)
 
 
 def _momentum(vary: Variation, *, rate: float) -> Program:
@@ -103,10 +103,10 @@ PAIRS = (
     ),
     Pair(
         40,
-        "two epochs",
+        "three epochs",
         ("undertrained", "learning_rate_too_low"),
-        lambda vary: _brief(vary, epochs=40),
-        lambda vary: _brief(vary, epochs=2),
+        lambda vary: _brief(vary, epochs=50),
+        lambda vary: _brief(vary, epochs=3),
     ),
     Pair(
         41,

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, seed_everything
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_doctor import Doctor
+from lightning_doctor.history import History
+from lightning_doctor.rules.unscaled_targets import unscaled_targets
+from tests.histories import HEAD, LOGITS, headed, reading
+from tests.runs import trainer
+
+
+def run_of(mean: float, std: float, *, level: float = 0.3, head: dict[str, Any] = HEAD, **more: Any) -> History:
+    """A run that learns nothing of targets with this mean and deviation, whose first outputs are of this size."""
+    history = headed({**head, "target_mean": mean, "target_std": std}, **{"skill": 0.1, **more})
+    return reading(history, "output_level", [level] * 5)
+
+
+def test_sick_targets_in_the_hundreds_are_suspected() -> None:
+    finding = unscaled_targets(run_of(152.0, 77.0))
+    assert finding is not None
+    assert (finding.code, finding.severity, finding.confidence, finding.onset) == ("LD602", "warning", "suspected", 0)
+    assert "mean 152 and std 77" in finding.summary
+    assert "(y − 152) / 77" in finding.remedy
+
+
+def test_healthy_run_that_reaches_such_targets_is_left_alone() -> None:
+    assert unscaled_targets(run_of(152.0, 77.0, skill=0.9)) is None
+
+
+def test_healthy_targets_about_one_are_not_why_a_run_does_badly() -> None:
+    assert unscaled_targets(run_of(0.0, 1.0)) is None
+
+
+@pytest.mark.parametrize(("std", "ill"), [(9.0, False), (11.0, True)])
+def test_targets_must_be_ten_times_as_large_as_what_a_network_begins_with(std: float, ill: bool) -> None:
+    assert (unscaled_targets(run_of(0.0, std)) is not None) is ill
+
+
+@pytest.mark.parametrize(("level", "ill"), [(14.0, True), (16.0, False)])
+def test_healthy_outputs_that_begin_as_large_have_no_way_to_go(level: float, ill: bool) -> None:
+    # A tenth of 150.
+    assert (unscaled_targets(run_of(0.0, 150.0, level=level)) is not None) is ill
+
+
+@pytest.mark.parametrize(("share", "ill"), [(0.2, False), (0.3, True)])
+def test_a_run_on_its_way_is_waited_for(share: float, ill: bool) -> None:
+    assert (unscaled_targets(run_of(152.0, 77.0, share=share)) is not None) is ill
+
+
+@pytest.mark.parametrize("losses", [[30000.0, 1e9, float("nan")], [30000.0, *[2e5] * 9]])
+def test_a_loss_that_is_lost_need_not_be_waited_for(losses: list[float]) -> None:
+    history = run_of(152.0, 77.0, losses=losses, skill=None, baseline=None, share=0.01)
+    assert unscaled_targets(history) is not None
+
+
+@pytest.mark.parametrize("head", [LOGITS, {**HEAD, "loss": "poisson"}, {**HEAD, "targets": "binary"}])
+def test_classes_and_counts_have_no_scale(head: dict[str, Any]) -> None:
+    assert unscaled_targets(run_of(152.0, 77.0, head=head)) is None
+
+
+def test_a_head_that_cannot_be_read_is_not_judged() -> None:
+    history = run_of(152.0, 77.0)
+    del history.facts["loss_head"]
+    history.absent["loss_head"] = "the loss is written by hand"
+    assert unscaled_targets.lacks(history) == "the loss is written by hand"
+
+
+class Regression(LightningModule):
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Linear(6, 24), nn.ReLU(), nn.Linear(24, 1))
+        self.rate = rate
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return nn.functional.mse_loss(self.net(batch[0]), batch[1])
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam(self.parameters(), self.rate)
+
+
+@pytest.mark.parametrize(
+    ("scale", "rate", "ill"),
+    # Too far for steps of a thousandth; as far, but with steps that get there; near.
+    [(100.0, 1e-3, True), (100.0, 0.1, False), (1.0, 1e-2, False)],
+)
+def test_on_a_real_run(tmp_path: Path, scale: float, rate: float, ill: bool) -> None:
+    source = torch.Generator().manual_seed(0)
+    rows = torch.randn(256, 6, generator=source)
+    targets = scale * (2 + rows[:, :1] + rows[:, 1:2].relu())
+    doctor = Doctor(strict=True)
+    seed_everything(0, verbose=False)
+    data = DataLoader(TensorDataset(rows, targets), 16, shuffle=True)
+    trainer(tmp_path, doctor, max_epochs=15).fit(Regression(rate), data)
+    assert doctor.report is not None
+    found = [finding.code for finding in doctor.report.findings if finding.severity != "note"]
+    assert found[:1] == ["LD602"] if ill else not found
