@@ -78,3 +78,9 @@ def median_change(history: History, factor: float, since: int) -> float | None:
 
 def _table(series: Series) -> dict[int, float]:
     return dict(zip(series.steps, series.values, strict=True))
+
+
+def began_dead(history: History) -> bool:
+    """Whether most ReLU units were dead before any step could have killed them."""
+    shares = history.get("dead_share")
+    return len(shares) > 0 and shares.steps[0] <= 1 and shares.values[0] > 0.5

@@ -63,9 +63,10 @@ class LeakProbe(Monitor):
             # The user's own step, which may not bear being run apart from the run.
             case.history.lack(self.signals, f"a rehearsed training step failed ({type(error).__name__}: {error})")
         else:
-            case.history.facts["leak"] = {"tested": True, "changed": changed}
-            if changed:
-                self._left = 0
+            # Once found it is there. Each rank tries as often: what one has found does not spare the others a pass.
+            known = case.history.fact("leak.changed", 0.0)
+            case.history.facts["leak"] = {"tested": True, "changed": max(changed, known)}
+            case.history.absent.pop("leak", None)
 
 
 class _Trial:
@@ -88,9 +89,7 @@ class _Trial:
         self._predictions: Tensor | None = None
         for part in rehearsal.module.modules():
             if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.running_mean is None:
-                raise Unrehearsable(
-                    "batch normalisation without running statistics mixes the rows of a batch"
-                )
+                raise Unrehearsable("batch normalisation without running statistics mixes the rows of a batch")
             if part is not rehearsal.module:
                 part.register_forward_pre_hook(self._enters, with_kwargs=True)
             if not isinstance(part, (_Loss, Metric)) and any(True for _ in part.parameters()):

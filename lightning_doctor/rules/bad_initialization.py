@@ -26,7 +26,6 @@ _DEPTH = 3
         "non_finite_loss",
         "non_finite_gradients",
         "diverging_loss",
-        "learning_rate_too_high",
         "learning_rate_too_low",
         "missing_warmup",
         "dead_units",

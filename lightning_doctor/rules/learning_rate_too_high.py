@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from statistics import median
 
 from lightning_doctor.findings import Confidence, Finding, Severity
-from lightning_doctor.history import History
+from lightning_doctor.history import History, Series
 from lightning_doctor.noise import stretch
 from lightning_doctor.prescriptions import peak_rate
 from lightning_doctor.progress import standing
 from lightning_doctor.rule import rule
-from lightning_doctor.step_sizes import ScannedStep, scanned_steps, smallest_limit
+from lightning_doctor.step_sizes import ScannedStep, began_dead, scanned_steps, smallest_limit
 
 # The scans of a run's first steps, by which it may be lost already.
 _OPENING = 4
@@ -76,7 +76,7 @@ def learning_rate_too_high(
     """
     scans = scanned_steps(history)
     lost = _is_lost(history, jump)
-    if not lost and not _does_badly(history):
+    if not lost and (not _does_badly(history) or began_dead(history)):
         return None
     opening = scans[:_OPENING]
     late = [scan for scan in scans if scan.step >= scans[-1].step / 2]
@@ -131,7 +131,7 @@ def _surge(history: History, rise: float) -> Finding | None:
         severity=Severity.WARNING,
         summary=f"the first steps took the training loss from {start:.4g} up to {peak:.4g}, and the run has learned "
         "nothing since",
-        evidence={"start": start, "peak": peak, "now": median(stretch(losses, 0.8))} | ({"rate": rate} if rate else {}),
+        evidence={"start": start, "peak": peak, "now": median(_recent(losses))} | ({"rate": rate} if rate else {}),
         remedy=_remedy(rate, None),
         confidence=Confidence.SUSPECTED,
         onset=losses.steps[0],
@@ -148,7 +148,7 @@ def _is_lost(history: History, jump: float) -> bool:
         return False
     # Of a young run single losses are all there is, and noisy.
     young = len(losses) < _YOUNG
-    recent = losses.values[-1:] if young else stretch(losses, 0.8)
+    recent = losses.values[-1:] if young else _recent(losses)
     return median(recent) > (jump if young else 1.2) * max(losses.values[: 1 if young else 8])
 
 
@@ -160,7 +160,11 @@ def _does_badly(history: History) -> bool:
     if now.reached is not None:
         return now.harmed
     late = now.ended or now.share is None or now.share >= 0.25
-    return late and not now.improving and median(stretch(losses, 0.8)) > 0.5 * losses.values[0] > 0
+    return late and not now.improving and median(_recent(losses)) > 0.5 * losses.values[0] > 0
+
+
+def _recent(losses: Series) -> list[float]:
+    return stretch(losses, 0.8) or losses.values[-1:]
 
 
 def _overshoots(scans: Sequence[ScannedStep], share: float, least: int) -> bool:

@@ -9,7 +9,7 @@ from lightning_doctor.history import History
 from lightning_doctor.prescriptions import is_adaptive, optimizer
 from lightning_doctor.progress import standing
 from lightning_doctor.rule import rule
-from lightning_doctor.step_sizes import median_change, scanned_steps, smallest_limit
+from lightning_doctor.step_sizes import began_dead, median_change, scanned_steps, smallest_limit
 
 
 @rule(
@@ -68,7 +68,11 @@ def missing_warmup(history: History, *, opening: float = 0.1, rise: float = 1.2,
     warmed = rates.values[0] < 0.5 * max(rates.values)
     if limit is None or warmed or peak < rise * losses.values[0] or not later:
         return None
-    if sum(scan.overshoots for scan in later) > share * len(later) or _is_dead(history, later[0].step):
+    if (
+        sum(scan.overshoots for scan in later) > share * len(later)
+        or _is_dead(history, later[0].step)
+        or began_dead(history)
+    ):
         return None
     rate = rates.values[0]
     return Finding(

@@ -36,7 +36,7 @@ def outlier_targets(
 
     What it looks at:
         ``worst_share``, the share of a batch's squared error that its worst twentieth carries, and ``worst_ratio``,
-        its largest error over its median one, over the newer half of the run, each batch weighted with its loss;
+        its largest error over its median one, over all batches looked at, each weighted with its loss;
         ``typical_error``, the median error over what predicting the median of the targets would make it.
 
     Why it matters:
@@ -68,21 +68,21 @@ def outlier_targets(
         return None
     shares, ratios = history["worst_share"], history["worst_ratio"]
     losses = dict(zip(history["train_loss"].steps, history["train_loss"].values, strict=True))
-    late = [
+    seen = [
         (losses.get(step, 0.0), carried, apart)
         for step, carried, apart in zip(shares.steps, shares.values, ratios.values, strict=False)
-        if 2 * step >= shares.steps[-1]
     ]
-    total = sum(loss for loss, _, _ in late)
-    if not 0 < total < math.inf or min(loss for loss, _, _ in late) < 0:
+    total = sum(loss for loss, _, _ in seen)
+    if not 0 < total < math.inf or min(loss for loss, _, _ in seen) < 0:
         return None
-    carried = sum(loss / total * part for loss, part, _ in late)
-    apart = sum(loss / total * times for loss, _, times in late)
-    if carried < share or apart < ratio:
+    carried = sum(loss / total * part for loss, part, _ in seen)
+    apart = sum(loss / total * times for loss, _, times in seen)
+    # One batch may be an accident.
+    if carried < share or apart < ratio or sum(times >= ratio for _, _, times in seen) < 2:
         return None
     state = standing(history)
     errors = stretch(history.get("typical_error").finite(), 0.7)
-    evidence: dict[str, float | int | str] = {"worst_share": carried, "worst_ratio": apart, "batches": len(late)}
+    evidence: dict[str, float | int | str] = {"worst_share": carried, "worst_ratio": apart, "batches": len(seen)}
     if head.target_std > 0:
         farthest = max(head.target_range[1] - head.target_mean, head.target_mean - head.target_range[0])
         evidence |= {"target_std": head.target_std, "farthest_target": farthest}

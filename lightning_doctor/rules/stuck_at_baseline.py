@@ -15,7 +15,7 @@ from lightning_doctor.rule import rule
 @rule(
     "LD106",
     needs={"train_loss": 32, "baseline_loss": 2},
-    explains=("loss_plateau", "undertrained", "stale_validation"),
+    explains=("loss_plateau", "undertrained", "stale_validation", "collapsed_output"),
 )
 def stuck_at_baseline(
     history: History, *, learned: float = 0.05, sigmas: float = 3.0, patience: float = 0.35, least: int = 100
@@ -54,7 +54,7 @@ def stuck_at_baseline(
     waited = now.ended or (spent >= least and (4 * least <= spent if now.share is None else now.share >= patience))
     if not waited or now.improving or baseline <= 0 or min(losses.values) < 0:
         return None
-    late = stretch(losses, 0.6)
+    late = stretch(losses, 0.6) or losses.values[-1:]
     level = median(late)
     error = 1.25 * noise(late) / math.sqrt(len(late))
     skills = history.get("skill").finite().values[-3:]

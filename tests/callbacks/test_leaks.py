@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -251,6 +252,32 @@ def test_what_cannot_be_tested_is_left_open_with_the_reason(tmp_path: Path, kind
     history = train(tmp_path, net(), None if data is None else data())
     assert "leak" not in history.facts
     assert reason in history.absent["leak"]
+
+
+@dataclasses.dataclass
+class Pairs:
+    rows: Tensor
+    labels: Tensor
+
+
+class Unpacks(Net):
+    """Takes its batch apart."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        parts = vars(batch) if isinstance(batch, Pairs) else batch
+        return super().training_step((parts["rows"], parts["labels"]), batch_idx)
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("kind", [Pairs, dict])
+def test_batches_may_be_packed_otherwise(tmp_path: Path, kind: Any, batch_first: bool) -> None:
+    def packed(pairs: Any) -> Any:
+        rows, labels = zip(*pairs, strict=True)
+        return kind(rows=torch.stack(rows), labels=torch.stack(labels))
+
+    net = Unpacks(nn.Sequential(encoder(batch_first), nn.Flatten()), LONG * WIDE)
+    changed = 0.0 if batch_first else 1.0
+    assert train(tmp_path, net, loader(collate_fn=packed)).facts["leak"] == {"tested": True, "changed": changed}
 
 
 def test_a_head_of_zeros_is_tried_again_when_it_has_learned(tmp_path: Path) -> None:

@@ -105,3 +105,10 @@ def test_sick_first_steps_that_took_the_loss_far_up_are_suspected_without_a_scan
 
 def test_healthy_one_bad_batch_among_the_first_is_no_surge() -> None:
     assert learning_rate_too_high(run([2.3, 2.4, 50.0, *[2.3] * 297], [-1e-6] * 30)) is None
+
+
+def test_healthy_rate_of_a_network_that_was_dead_before_its_first_step() -> None:
+    dead = reading(run(BOUNCING, [0.5] * 30, limit=0.02), "dead_share", [0.9] * 30)
+    died = reading(run(BOUNCING, [0.5] * 30, limit=0.02), "dead_share", [0.1, *[0.9] * 29])
+    assert learning_rate_too_high(dead) is None
+    assert learning_rate_too_high(died) is not None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from tests.clinic.patient import Pair, Patient, Program, accuracy_gain, balanced_gain, error_gain
 from tests.clinic.programs.parts import (
@@ -182,6 +183,43 @@ def _narrow_start(vary: Variation) -> Program:
     return task(vary, patient, (inputs, targets), 60, 32, gain=error_gain)
 
 
+class _Stream(IterableDataset[Any]):
+    """Batches in an order of their own, as many as there are: it has no length."""
+
+    def __init__(self, inputs: Tensor, labels: Tensor, batch: int) -> None:
+        self.inputs, self.labels, self.batch = inputs, labels, batch
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for rows in torch.randperm(len(self.labels)).split(self.batch):
+            yield self.inputs[rows], self.labels[rows]
+
+
+def _stream(vary: Variation) -> Program:
+    patient = Patient(stack(vary.widths(64, 48, 10)), _CROSS_ENTROPY, lambda p: Adam(p, vary.rate(3e-3)), accuracy=True)
+    program = task(vary, patient, _DIGITS, 15, 32)
+    program.train = DataLoader(_Stream(*served(program), vary.batch(32)), batch_size=None)
+    return program
+
+
+class _Residual(nn.Module):
+    """Adds to its inputs what a normalised block makes of them."""
+
+    def __init__(self, units: int) -> None:
+        super().__init__()
+        self.block = nn.Sequential(nn.LayerNorm(units), nn.Linear(units, units), nn.ReLU(), nn.Linear(units, units))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs: Tensor = inputs + self.block(inputs)
+        return outputs
+
+
+def _residual(vary: Variation) -> Program:
+    wide = vary.width(32)
+    net = nn.Sequential(nn.Linear(64, wide), *[_Residual(wide) for _ in range(10)], nn.LayerNorm(wide))
+    net.append(nn.Linear(wide, 10))
+    return task(vary, Patient(net, _CROSS_ENTROPY, lambda p: SGD(p, vary.rate(0.05))), _DIGITS, 10, 32)
+
+
 PAIRS = (
     Pair(103, "raw measurements into BatchNorm", ("unscaled_inputs",), _raw_into_norm, reachable=0.35),
     Pair(104, "ids into an embedding", ("unscaled_inputs",), _tokens, reachable=0.61),
@@ -194,4 +232,6 @@ PAIRS = (
     Pair(111, "the same order in every epoch", ("unshuffled_data",), _always_the_same_order, reachable=0.83),
     Pair(112, "last layer of zeros, small targets", ("bad_initialization",), _narrow_start, reachable=0.91),
     Pair(118, "gaps that the network knows of", ("non_finite_batch",), _not_measured, reachable=0.49),
+    Pair(131, "a stream without a length", ("unshuffled_data",), _stream, reachable=0.85),
+    Pair(132, "ten residual blocks", ("vanishing_gradients",), _residual, reachable=0.85),
 )

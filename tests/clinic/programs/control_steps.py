@@ -97,6 +97,22 @@ def _few_strange_rows(vary: Variation) -> Program:
     return program
 
 
+def _clipped_adam(vary: Variation) -> Program:
+    """Every gradient is clipped to a thousandth; Adam divides by its size anyway."""
+    net = stack(vary.widths(64, 48, 10))
+    patient = Patient(net, _CROSS_ENTROPY, lambda p: Adam(p, vary.rate(3e-3)))
+    return task(vary, patient, _DIGITS, 15, 32, gradient_clip_val=1e-3)
+
+
+def _normalised_at_one(vary: Variation) -> Program:
+    """A rate of 1, which normalised layers stand."""
+    net, wide = nn.Sequential(), vary.width(48)
+    for before in (64, wide, wide):
+        net.extend([nn.Linear(before, wide), nn.BatchNorm1d(wide), nn.ReLU()])
+    net.append(nn.Linear(wide, 10))
+    return task(vary, Patient(net, _CROSS_ENTROPY, lambda p: SGD(p, vary.rate(0.5)), accuracy=True), _DIGITS, 12, 64)
+
+
 PAIRS = (
     Pair(83, "batches of two", ("learning_rate_too_high",), _small_batches, reachable=0.83),
     Pair(84, "cosine with restarts", ("diverging_loss",), _restarts, reachable=0.87),
@@ -106,4 +122,6 @@ PAIRS = (
     Pair(88, "LSTM, clipped now and then", ("always_clipped",), _rare_clipping, reachable=0.85),
     Pair(89, "converged long before the end", ("loss_plateau",), _long_converged, reachable=0.53),
     Pair(90, "a few strange rows", ("loss_spike",), _few_strange_rows, reachable=0.81),
+    Pair(129, "Adam, clipped at every step", ("always_clipped",), _clipped_adam, reachable=0.85),
+    Pair(130, "a rate of a half under BatchNorm", ("learning_rate_too_high",), _normalised_at_one, reachable=0.85),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam
 
@@ -98,6 +99,27 @@ def _large_into_tanh(vary: Variation, *, gain: float) -> Program:
     return task(vary, Patient(net, _CROSS_ENTROPY, lambda p: SGD(p, vary.rate(0.02))), (DIGITS, LABELS), 20, 32)
 
 
+class _Compressed(nn.Module):
+    """Takes the logarithm of what the first layer finds, where it finds anything."""
+
+    def __init__(self, units: int, *, guarded: bool) -> None:
+        super().__init__()
+        self.find, self.judge = nn.Linear(64, units), nn.Linear(units, 10)
+        self.guarded = guarded
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        found = self.find(inputs).relu()
+        # The branch that is not taken has a gradient too: zero times infinity.
+        logs = found.log1p() if self.guarded else torch.where(found > 0, found.log(), 0.0)
+        scores: Tensor = self.judge(logs)
+        return scores
+
+
+def _branches(vary: Variation, *, guarded: bool) -> Program:
+    net = _Compressed(vary.width(48), guarded=guarded)
+    return task(vary, Patient(net, _CROSS_ENTROPY, lambda p: Adam(p, vary.rate(3e-3))), (DIGITS, LABELS), 12, 32)
+
+
 PAIRS = (
     Pair(
         28,
@@ -168,5 +190,12 @@ PAIRS = (
         ("saturated_units", "bad_initialization"),
         lambda vary: _large_into_tanh(vary, gain=1.0),
         lambda vary: _large_into_tanh(vary, gain=40.0),
+    ),
+    Pair(
+        127,
+        "the logarithm of zero in the branch not taken",
+        ("non_finite_gradients", "non_finite_loss"),
+        lambda vary: _branches(vary, guarded=True),
+        lambda vary: _branches(vary, guarded=False),
     ),
 )

@@ -150,6 +150,17 @@ def _thresholded(vary: Variation, *, over: float) -> Program:
     return program
 
 
+def _sorted_targets(vary: Variation, *, shuffled: bool) -> Program:
+    """A table that was sorted by the column that is to be predicted."""
+    patient = Patient(stack(vary.widths(10, 24, 1)), _MSE, lambda p: SGD(p, vary.rate(0.1)))
+    program = task(vary, patient, (DIABETES, PROGRESSION), 40, 16, gain=error_gain)
+    if not shuffled:
+        rows, targets = served(program)
+        order = targets[:, 0].argsort()
+        program.train = vary.loader(rows[order], targets[order], 16, shuffle=False)
+    return program
+
+
 PAIRS = (
     Pair(
         65,
@@ -221,5 +232,12 @@ PAIRS = (
         ("constant_labels",),
         lambda vary: _thresholded(vary, over=0.0),
         lambda vary: _thresholded(vary, over=3.0),
+    ),
+    Pair(
+        126,
+        "a table in the order of its targets",
+        ("unshuffled_data",),
+        lambda vary: _sorted_targets(vary, shuffled=True),
+        lambda vary: _sorted_targets(vary, shuffled=False),
     ),
 )

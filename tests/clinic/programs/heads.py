@@ -9,15 +9,17 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam
 
-from tests.clinic.patient import Pair, Patient, Program, balanced_gain, error_gain
+from tests.clinic.patient import Pair, Patient, Program, accuracy_gain, balanced_gain, error_gain
 from tests.clinic.programs.parts import (
     BENIGN,
     CANCER,
+    CULTIVAR,
     DIABETES,
     DIGITS,
     LABELS,
     PROGRESSION,
     RAW_PROGRESSION,
+    WINE,
     stack,
     standard,
     task,
@@ -153,6 +155,42 @@ def _frequency(vary: Variation, *, start: float) -> Program:
     )
 
 
+def _cultivars(vary: Variation, *, last: nn.Module | None) -> Program:
+    net = stack(vary.widths(13, 24, 3), last=last)
+    return task(vary, Patient(net, _CROSS_ENTROPY, lambda p: SGD(p, vary.rate(0.02))), (WINE, CULTIVAR), 40, 16)
+
+
+def _each_digit(vary: Variation, *, last: nn.Module | None) -> Program:
+    """Ten questions a digit: is it a 0, is it a 1, …; of the answers all but one are no."""
+
+    def found(inputs: Tensor, wanted: Tensor) -> Callable[[Patient], float]:
+        return lambda module: float(((module(inputs) > 0) == (wanted == 1)).all(1).float().mean())
+
+    answers = nn.functional.one_hot(LABELS, 10).float()
+    patient = Patient(stack(vary.widths(64, 48, 10), last=last), _LOGISTIC, lambda p: Adam(p, vary.rate(3e-3)))
+    return task(vary, patient, (DIGITS, answers), 20, 32, gain=found)
+
+
+def _kinds(vary: Variation, *, as_numbers: bool) -> Program:
+    """Which digit it is, taken for a number that is to be met."""
+
+    def squares(outputs: Tensor, labels: Tensor) -> Tensor:
+        return _MSE(outputs[:, 0], labels.float())
+
+    def rounded(inputs: Tensor, labels: Tensor) -> Callable[[Patient], float]:
+        most = float(labels.bincount().max()) / len(labels)
+        return lambda module: float((module(inputs)[:, 0].round() == labels).float().mean()) - most
+
+    net = stack(vary.widths(64, 32, 1 if as_numbers else 10))
+    patient = Patient(net, squares if as_numbers else _CROSS_ENTROPY, lambda p: Adam(p, vary.rate(3e-3)))
+    return task(vary, patient, (DIGITS, LABELS), 20, 32, gain=rounded if as_numbers else accuracy_gain)
+
+
+def _summed_squares(vary: Variation, *, reduction: str) -> Program:
+    patient = Patient(nn.Linear(10, 1), nn.MSELoss(reduction=reduction), lambda p: SGD(p, vary.rate(0.02)))
+    return task(vary, patient, (DIABETES, PROGRESSION), 60, 64, gain=error_gain)
+
+
 PAIRS = (
     Pair(
         47,
@@ -216,5 +254,33 @@ PAIRS = (
         ("collapsed_output", "constant_labels"),
         lambda vary: _likeness(vary, negatives=True),
         lambda vary: _likeness(vary, negatives=False),
+    ),
+    Pair(
+        122,
+        "softmax before cross-entropy, wine",
+        ("double_softmax",),
+        lambda vary: _cultivars(vary, last=None),
+        lambda vary: _cultivars(vary, last=nn.Softmax(1)),
+    ),
+    Pair(
+        123,
+        "ten sigmoids before the loss that has its own",
+        ("double_sigmoid",),
+        lambda vary: _each_digit(vary, last=None),
+        lambda vary: _each_digit(vary, last=nn.Sigmoid()),
+    ),
+    Pair(
+        124,
+        "the label as a number",
+        ("squared_error_on_classes",),
+        lambda vary: _kinds(vary, as_numbers=False),
+        lambda vary: _kinds(vary, as_numbers=True),
+    ),
+    Pair(
+        125,
+        "a sum of squares at the rate of their mean",
+        ("summed_loss", "learning_rate_too_high", "diverging_loss"),
+        lambda vary: _summed_squares(vary, reduction="mean"),
+        lambda vary: _summed_squares(vary, reduction="sum"),
     ),
 )

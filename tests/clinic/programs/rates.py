@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.optim import SGD, Adagrad, Adam, Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, LRScheduler
+from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from tests.clinic.patient import Pair, Patient, Program, error_gain
 from tests.clinic.programs.parts import DIABETES, DIGITS, LABELS, PROGRESSION, stack, task
@@ -86,6 +88,80 @@ def _clipped(vary: Variation, *, limit: float) -> Program:
     return _network(vary, lambda p: SGD(p, vary.rate(0.05)), 25, gradient_clip_val=limit)
 
 
+def _eager(vary: Variation, *, warm_up: int) -> Program:
+    def schedule(optimizer: Optimizer) -> LRScheduler:
+        return LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / warm_up))
+
+    net = stack(vary.widths(64, *[64] * 8, 10))
+    patient = Patient(net, _CROSS_ENTROPY, lambda p: Adam(p, vary.rate(5e-3)), schedule=schedule if warm_up else None)
+    return task(vary, patient, _DIGITS, 20, 64)
+
+
+class _Bag(nn.Module):
+    """The mean of the embeddings of the tokens of a row."""
+
+    def __init__(self, units: int) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(1000, units)
+        self.head = nn.Linear(units, 4)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        scores: Tensor = self.head(self.embed(ids).mean(1))
+        return scores
+
+
+def _rare_tokens(vary: Variation, *, adam: bool) -> Program:
+    """A token is met once in eighty rows: its embedding hardly moves, the head does."""
+    labels = torch.randint(0, 4, (1200,))
+    own = torch.randint(0, 250, (1200, 12)) + 250 * labels[:, None]
+    ids = own.where(torch.rand(1200, 12) < 0.5, torch.randint(0, 1000, (1200, 12)))
+
+    def optimizer(parameters: Any) -> Optimizer:
+        return Adam(parameters, vary.rate(0.01)) if adam else SGD(parameters, vary.rate(0.1))
+
+    return task(vary, Patient(_Bag(vary.width(16)), _CROSS_ENTROPY, optimizer), (ids, labels), 25, 32)
+
+
+class _Waiting(Patient):
+    """Lowers its rate when the validation loss no longer does what the scheduler was told to wait for."""
+
+    def __init__(self, *args: Any, mode: str, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.mode = mode
+
+    def configure_optimizers(self) -> Any:
+        optimizer = super().configure_optimizers()
+        scheduler = ReduceLROnPlateau(optimizer, self.mode, factor=0.1, patience=0)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "val_loss"}}
+
+
+def _waiting(vary: Variation, *, mode: str) -> Program:
+    patient = _Waiting(stack(vary.widths(64, 48, 10)), _CROSS_ENTROPY, lambda p: SGD(p, vary.rate(0.05)), mode=mode)
+    program = task(vary, patient, _DIGITS, 25, 32)
+    program.by_trainer = True
+    return program
+
+
+def _long_after(vary: Variation, *, decays: bool) -> Program:
+    """A curve through twenty points, trained far beyond what its loss can tell."""
+
+    def schedule(optimizer: Optimizer) -> LRScheduler:
+        return CosineAnnealingLR(optimizer, program.options["max_epochs"])
+
+    inputs, targets = torch.randn(20, 40), torch.randn(20, 1)
+    net = stack(vary.widths(40, 64, 1), nn.Tanh)
+    patient = Patient(
+        net, nn.functional.mse_loss, lambda p: Adam(p, vary.rate(3e-3)), schedule=schedule if decays else None
+    )
+    program = Program(
+        patient, vary.loader(inputs, targets), lambda module: 0.0, None, {"max_epochs": vary.epochs(4000)}
+    )
+    # In orders of magnitude, as in the other program of this kind.
+    constant = float(targets.var(unbiased=False))
+    program.gain = lambda module: math.log10(constant / max(1e-30, float((module(inputs) - targets).square().mean())))
+    return program
+
+
 PAIRS = (
     Pair(
         38,
@@ -149,5 +225,33 @@ PAIRS = (
         ("always_clipped",),
         lambda vary: _clipped(vary, limit=5.0),
         lambda vary: _clipped(vary, limit=1e-3),
+    ),
+    Pair(
+        119,
+        "ten layers, Adam without warm-up",
+        ("missing_warmup", "learning_rate_too_high", "dead_units"),
+        lambda vary: _eager(vary, warm_up=150),
+        lambda vary: _eager(vary, warm_up=0),
+    ),
+    Pair(
+        120,
+        "embeddings of rare tokens under gradient descent",
+        ("uneven_step_sizes", "learning_rate_too_low"),
+        lambda vary: _rare_tokens(vary, adam=True),
+        lambda vary: _rare_tokens(vary, adam=False),
+    ),
+    Pair(
+        121,
+        "Adam long after twenty points are met",
+        ("late_instability",),
+        lambda vary: _long_after(vary, decays=True),
+        lambda vary: _long_after(vary, decays=False),
+    ),
+    Pair(
+        128,
+        "a plateau schedule that waits for the loss to rise",
+        ("vanished_learning_rate",),
+        lambda vary: _waiting(vary, mode="min"),
+        lambda vary: _waiting(vary, mode="max"),
     ),
 )
