@@ -121,7 +121,7 @@ def _surge(history: History, rise: float) -> Finding | None:
     """A run that its first steps took far over its start, and that never learned anything since."""
     losses = history["train_loss"]
     start = max(losses.values[:2])
-    first = stretch(losses, 0.0, 0.3)
+    first = stretch(losses, 0.0, 0.3) or losses.values[:1]
     peak = max(first)
     # A single loss may be that of a bad batch.
     if sorted(first)[-min(3, len(first))] <= rise * start or min(losses.values) < 0:

@@ -9,7 +9,7 @@ from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.loss_head import loss_head
 from lightning_doctor.noise import stretch
-from lightning_doctor.progress import standing
+from lightning_doctor.progress import GOOD, standing
 from lightning_doctor.rule import rule
 
 
@@ -81,7 +81,8 @@ def outlier_targets(
     if carried < share or apart < ratio or sum(times >= ratio for _, _, times in seen) < 2:
         return None
     state = standing(history)
-    errors = stretch(history.get("typical_error").finite(), 0.7)
+    usually = history.get("typical_error").finite()
+    errors = stretch(usually, 0.7)
     evidence: dict[str, float | int | str] = {"worst_share": carried, "worst_ratio": apart, "batches": len(seen)}
     if head.target_std > 0:
         farthest = max(head.target_range[1] - head.target_mean, head.target_mean - head.target_range[0])
@@ -90,8 +91,10 @@ def outlier_targets(
     if errors:
         evidence["typical_error"] = median(errors)
         # What outliers do to the mean error hides how the usual sample does; a heavy tail takes its time to be learned.
-        late_enough = state.ended or (not state.improving and (state.share is None or state.share >= 0.4))
-        harmed = late_enough and median(errors) >= usual
+        fresh = state.ended and usually.steps[-1] >= 0.7 * history.last_step
+        settled = not state.improving and (state.share is None or state.share >= 0.4)
+        well = state.skill is not None and state.skill >= GOOD
+        harmed = (fresh or settled) and median(errors) >= usual and not well
     return Finding(
         severity=Severity.WARNING if harmed else Severity.NOTE,
         summary=f"the worst twentieth of the samples carries {carried:.0%} of the squared error; the largest error is "

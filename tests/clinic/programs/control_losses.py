@@ -12,10 +12,12 @@ from tests.clinic.patient import Pair, Patient, Program, accuracy_gain, error_ga
 from tests.clinic.programs.parts import (
     BENIGN,
     CANCER,
+    CULTIVAR,
     DIABETES,
     DIGITS,
     LABELS,
     RAW_PROGRESSION,
+    WINE,
     stack,
     task,
 )
@@ -198,6 +200,12 @@ def _halves(vary: Variation) -> Program:
     return task(vary, patient, (halves, LABELS), 20, 64, gain=found)
 
 
+def _softmax_twice(vary: Variation) -> Program:
+    """A softmax too many, on wines that are so different that it does no harm."""
+    net = stack(vary.widths(13, 24, 3), last=nn.Softmax(1))
+    return task(vary, Patient(net, _CROSS_ENTROPY, lambda p: SGD(p, vary.rate(0.05))), (WINE, CULTIVAR), 40, 16)
+
+
 PAIRS = (
     Pair(91, "autoencoder, sigmoid, squared error", ("squared_error_on_classes",), _autoencoder, reachable=0.71),
     Pair(92, "autoencoder, pixels as probabilities", ("negative_loss",), _pixels_as_chances, reachable=0.68),
@@ -211,4 +219,5 @@ PAIRS = (
     Pair(100, "targets at the border of tanh", ("output_out_of_reach",), _touching_the_border, reachable=0.99),
     Pair(101, "variational autoencoder", ("summed_loss",), _variational, reachable=0.57),
     Pair(102, "contrastive loss within the batch", ("leaking_batch",), _halves, reachable=0.81),
+    Pair(122, "a softmax too many, without harm", ("double_softmax",), _softmax_twice, reachable=0.53),
 )

@@ -100,18 +100,19 @@ def _large_into_tanh(vary: Variation, *, gain: float) -> Program:
 
 
 class _Compressed(nn.Module):
-    """Takes the logarithm of what the first layer finds, where it finds anything."""
+    """Takes the logarithm of every pixel that is not black, after a gain that is learned."""
 
     def __init__(self, units: int, *, guarded: bool) -> None:
         super().__init__()
-        self.find, self.judge = nn.Linear(64, units), nn.Linear(units, 10)
+        self.gains = nn.Parameter(torch.ones(64))
+        self.net = stack([64, units, 10])
         self.guarded = guarded
 
     def forward(self, inputs: Tensor) -> Tensor:
-        found = self.find(inputs).relu()
+        light = self.gains * inputs
         # The branch that is not taken has a gradient too: zero times infinity.
-        logs = found.log1p() if self.guarded else torch.where(found > 0, found.log(), 0.0)
-        scores: Tensor = self.judge(logs)
+        logs = light.log1p() if self.guarded else torch.where(inputs > 0, light.log(), 0.0)
+        scores: Tensor = self.net(logs)
         return scores
 
 

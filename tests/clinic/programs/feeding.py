@@ -152,7 +152,7 @@ def _thresholded(vary: Variation, *, over: float) -> Program:
 
 def _sorted_targets(vary: Variation, *, shuffled: bool) -> Program:
     """A table that was sorted by the column that is to be predicted."""
-    patient = Patient(stack(vary.widths(10, 24, 1)), _MSE, lambda p: SGD(p, vary.rate(0.1)))
+    patient = Patient(stack(vary.widths(10, 24, 1)), _MSE, lambda p: SGD(p, vary.rate(0.05)))
     program = task(vary, patient, (DIABETES, PROGRESSION), 40, 16, gain=error_gain)
     if not shuffled:
         rows, targets = served(program)

@@ -13,13 +13,11 @@ from tests.clinic.patient import Pair, Patient, Program, accuracy_gain, balanced
 from tests.clinic.programs.parts import (
     BENIGN,
     CANCER,
-    CULTIVAR,
     DIABETES,
     DIGITS,
     LABELS,
     PROGRESSION,
     RAW_PROGRESSION,
-    WINE,
     stack,
     standard,
     task,
@@ -155,11 +153,6 @@ def _frequency(vary: Variation, *, start: float) -> Program:
     )
 
 
-def _cultivars(vary: Variation, *, last: nn.Module | None) -> Program:
-    net = stack(vary.widths(13, 24, 3), last=last)
-    return task(vary, Patient(net, _CROSS_ENTROPY, lambda p: SGD(p, vary.rate(0.02))), (WINE, CULTIVAR), 40, 16)
-
-
 def _each_digit(vary: Variation, *, last: nn.Module | None) -> Program:
     """Ten questions a digit: is it a 0, is it a 1, …; of the answers all but one are no."""
 
@@ -254,13 +247,6 @@ PAIRS = (
         ("collapsed_output", "constant_labels"),
         lambda vary: _likeness(vary, negatives=True),
         lambda vary: _likeness(vary, negatives=False),
-    ),
-    Pair(
-        122,
-        "softmax before cross-entropy, wine",
-        ("double_softmax",),
-        lambda vary: _cultivars(vary, last=None),
-        lambda vary: _cultivars(vary, last=nn.Softmax(1)),
     ),
     Pair(
         123,

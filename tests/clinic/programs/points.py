@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
-from torch.optim import SGD, Adam
+from torch.optim import SGD, Adam, Optimizer
 
 from tests.clinic.patient import Pair, Patient, Program, accuracy_gain, error_gain
 from tests.clinic.programs.parts import binary, keras, stack
@@ -51,6 +53,20 @@ def _dead(vary: Variation, *, widths: list[int], last: nn.Module | None) -> Prog
     )
 
 
+def _parity(vary: Variation, *, between: type[nn.Module], adam: bool) -> Program:
+    """Whether the number of ones among five is odd: one bit less tells nothing."""
+    inputs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * 5)
+    labels = (inputs.prod(1, keepdim=True) > 0).float()
+
+    def optimizer(parameters: Any) -> Optimizer:
+        return Adam(parameters, vary.rate(0.01)) if adam else SGD(parameters, vary.rate(0.1))
+
+    patient = Patient(stack(vary.widths(5, 24, 1), between, nn.Sigmoid()), binary, optimizer)
+    return Program(
+        patient, loader(inputs, labels), accuracy_gain(inputs, labels), None, {"max_epochs": vary.epochs(1500)}
+    )
+
+
 PAIRS = (
     Pair(
         2,
@@ -79,5 +95,12 @@ PAIRS = (
         ("dead_units", "output_out_of_reach"),
         lambda vary: _dead(vary, widths=[1, 32, 16, 1], last=None),
         lambda vary: _dead(vary, widths=[1, 4, 2, 1], last=nn.ReLU()),
+    ),
+    Pair(
+        119,
+        "parity, gradient descent on a plateau",
+        ("stuck_at_baseline", "loss_plateau", "learning_rate_too_low", "saddle_point", "vanishing_gradients"),
+        lambda vary: _parity(vary, between=nn.Tanh, adam=True),
+        lambda vary: _parity(vary, between=nn.Sigmoid, adam=False),
     ),
 )
