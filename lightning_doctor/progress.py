@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
 from statistics import median
 
@@ -25,7 +26,7 @@ class Standing:
         skill: The share of the constant predictor's errors that the recent predictions avoid, 1 for all; None where
             predictions or targets cannot be read.
         learned: The share of the constant predictor's loss that the recent training loss is under; None where either
-            is unknown or the loss may be negative.
+            is unknown, the loss may be negative, or its least value is not zero.
         improving: Whether the training loss still falls beyond noise, at a pace that would take at least a twentieth
             off it within as many steps again.
         share: How much of the planned steps the run has had; None where no end is planned.
@@ -89,17 +90,29 @@ def standing(history: History) -> Standing:
 
 def _skill(history: History) -> float | None:
     skills = history.get("skill").finite()
-    # Where the time for examinations ran out, the last ones are old.
-    if not skills.values or skills.steps[-1] < _STALE * history.last_step:
+    if not skills.values:
         return None
     # A few at least: one small batch is luck.
     recent = stretch(skills, _RECENT)
-    return median(recent if len(recent) >= 3 else skills.values[-3:])
+    skill = median(recent if len(recent) >= 3 else skills.values[-3:])
+    # Where the time for examinations ran out the last ones are old: what was learned by then is still known as long as
+    # the loss has not risen, what was not may be by now.
+    stale = skills.steps[-1] < _STALE * history.last_step
+    return skill if not stale or (skill >= POOR and not _has_risen(history, skills.steps[-1])) else None
+
+
+def _has_risen(history: History, since: int) -> bool:
+    losses = history.get("train_loss").finite()
+    before, after = losses.values[: bisect_right(losses.steps, since)][-32:], stretch(losses, _RECENT)
+    return not before or not after or median(after) > median(before)
 
 
 def _learned(history: History, recent: list[float]) -> float | None:
     baselines = history.get("baseline_loss").finite().values
     if not baselines or not recent or not baselines[-1] > 0 or min(history["train_loss"].finite().values) < 0:
+        return None
+    # The cross-entropy of a target that is itself a probability never comes to zero.
+    if history.fact("loss_head.targets") == "probabilities" or history.fact("loss_head.label_smoothing"):
         return None
     return 1 - median(recent) / baselines[-1]
 

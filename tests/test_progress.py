@@ -74,3 +74,16 @@ def test_a_fault_weighs_by_what_it_does() -> None:
     assert standing(good).if_harmed(Severity.WARNING) is Severity.NOTE
     assert standing(poor).if_harmed(Severity.WARNING) is Severity.WARNING
     assert standing(run([1.0] * 200)).if_harmed(Severity.WARNING) is Severity.NOTE
+
+
+@pytest.mark.parametrize(("skill", "known"), [(0.9, 0.9), (0.3, None)])
+def test_what_was_learned_long_ago_is_still_known_what_was_not_may_be_by_now(skill: float, known: float | None) -> None:
+    assert standing(run(decay(2.3, 0.3, 50, 400), [skill] * 10)).skill == known
+    risen = [*decay(2.3, 0.3, 50, 200), *[2.3] * 200]
+    assert standing(run(risen, [skill] * 10)).skill is None
+
+
+@pytest.mark.parametrize("head", [{"targets": "probabilities"}, {"targets": "class_index", "label_smoothing": True}])
+def test_a_loss_that_cannot_come_to_zero_has_no_share(head: dict[str, object]) -> None:
+    assert standing(run([0.4] * 200, baseline=0.5, loss_head=head)).learned is None
+    assert standing(run([0.4] * 200, baseline=0.5)).learned == pytest.approx(0.2)

@@ -22,6 +22,7 @@ from lightning_doctor.rule import rule
         "learning_rate_too_low",
         "learning_rate_too_high",
         "vanishing_gradients",
+        "missing_warmup",
         "noise_floor",
         "stale_validation",
         "model_bias",

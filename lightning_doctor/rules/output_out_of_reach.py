@@ -23,6 +23,7 @@ from lightning_doctor.rule import rule
         "learning_rate_too_low",
         "learning_rate_too_high",
         "vanishing_gradients",
+        "missing_warmup",
         "dead_units",
         "saturated_units",
         "collapsed_output",

@@ -207,7 +207,7 @@ PAIRS = (
     Pair(
         71,
         "six rows, copied two hundred times",
-        ("repeated_batches",),
+        ("repeated_batches", "overfitting"),
         lambda vary: _copies(vary, few=False),
         lambda vary: _copies(vary, few=True),
     ),

@@ -108,3 +108,23 @@ def binary(probabilities: Tensor, targets: Tensor) -> Tensor:
     """Keras's binary cross-entropy, which takes any target."""
     p = probabilities.clamp(1e-7, 1 - 1e-7)
     return -(targets * p.log() + (1 - targets) * (1 - p).log()).mean()
+
+
+class Bag(nn.Module):
+    """The mean of the embeddings of the tokens of a row."""
+
+    def __init__(self, units: int) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(1000, units)
+        self.head = nn.Linear(units, 4)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        scores: Tensor = self.head(self.embed(ids).mean(1))
+        return scores
+
+
+def tokens() -> Data:
+    """Draws rows of twelve ids out of a thousand; half of a row's belong to its class, of which there are four."""
+    labels = torch.randint(0, 4, (1200,))
+    own = torch.randint(0, 250, (1200, 12)) + 250 * labels[:, None]
+    return own.where(torch.rand(1200, 12) < 0.5, torch.randint(0, 1000, (1200, 12))), labels

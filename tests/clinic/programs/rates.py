@@ -8,12 +8,12 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import SGD, Adagrad, Adam, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, LRScheduler, ReduceLROnPlateau
 
 from tests.clinic.patient import Pair, Patient, Program, error_gain
-from tests.clinic.programs.parts import DIABETES, DIGITS, LABELS, PROGRESSION, stack, task
+from tests.clinic.programs.parts import DIABETES, DIGITS, LABELS, PROGRESSION, Bag, stack, task, tokens
 from tests.clinic.variation import Variation
 
 _CROSS_ENTROPY = nn.functional.cross_entropy
@@ -88,29 +88,13 @@ def _clipped(vary: Variation, *, limit: float) -> Program:
     return _network(vary, lambda p: SGD(p, vary.rate(0.05)), 25, gradient_clip_val=limit)
 
 
-class _Bag(nn.Module):
-    """The mean of the embeddings of the tokens of a row."""
-
-    def __init__(self, units: int) -> None:
-        super().__init__()
-        self.embed = nn.Embedding(1000, units)
-        self.head = nn.Linear(units, 4)
-
-    def forward(self, ids: Tensor) -> Tensor:
-        scores: Tensor = self.head(self.embed(ids).mean(1))
-        return scores
-
-
 def _rare_tokens(vary: Variation, *, adam: bool) -> Program:
     """A token is met once in eighty rows: its embedding hardly moves, the head does."""
-    labels = torch.randint(0, 4, (1200,))
-    own = torch.randint(0, 250, (1200, 12)) + 250 * labels[:, None]
-    ids = own.where(torch.rand(1200, 12) < 0.5, torch.randint(0, 1000, (1200, 12)))
 
     def optimizer(parameters: Any) -> Optimizer:
         return Adam(parameters, vary.rate(0.01)) if adam else SGD(parameters, vary.rate(0.1))
 
-    return task(vary, Patient(_Bag(vary.width(16)), _CROSS_ENTROPY, optimizer), (ids, labels), 25, 32)
+    return task(vary, Patient(Bag(vary.width(16)), _CROSS_ENTROPY, optimizer), tokens(), 25, 32)
 
 
 class _Waiting(Patient):
@@ -139,17 +123,19 @@ def _long_after(vary: Variation, *, decays: bool) -> Program:
     def schedule(optimizer: Optimizer) -> LRScheduler:
         return CosineAnnealingLR(optimizer, program.options["max_epochs"])
 
+    def gain(module: Patient) -> float:
+        # In orders of magnitude: what is lost here is most of those that were gained.
+        return math.log10(constant / max(1e-30, float((module(inputs) - targets).square().mean())))
+
     inputs, targets = torch.randn(20, 40), torch.randn(20, 1)
-    net = stack(vary.widths(40, 64, 1), nn.Tanh)
-    patient = Patient(
-        net, nn.functional.mse_loss, lambda p: Adam(p, vary.rate(1e-2)), schedule=schedule if decays else None
-    )
-    program = Program(
-        patient, vary.loader(inputs, targets), lambda module: 0.0, None, {"max_epochs": vary.epochs(3000)}
-    )
-    # In orders of magnitude, as in the other program of this kind.
     constant = float(targets.var(unbiased=False))
-    program.gain = lambda module: math.log10(constant / max(1e-30, float((module(inputs) - targets).square().mean())))
+    patient = Patient(
+        stack(vary.widths(40, 64, 1), nn.Tanh),
+        nn.functional.mse_loss,
+        lambda p: Adam(p, vary.rate(1e-2)),
+        schedule=schedule if decays else None,
+    )
+    program = Program(patient, vary.loader(inputs, targets), gain, None, {"max_epochs": vary.epochs(3000)})
     return program
 
 
