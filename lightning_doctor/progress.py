@@ -12,6 +12,8 @@ from lightning_doctor.noise import shift, stretch
 
 # Shares of what there is to learn, above which a run does well and under which it does badly.
 GOOD, POOR = 0.8, 0.5
+# Under which a run has learned next to nothing; what noise there is in the data may keep it from learning more.
+LITTLE = 0.2
 # The last share of the run that tells how it stands.
 _RECENT = 0.8
 # Share of the run before which predictions say nothing of how it stands now.
@@ -50,13 +52,17 @@ class Standing:
         return self.reached is not None and self.reached >= GOOD
 
     @property
-    def poor(self) -> bool:
-        """Whether most of what there was to learn is not learned, by predictions and by loss as far as they are known.
+    def most(self) -> float | None:
+        """The more favourable of skill and share of the loss; None where neither is known.
 
         Either alone misleads: predictions by the luck of small batches, a loss by what it adds to its errors.
         """
-        known = [share for share in (self.skill, self.learned) if share is not None]
-        return bool(known) and max(known) < POOR
+        return max((share for share in (self.skill, self.learned) if share is not None), default=None)
+
+    @property
+    def poor(self) -> bool:
+        """Whether most of what there was to learn is not learned, by predictions and by loss as far as known."""
+        return self.most is not None and self.most < POOR
 
     @property
     def harmed(self) -> bool:

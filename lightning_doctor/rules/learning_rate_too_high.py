@@ -8,7 +8,7 @@ from statistics import median
 
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History, Series
-from lightning_doctor.noise import stretch
+from lightning_doctor.noise import shift, stretch
 from lightning_doctor.prescriptions import peak_rate
 from lightning_doctor.progress import standing
 from lightning_doctor.rule import rule
@@ -85,7 +85,7 @@ def learning_rate_too_high(
     seen = next((part for part in (late, opening) if _overshoots(part, share, least)), None)
     early = [scan for scan in opening if scan.overshoots and _far_over(scan)]
     if seen is None and not (early and _rose(history, early[0].step)) and not bounces:
-        return _surge(history, rise) if not lost else None
+        return _climbed(history, rise) if not lost else None
     over = [scan for scan in seen or early or late if scan.overshoots]
     if not over:
         return None
@@ -117,21 +117,26 @@ def learning_rate_too_high(
     )
 
 
-def _surge(history: History, rise: float) -> Finding | None:
-    """A run that its first steps took far over its start, and that never learned anything since."""
+def _climbed(history: History, rise: float) -> Finding | None:
+    """A run that its own steps took up, and that learned nothing: far up at first, or to stay over where it began."""
     losses = history["train_loss"]
-    start = max(losses.values[:2])
     first = stretch(losses, 0.0, 0.3) or losses.values[:1]
-    peak = max(first)
+    start, late = max(losses.values[:2]), stretch(losses, 0.5) or losses.values[-1:]
+    if min(losses.values) < 0:
+        return None
     # A single loss may be that of a bad batch.
-    if sorted(first)[-min(3, len(first))] <= rise * start or min(losses.values) < 0:
+    surged = sorted(first)[-min(3, len(first))] > rise * start
+    baseline = history["baseline_loss"].values[-1] if "baseline_loss" in history else 0.0
+    # A constant prediction is within reach of any step that is small enough.
+    stays = shift(losses.values[:8], late).sigmas > 4 and median(late) > 1.03 * max(*losses.values[:2], baseline)
+    if not surged and not stays:
         return None
     rate = peak_rate(history)
+    what = f"up to {max(first):.4g} at first" if surged else f"to {median(late):.4g}, where it stays"
     return Finding(
         severity=Severity.WARNING,
-        summary=f"the first steps took the training loss from {start:.4g} up to {peak:.4g}, and the run has learned "
-        "nothing since",
-        evidence={"start": start, "peak": peak, "now": median(_recent(losses))} | ({"rate": rate} if rate else {}),
+        summary=f"the steps took the training loss from {start:.4g} {what}, and the run has learned nothing",
+        evidence={"start": start, "peak": max(first), "now": median(late)} | ({"rate": rate} if rate else {}),
         remedy=_remedy(rate, None),
         confidence=Confidence.SUSPECTED,
         onset=losses.steps[0],

@@ -12,7 +12,7 @@ from lightning_doctor.layers import of_kind
 from lightning_doctor.loss_head import loss_head
 from lightning_doctor.noise import stretch
 from lightning_doctor.prescriptions import is_adaptive, peak_rate
-from lightning_doctor.progress import POOR, Standing, held_out, standing
+from lightning_doctor.progress import LITTLE, POOR, Standing, held_out, standing
 from lightning_doctor.rule import rule
 
 # First layers that do not mind: they normalise, or read whole numbers as names.
@@ -89,7 +89,8 @@ def unscaled_inputs(
         faint: Largest value of all under which the inputs are faint [unit of standardised features].
 
     Blind spots:
-        It is said only of runs that do badly, and without a proof that the scale is why unless their start shows it.
+        It is said only of runs that do badly; where nothing in the start shows that the scale is why, of those that
+        learn next to nothing, as noise in the data may be why others do not learn more.
         Of several inputs only the one that reaches the first layer is looked at.
     """
     facts = history.fact("inputs", {})
@@ -134,21 +135,17 @@ def _kind(facts: dict[str, Any], far: float, apart: float, faint: float) -> str 
 
 
 def _suffers(history: History, how: Standing, proof: _Proof | None) -> bool:
-    """Whether the run does badly, on its own samples or on others."""
-    if how.harmed:
-        return True
-    held = held_out(history)
+    """Whether the run does badly, on its own samples or on others, and no noise in the data alone can be why."""
+    bar = POOR if proof is not None and proof.stays else LITTLE
     if how.ended:
-        return not how.good and held is not None and held < POOR
-    if proof is None or how.share is None or not how.poor:
+        held = held_out(history)
+        return not how.good and any(share is not None and share < bar for share in (how.most, held))
+    if how.most is None or how.most >= bar:
         return False
+    if how.harmed or proof is None or how.share is None:
+        return how.harmed
     # What the start shows need not be waited for as long, once it is there to stay; nor must a constant be better.
-    return (proof.stays and not how.improving and how.share >= _EARLY) or (how.share >= _LATE and _worse(how))
-
-
-def _worse(how: Standing) -> bool:
-    known = [share for share in (how.skill, how.learned) if share is not None]
-    return bool(known) and max(known) < 0
+    return (proof.stays and not how.improving and how.share >= _EARLY) or (how.most < 0 and how.share >= _LATE)
 
 
 def _lost(history: History) -> bool:

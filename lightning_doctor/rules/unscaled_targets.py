@@ -9,8 +9,11 @@ from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.loss_head import SQUARED, loss_head
 from lightning_doctor.noise import stretch
-from lightning_doctor.progress import standing
+from lightning_doctor.progress import LITTLE, standing
 from lightning_doctor.rule import rule
+
+# Values after which a loss far over its first one is no start that passes.
+_SETTLED = 8
 
 
 @rule(
@@ -62,7 +65,8 @@ def unscaled_targets(history: History, *, far: float = 10.0) -> Finding | None:
         far: How many times one, and the first outputs, the targets' root mean square must be [ratio].
 
     Blind spots:
-        It is said only of runs that do badly, and that the scale is why is inferred. Targets that are faint are not
+        It is said only of runs that learn next to nothing: one that does better has come near the targets, and what
+        it lacks may be due to their noise. That the scale is why is inferred. Targets that are faint are not
         judged: what is learned of them is as good in any unit.
     """
     head = loss_head(history)
@@ -75,8 +79,9 @@ def unscaled_targets(history: History, *, far: float = 10.0) -> Finding | None:
     how = standing(history)
     losses = history.get("train_loss")
     recent = stretch(losses.finite(), 0.8)
-    lost = losses.broken_at() is not None or (bool(recent) and median(recent) > 3 * losses.values[0])
-    if not (lost or how.harmed):
+    risen = len(losses) >= _SETTLED and bool(recent) and median(recent) > 3 * losses.values[0]
+    stuck = how.harmed and how.most is not None and how.most < LITTLE
+    if not (stuck or risen or losses.broken_at() is not None):
         return None
     return Finding(
         severity=Severity.WARNING,

@@ -112,3 +112,9 @@ def test_healthy_rate_of_a_network_that_was_dead_before_its_first_step() -> None
     died = reading(run(BOUNCING, [0.5] * 30, limit=0.02), "dead_share", [0.1, *[0.9] * 29])
     assert learning_rate_too_high(dead) is None
     assert learning_rate_too_high(died) is not None
+
+
+@pytest.mark.parametrize(("level", "ill"), [(2.36, False), (2.6, True)])
+def test_sick_a_loss_that_stays_over_its_start_and_over_what_a_constant_scores(level: float, ill: bool) -> None:
+    history = reading(run(noisy([2.33] * 8 + [level] * 392, 0.02), [-1e-6] * 30), "baseline_loss", [2.28] * 40)
+    assert (learning_rate_too_high(history) is not None) is ill
