@@ -78,6 +78,18 @@ class Standing:
         """Returns the severity of a fault that many runs live with: a note unless this run does badly."""
         return severity if self.harmed else Severity.NOTE
 
+    def if_poor(self, severity: Severity, *, attainable: float = 1.0) -> Severity:
+        """Returns the severity of a fault that is certain but many runs live with: a note while a run is young or well.
+
+        Args:
+            severity: Where the run is poor, moving or not, or where nothing tells how it stands.
+            attainable: The share of the constant predictor's loss that the fault leaves to be learned, in (0, 1].
+        """
+        learned = None if self.learned is None else self.learned / attainable
+        most = max((share for share in (self.skill, learned) if share is not None), default=None)
+        late = self.ended or self.share is None or self.share >= 0.25
+        return severity if most is None or (late and most < POOR) else Severity.NOTE
+
 
 def standing(history: History) -> Standing:
     """Reads off how far the run has come."""
@@ -115,12 +127,14 @@ def _has_risen(history: History, since: int) -> bool:
 
 def _learned(history: History, recent: list[float]) -> float | None:
     baselines = history.get("baseline_loss").finite().values
-    if not baselines or not recent or not baselines[-1] > 0 or min(history["train_loss"].finite().values) < 0:
+    if not baselines or not recent or min(history["train_loss"].finite().values) < 0:
         return None
     # The cross-entropy of a target that is itself a probability never comes to zero.
     if history.fact("loss_head.targets") == "probabilities" or history.fact("loss_head.label_smoothing"):
         return None
-    return 1 - median(recent) / baselines[-1]
+    # That of a sum over the last batch of an epoch, which may be small, is small too.
+    baseline = median(baselines[-3:])
+    return 1 - median(recent) / baseline if baseline > 0 else None
 
 
 def _improving(losses: list[float], late: list[float]) -> bool:

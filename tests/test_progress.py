@@ -4,7 +4,7 @@ import pytest
 
 from lightning_doctor.findings import Severity
 from lightning_doctor.history import History
-from lightning_doctor.progress import standing
+from lightning_doctor.progress import Standing, standing
 from tests.histories import COMPLETED, decay, history_of, noisy, reading
 
 
@@ -87,3 +87,29 @@ def test_what_was_learned_long_ago_is_still_known_what_was_not_may_be_by_now(ski
 def test_a_loss_that_cannot_come_to_zero_has_no_share(head: dict[str, object]) -> None:
     assert standing(run([0.4] * 200, baseline=0.5, loss_head=head)).learned is None
     assert standing(run([0.4] * 200, baseline=0.5)).learned == pytest.approx(0.2)
+
+
+def test_the_baseline_of_a_sum_over_one_small_batch_does_not_count() -> None:
+    history = run([50.0] * 200)
+    reading(history, "baseline_loss", [140.0, 144.0, 146.0, 147.0, 7.0])
+    assert standing(history).learned == pytest.approx(1 - 50 / 146)
+
+
+@pytest.mark.parametrize(
+    ("skill", "learned", "attainable", "share", "severity"),
+    [
+        (0.4, None, 1.0, 0.5, "error"),
+        (0.6, None, 1.0, 0.5, "note"),
+        # Too young to tell.
+        (0.4, None, 1.0, 0.2, "note"),
+        # Half of what the fault leaves to be learned.
+        (None, 0.19, 0.4, 0.5, "error"),
+        (None, 0.21, 0.4, 0.5, "note"),
+        (None, None, 1.0, 0.1, "error"),
+    ],
+)
+def test_a_fault_that_many_live_with_is_a_note_while_the_run_is_young_or_well(
+    skill: float | None, learned: float | None, attainable: float, share: float, severity: str
+) -> None:
+    now = Standing(skill=skill, learned=learned, improving=True, share=share, ended=False)
+    assert now.if_poor(Severity.ERROR, attainable=attainable) == severity

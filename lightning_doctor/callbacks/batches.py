@@ -29,6 +29,7 @@ from lightning_doctor.measure.features import summary
 from lightning_doctor.measure.fingerprints import Fingerprinter, count_non_finite, duplicate_share
 from lightning_doctor.measure.input_layer import InputReader
 from lightning_doctor.measure.label_order import LabelKind, LabelTally
+from lightning_doctor.measure.target_order import NumberTally
 from lightning_doctor.measure.waiting import Waiting
 
 if TYPE_CHECKING:
@@ -59,8 +60,9 @@ class BatchMonitor(Monitor):
     """Records what the loader serves, one value a micro-batch on measured steps.
 
     ``batch_size`` is the number of rows, ``batch_non_finite`` that of NaN and infinite elements in all tensors.
-    ``label_run`` says how much more often neighbouring rows have the same class than shuffled ones would (0 shuffled,
-    1 sorted), ``label_drift`` how unlike the other batches' classes a batch's are (about 1 when shuffled).
+    ``label_run`` says how much more often neighbouring rows have the same class, or how much more alike their targets
+    are, than shuffled ones would be (0 shuffled, 1 sorted), ``label_drift`` how unlike those of the other batches the
+    classes or targets of a batch are (about 1 when shuffled).
     ``batch_repeat`` is 1 for a batch equal to one of the four before it in its epoch, ``order_repeat`` for one equal to
     the batch at its place in the previous epoch, both counting inputs and targets in their order;
     ``duplicate_share`` is the share of rows that another row of the batch equals, on examined steps.
@@ -86,7 +88,7 @@ class BatchMonitor(Monitor):
         self._step = self._examined_step = -1
         self._printer: Fingerprinter | None = None
         self._order: BatchOrder | None = BatchOrder()
-        self._kind, self._tally = LabelKind(), LabelTally()
+        self._kind, self._tally, self._numbers = LabelKind(), LabelTally(), NumberTally()
         self._labels: list[tuple[int, Tensor]] = []
         self._counts: list[tuple[int, dict[str, int | str], Tensor]] = []
         self._flagged = case.history.event("non_finite_batch") is not None
@@ -101,7 +103,7 @@ class BatchMonitor(Monitor):
 
     def end(self, case: Case) -> None:
         """Lets go of tensors."""
-        self._reader, self._tally = InputReader(), LabelTally()
+        self._reader, self._tally, self._numbers = InputReader(), LabelTally(), NumberTally()
         self._printer = self._order = None
         self._examined, self._labels, self._counts = [], [], []
 
@@ -149,7 +151,8 @@ class BatchMonitor(Monitor):
                 case.window.put(self._step, equal, partial(_receive, case, _REPEATS, steps))
             if self._labels:
                 taken, self._labels = self._labels, []
-                compared = self._tally.compare([labels for _, labels in taken])
+                tally = self._numbers if self._kind.form == "number" else self._tally
+                compared = tally.compare([labels for _, labels in taken])
                 case.window.put(self._step, compared, partial(_receive, case, _LABELS, [step for step, _ in taken]))
 
     # --- every measured step -------------------------------------------------------------------------------------
@@ -216,7 +219,7 @@ class BatchMonitor(Monitor):
 
     def _settle(self, case: Case, found: list[Leaf], roles: Roles) -> None:
         if roles.targets != self._roles.targets:
-            self._kind, self._tally, self._labels = LabelKind(), LabelTally(), []
+            self._kind, self._tally, self._numbers, self._labels = LabelKind(), LabelTally(), NumberTally(), []
         self._roles, self._described = roles, True
         _state(case, "batch", describe(found, roles))
 

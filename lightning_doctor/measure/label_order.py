@@ -23,9 +23,9 @@ class LabelKind:
     """Finds out whether targets are classes, and in which form, from batches seen on the device.
 
     Attributes:
-        form: ``"index"`` for one whole number in [0, 1000) a row, ``"one_hot"`` for one 1 among zeros a row, None
-            while that is open or where it is neither.
-        why_not: Why the targets are no classes; None where they are, or may be.
+        form: ``"index"`` for one whole number in [0, 1000) a row, ``"one_hot"`` for one 1 among zeros a row,
+            ``"number"`` for one number a row that is no class, None while that is open or where it is none of them.
+        why_not: Why the targets have no order; None where they have, or may have.
     """
 
     def __init__(self) -> None:
@@ -66,13 +66,15 @@ class LabelKind:
         seen, bad, kind = numbers
         wide, sure = kind >= 2, kind % 2 == 1
         self._seen += seen
-        if bad > 0:
+        if bad > 0 and not wide and not sure:
+            self.form = "number"
+        elif bad > 0:
             self.why_not = "the targets hold no single class a row" if wide else "the targets are no class indices"
         elif self._seen >= (1 if sure else _ENOUGH):
             self.form = "one_hot" if wide else "index"
 
     def labels(self, targets: Tensor) -> Tensor | None:
-        """Returns a copy of the labels ``[n]`` of a batch, n ≤ 4,096; None where it has another form."""
+        """Returns a copy of the labels or numbers ``[n]`` of a batch, n ≤ 4,096; None where it has another form."""
         if self.form == "one_hot":
             return targets[:_MOST_ROWS].argmax(dim=1) if targets.ndim == 2 and targets.shape[1] > 1 else None
         return targets[:_MOST_ROWS].reshape(-1).clone() if self.form and _one_a_row(targets) else None

@@ -66,7 +66,7 @@ def double_sigmoid(history: History) -> Finding | None:
     negative, positive = math.log(2), math.log(1 + 1 / math.e)
     state = standing(history)
     return Finding(
-        severity=state.unless_good(Severity.ERROR if state.harmed else Severity.WARNING),
+        severity=state.if_poor(Severity.ERROR if state.harmed else Severity.WARNING),
         summary=f"binary cross-entropy with logits is given a {head.activation}: a negative sample costs "
         f"{negative:.3g} and a positive one {positive:.3g} at least",
         evidence={"activation": head.activation, "floor_negative": negative, "floor_positive": positive},

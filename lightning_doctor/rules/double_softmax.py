@@ -68,7 +68,9 @@ def double_softmax(history: History) -> Finding | None:
     floor = math.log(1 + (classes - 1) / math.e)
     state = standing(history)
     return Finding(
-        severity=state.unless_good(Severity.ERROR if state.harmed else Severity.WARNING),
+        severity=state.if_poor(
+            Severity.ERROR if state.harmed else Severity.WARNING, attainable=1 - floor / math.log(classes)
+        ),
         summary=f"cross-entropy applies softmax to what is a softmax already: over {classes} classes the loss cannot "
         f"fall under {floor:.3g}, where guessing costs {math.log(classes):.3g}",
         evidence={"classes": classes, "floor": floor, "guessing": math.log(classes)},

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lightning_doctor.findings import Finding, Severity
+from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.layers import listed, of_kind
 from lightning_doctor.loss_head import loss_head
@@ -76,12 +76,15 @@ def linear_stack(history: History) -> Finding | None:
     }
     if state.reached is not None:
         evidence["reached"] = state.reached
+    # One that was thrown far out, or still falls, has another illness as well.
+    settled = not state.improving and state.most is not None and state.most > -0.1
     what = "the whole network is one linear model" if whole else "they are one linear layer"
     return Finding(
         severity=state.if_harmed(Severity.WARNING) if whole else Severity.NOTE,
         summary=f"nothing non-linear between {listed(names)}: {what}",
         evidence=evidence,
         remedy=f"put an activation (`nn.ReLU()`) after {listed([str(before['layer']) for before, _ in idle])}",
+        confidence=Confidence.CONFIRMED if settled or not whole else Confidence.SUSPECTED,
         onset=0,
         signals=("train_loss", "skill"),
     )

@@ -23,6 +23,9 @@ from lightning_doctor.rule import rule
         "stuck_at_baseline",
         "always_clipped",
         "exploding_gradients",
+        "diverging_loss",
+        "missing_warmup",
+        "overfitting",
         "noise_floor",
         "unscaled_targets",
         "stale_validation",
@@ -30,7 +33,7 @@ from lightning_doctor.rule import rule
     ),
 )
 def outlier_targets(
-    history: History, *, share: float = 0.7, ratio: float = 20.0, usual: float = 0.5, batch: int = 10
+    history: History, *, share: float = 0.7, ratio: float = 20.0, usual: float = 0.5, batch: int = 5
 ) -> Finding | None:
     """A few samples carry most of a squared loss.
 

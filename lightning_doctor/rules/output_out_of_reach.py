@@ -187,10 +187,9 @@ def _squeezed(history: History, head: LossHead, state: Standing, lost: float) ->
         return None
     top = "∞" if math.isinf(high) else f"{high:g}"
     # The order of the scores stays: many a run finds its classes all the same.
-    late = state.ended or state.share is None or state.share >= 0.25
-    severe = state.reached is None or (state.poor and late)
+    severity = state.if_poor(Severity.WARNING, attainable=max(0.05, 1 - share))
     return Finding(
-        severity=Severity.WARNING if severe and share >= lost else state.if_harmed(Severity.WARNING),
+        severity=severity if share >= lost else state.if_harmed(severity),
         summary=f"the loss takes scores of any size but gets those of a {head.activation}, in [{low:g}, {top}]: "
         f"{share:.0%} of the loss of guessing stays whatever is learned",
         evidence={"activation": head.activation, "loss": head.loss, "share_out_of_reach": share},

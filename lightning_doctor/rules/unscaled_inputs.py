@@ -100,7 +100,8 @@ def unscaled_inputs(
     kind = _kind(facts, far, apart, faint)
     if kind is None:
         return None
-    how, lost = standing(history), _lost(history)
+    how = standing(history)
+    lost = _lost(history) and not (how.most is not None and how.most >= LITTLE)
     proof = _faint_proof(history) if kind == "faint" else _proof(history, facts)
     suffers = lost or _suffers(history, how, proof)
     if not suffers and (proof is None or how.good or not how.ended):

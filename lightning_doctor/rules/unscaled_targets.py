@@ -7,13 +7,15 @@ from statistics import median
 
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
-from lightning_doctor.loss_head import SQUARED, loss_head
+from lightning_doctor.loss_head import SQUARED, LossHead, loss_head
 from lightning_doctor.noise import stretch
 from lightning_doctor.progress import LITTLE, standing
 from lightning_doctor.rule import rule
 
 # Values after which a loss far over its first one is no start that passes.
 _SETTLED = 8
+# Where the farthest target lies when it is no outlier [standard deviations].
+_OUTLYING = 6.0
 
 
 @rule(
@@ -74,14 +76,10 @@ def unscaled_targets(history: History, *, far: float = 10.0) -> Finding | None:
         return None
     size = math.hypot(head.target_mean, head.target_std)
     first = next(iter(history.get("output_level").finite().values), 1.0)
-    if not size >= far * max(1.0, first):
+    if not size >= far * max(1.0, first) or _is_made_by_outliers(head):
         return None
     how = standing(history)
-    losses = history.get("train_loss")
-    recent = stretch(losses.finite(), 0.8)
-    risen = len(losses) >= _SETTLED and bool(recent) and median(recent) > 3 * losses.values[0]
-    stuck = how.harmed and how.most is not None and how.most < LITTLE
-    if not (stuck or risen or losses.broken_at() is not None):
+    if (how.most is not None and how.most >= LITTLE) or not (how.harmed or _lost(history)):
         return None
     return Finding(
         severity=Severity.WARNING,
@@ -99,3 +97,20 @@ def unscaled_targets(history: History, *, far: float = 10.0) -> Finding | None:
         onset=0,
         signals=("train_loss",),
     )
+
+
+def _is_made_by_outliers(head: LossHead) -> bool:
+    """Whether a few targets, far out, make the standard deviation: most of them have another scale."""
+    low, high = head.target_range
+    farthest = max(high - head.target_mean, head.target_mean - low)
+    return farthest > _OUTLYING * head.target_std > 2 * _OUTLYING * abs(head.target_mean)
+
+
+def _lost(history: History) -> bool:
+    """Whether the loss has grown beyond numbers, or stays far over where it began."""
+    losses = history.get("train_loss")
+    finite = losses.finite()
+    if len(losses) < _SETTLED and len(finite) == len(losses):
+        return False
+    recent = stretch(finite, 0.8) if len(finite) == len(losses) else finite.values[-1:]
+    return bool(recent) and median(recent) > 3 * finite.values[0]

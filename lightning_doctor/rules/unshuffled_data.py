@@ -7,8 +7,11 @@ from statistics import median
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.noise import stretch
-from lightning_doctor.progress import GOOD, held_out, standing
+from lightning_doctor.progress import GOOD, LITTLE, held_out, standing
 from lightning_doctor.rule import rule
+
+# Share of the run after which numbers in their order must have been learned.
+_LATE = 0.25
 
 
 @rule(
@@ -40,8 +43,8 @@ def unshuffled_data(history: History, *, concentration: float = 0.3, same: float
     """Training data come sorted by label, or in the same order in every epoch.
 
     What it looks at:
-        ``label_drift``, how unlike the other batches' labels a batch's are, for the size of the batch; ``label_run``,
-        how much more often neighbours have the same label than shuffled ones would; ``order_repeat``.
+        ``label_drift``, how unlike those of the other batches a batch's labels or targets are, for the size of the
+        batch; ``label_run``, how much more alike neighbours are than shuffled ones would be; ``order_repeat``.
 
     Why it matters:
         The network learns the class that it sees and forgets the others: whatever it scores on the present batch,
@@ -61,7 +64,8 @@ def unshuffled_data(history: History, *, concentration: float = 0.3, same: float
         same: Share of the batches that must come at the same place as in the epoch before, for a note [share].
 
     Blind spots:
-        Targets that are no classes, and batches of one sample, have no order that can be told from a meant one.
+        The order of numbers may be meant, as in a time series: it is said only where next to nothing is learned in it.
+        Batches of one sample are not judged.
     """
     sizes = history["batch_size"].values
     size = median(sizes)
@@ -74,17 +78,20 @@ def unshuffled_data(history: History, *, concentration: float = 0.3, same: float
     sorted_by = (drift - 1) / (size - 1) if size > 1 else 0.0
     evidence: dict[str, float | int | str] = {"label_drift": drift, "label_run": run, "concentration": sorted_by}
     if sorted_by >= concentration:
+        severity = _severity(history, fixed, evidence)
+        if severity is None:
+            return None
         return Finding(
-            severity=_severity(history, fixed, evidence),
-            summary=f"the batches are far from mixed: their labels differ {drift:.3g} times as much as shuffled ones "
-            f"would, and neighbours share a label {run:.0%} of the way to always",
+            severity=severity,
+            summary=f"the batches are far from mixed: their targets differ {drift:.3g} times as much as shuffled ones "
+            f"would, and neighbours are {run:.0%} of the way to being the same",
             evidence=evidence,
             remedy=_remedy(history),
             confidence=Confidence.CONFIRMED if fixed else Confidence.SUSPECTED,
             onset=0,
             signals=("label_drift", "label_run", "train_loss"),
         )
-    if repeated < same or standing(history).good:
+    if repeated < same or standing(history).good or _are_numbers(history):
         return None
     return Finding(
         severity=Severity.NOTE,
@@ -96,9 +103,9 @@ def unshuffled_data(history: History, *, concentration: float = 0.3, same: float
     )
 
 
-def _severity(history: History, fixed: bool, evidence: dict[str, float | int | str]) -> Severity:
+def _severity(history: History, fixed: bool, evidence: dict[str, float | int | str]) -> Severity | None:
     """Judges by other data, or by the mean loss: on a batch of the class just learned any network looks good."""
-    gain = held_out(history)
+    gain, how = held_out(history), standing(history)
     losses, baselines = history.get("train_loss").finite(), history.get("baseline_loss").finite().values
     if gain is None and len(losses) and baselines and baselines[-1] > 0 and min(losses.values) >= 0:
         recent = stretch(losses, 0.8) or losses.values
@@ -106,10 +113,18 @@ def _severity(history: History, fixed: bool, evidence: dict[str, float | int | s
         gain = 1 - sum(loss / len(recent) for loss in recent) / baselines[-1]
     if gain is not None:
         evidence["learned"] = gain
+    if _are_numbers(history):
+        # A series in time comes in its order on purpose, as long as it is learned.
+        late = how.ended or how.share is None or how.share >= _LATE
+        return Severity.WARNING if fixed and late and gain is not None and gain < LITTLE else None
     if gain is not None and gain >= GOOD:
         return Severity.NOTE
     # Batches that are drawn by class, anew each time, are often meant.
-    return Severity.WARNING if fixed else standing(history).if_harmed(Severity.WARNING)
+    return Severity.WARNING if fixed else how.if_harmed(Severity.WARNING)
+
+
+def _are_numbers(history: History) -> bool:
+    return history.fact("loss_head.targets") not in ("class_index", "one_hot", "binary")
 
 
 def _remedy(history: History) -> str:

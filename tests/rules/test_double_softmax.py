@@ -35,14 +35,36 @@ def test_sick_a_softmax_before_cross_entropy_is_named_with_the_floor_of_its_loss
     assert "Softmax `net.2`" in finding.remedy
 
 
-def test_sick_before_it_can_be_told_how_the_run_goes_it_is_a_warning() -> None:
+def test_sick_where_nothing_tells_how_the_run_goes_it_is_a_warning() -> None:
     finding = judge(TWICE, skill=None, baseline=None, share=0.01)
     assert finding is not None
     assert finding.severity is Severity.WARNING
 
 
-@pytest.mark.parametrize(("skill", "severity"), [(0.85, "note"), (0.75, "warning"), (0.4, "error")])
-def test_how_bad_it_is_depends_on_how_well_the_run_does(skill: float, severity: str) -> None:
+def test_sick_a_run_that_does_badly_but_still_improves_has_a_warning() -> None:
+    falling = [2.3 - 0.0005 * step for step in range(400)]
+    finding = judge(TWICE, losses=falling, baseline=2.3, skill=0.3)
+    assert finding is not None
+    assert finding.severity is Severity.WARNING
+
+
+def test_healthy_a_young_run_is_given_time() -> None:
+    finding = judge(TWICE, share=0.1)
+    assert finding is not None
+    assert finding.severity is Severity.NOTE
+
+
+@pytest.mark.parametrize(("loss", "severity"), [(1.9, "warning"), (1.8, "note")])
+def test_without_predictions_the_loss_is_compared_with_the_least_that_it_can_be(loss: float, severity: str) -> None:
+    # Of 2.30 down to 1.46 half is at 1.88.
+    falling = [loss + 0.3 * (400 - step) / 400 for step in range(400)]
+    finding = judge(TWICE, skill=None, losses=[*falling[:200], *[loss] * 200], baseline=2.3026)
+    assert finding is not None
+    assert (finding.severity.rank > 0) is (severity == "warning")
+
+
+@pytest.mark.parametrize(("skill", "severity"), [(0.85, "note"), (0.55, "note"), (0.45, "error")])
+def test_it_is_a_note_unless_the_run_does_badly(skill: float, severity: str) -> None:
     finding = judge(TWICE, skill=skill, run=COMPLETED)
     assert finding is not None
     assert finding.severity == severity

@@ -41,6 +41,12 @@ def test_sick_a_network_without_an_activation_that_does_badly_is_a_linear_model(
     assert finding.remedy == "put an activation (`nn.ReLU()`) after a"
 
 
+def test_sick_a_loss_far_over_a_constants_has_another_cause_as_well_and_it_is_only_suspected() -> None:
+    finding = judge(LINEAR, skill=-3.0, losses=[4.0] * 400)
+    assert finding is not None
+    assert (finding.severity, finding.confidence) == (Severity.WARNING, Confidence.SUSPECTED)
+
+
 def test_sick_activations_behind_the_last_layer_make_it_no_less_linear() -> None:
     finding = judge([*LINEAR, {"layer": "s", "class": "Sigmoid", "kind": "sigmoid", "units": 1, "last": True}])
     assert finding is not None

@@ -176,6 +176,13 @@ def test_without_a_proof_a_quarter_must_be_over(share: float, ill: bool) -> None
     assert (unscaled_inputs(run_of(HUNDREDS, share=share)) is not None) is ill
 
 
+@pytest.mark.parametrize(("skill", "ill"), [(0.25, False), (0.15, True)])
+def test_healthy_run_that_learns_what_noise_lets_it_is_left_alone(skill: float, ill: bool) -> None:
+    assert (unscaled_inputs(run_of(HUNDREDS, skill=skill)) is not None) is ill
+    # Units that are stuck from the start are a reason of their own.
+    assert unscaled_inputs(saturated(run_of(HUNDREDS, skill=skill), 0.8)) is not None
+
+
 def test_healthy_run_that_is_on_its_way_down_from_a_loud_start_is_waited_for() -> None:
     losses = [30 * 0.99**step + 1.5 for step in range(400)]
     assert unscaled_inputs(run_of(HUNDREDS, losses=losses, skill=0.2)) is None

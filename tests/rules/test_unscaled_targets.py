@@ -60,6 +60,25 @@ def test_a_loss_that_is_lost_need_not_be_waited_for(losses: list[float]) -> None
     assert unscaled_targets(history) is not None
 
 
+def test_a_loss_that_breaks_without_growing_has_another_cause() -> None:
+    losses = [30000.0, 29000.0, float("nan")]
+    assert unscaled_targets(run_of(152.0, 77.0, losses=losses, skill=None, baseline=None, share=0.01)) is None
+
+
+@pytest.mark.parametrize(("skill", "ill"), [(0.25, False), (0.15, True)])
+def test_healthy_run_that_has_come_near_its_targets_lacks_what_noise_hides(skill: float, ill: bool) -> None:
+    assert (unscaled_targets(run_of(152.0, 77.0, skill=skill)) is not None) is ill
+
+
+@pytest.mark.parametrize(("mean", "farthest", "ill"), [(5.0, 800.0, False), (5.0, 500.0, True), (70.0, 800.0, True)])
+def test_healthy_targets_of_which_a_few_lie_far_out_are_another_illness(
+    mean: float, farthest: float, ill: bool
+) -> None:
+    # At a standard deviation of 100: eight of it, or five; a mean as large says that all of them are.
+    history = run_of(mean, 100.0, head={**HEAD, "target_min": -50.0, "target_max": farthest})
+    assert (unscaled_targets(history) is not None) is ill
+
+
 @pytest.mark.parametrize("head", [LOGITS, {**HEAD, "loss": "poisson"}, {**HEAD, "targets": "binary"}])
 def test_classes_and_counts_have_no_scale(head: dict[str, Any]) -> None:
     assert unscaled_targets(run_of(152.0, 77.0, head=head)) is None
