@@ -82,13 +82,13 @@ class Standing:
         """Returns the severity of a fault that is certain but many runs live with: a note while a run is young or well.
 
         Args:
-            severity: Where the run is poor, moving or not, or where nothing tells how it stands.
+            severity: Where the run is poor, moving or not, or nothing tells how it stands.
             attainable: The share of the constant predictor's loss that the fault leaves to be learned, in (0, 1].
         """
         learned = None if self.learned is None else self.learned / attainable
         most = max((share for share in (self.skill, learned) if share is not None), default=None)
-        late = self.ended or self.share is None or self.share >= 0.25
-        return severity if most is None or (late and most < POOR) else Severity.NOTE
+        late = self.ended or self.share is None or self.share >= 0.4
+        return severity if late and (most is None or most < POOR) else Severity.NOTE
 
 
 def standing(history: History) -> Standing:

@@ -101,11 +101,12 @@ def test_the_baseline_of_a_sum_over_one_small_batch_does_not_count() -> None:
         (0.4, None, 1.0, 0.5, "error"),
         (0.6, None, 1.0, 0.5, "note"),
         # Too young to tell.
-        (0.4, None, 1.0, 0.2, "note"),
+        (0.4, None, 1.0, 0.35, "note"),
         # Half of what the fault leaves to be learned.
         (None, 0.19, 0.4, 0.5, "error"),
         (None, 0.21, 0.4, 0.5, "note"),
-        (None, None, 1.0, 0.1, "error"),
+        (None, None, 1.0, 0.5, "error"),
+        (None, None, 1.0, 0.35, "note"),
     ],
 )
 def test_a_fault_that_many_live_with_is_a_note_while_the_run_is_young_or_well(

@@ -13,6 +13,7 @@ from lightning_doctor.progress import standing
 from lightning_doctor.rule import rule
 
 _BLOCKS = 64
+_WAVES = 2.5
 # Under the start by this many orders of magnitude a squared error is what float32 leaves of it, and may wander.
 _ROUNDING = 8
 
@@ -52,7 +53,8 @@ def late_instability(history: History, *, gained: float = 6.0, lost: float = 0.3
     Thresholds:
         gained: By how much the loss must have fallen under its start [orders of magnitude].
         lost: Share of that which must be lost again [share].
-        late: The last share of the run over which it must stay lost [share].
+        late: The last share of the run for half of which it must be lost, or of two and a half times as much, where
+            it comes in waves [share].
 
     Blind spots:
         A loss that may be negative has no orders of magnitude. Where classes are predicted nothing hangs on so small
@@ -63,9 +65,10 @@ def late_instability(history: History, *, gained: float = 6.0, lost: float = 0.3
         return None
     course = _course(series)
     start, (best, best_step) = _order(series.values[0]), min(course)
-    now = median(_order(value) for value in stretch(series, 1 - late) or series.values)
+    # Over a longer stretch too: it may come back in waves, and now may be a trough.
+    now, highest = max(_level(series, share) for share in (late, _WAVES * late))
     fall, rise = start - best, now - best
-    if fall < gained or rise < lost * fall or now < start - _ROUNDING:
+    if fall < gained or rise < lost * fall or highest < start - _ROUNDING:
         return None
     onset = next(step for level, step in reversed(course) if level <= best + lost * fall / 2)
     lowest, back = 10**best, 10 ** min(now, 308.0)
@@ -88,6 +91,12 @@ def late_instability(history: History, *, gained: float = 6.0, lost: float = 0.3
         onset=onset,
         signals=("train_loss", "learning_rate"),
     )
+
+
+def _level(series: Series, share: float) -> tuple[float, float]:
+    """Returns the median of the logarithm over the last share of the run, and what a quarter of it is over."""
+    orders = sorted(_order(value) for value in stretch(series, 1 - share) or series.values)
+    return median(orders), orders[3 * len(orders) // 4]
 
 
 def _order(value: float) -> float:

@@ -7,6 +7,7 @@ from statistics import median
 
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
+from lightning_doctor.layers import of_kind
 from lightning_doctor.loss_head import SQUARED, LossHead, loss_head
 from lightning_doctor.noise import stretch
 from lightning_doctor.progress import LITTLE, standing
@@ -79,7 +80,7 @@ def unscaled_targets(history: History, *, far: float = 10.0) -> Finding | None:
     if not size >= far * max(1.0, first) or _is_made_by_outliers(head):
         return None
     how = standing(history)
-    if (how.most is not None and how.most >= LITTLE) or not (how.harmed or _lost(history)):
+    if (how.most is not None and how.most >= LITTLE) or not (how.harmed or (_is_deep(history) and _lost(history))):
         return None
     return Finding(
         severity=Severity.WARNING,
@@ -104,6 +105,11 @@ def _is_made_by_outliers(head: LossHead) -> bool:
     low, high = head.target_range
     farthest = max(high - head.target_mean, head.target_mean - low)
     return farthest > _OUTLYING * head.target_std > 2 * _OUTLYING * abs(head.target_mean)
+
+
+def _is_deep(history: History) -> bool:
+    """Whether there may be a hidden layer: how long a step of a linear model may be does not depend on its targets."""
+    return len(of_kind(history, "linear")) != 1
 
 
 def _lost(history: History) -> bool:

@@ -124,7 +124,13 @@ def _severity(history: History, fixed: bool, evidence: dict[str, float | int | s
 
 
 def _are_numbers(history: History) -> bool:
-    return history.fact("loss_head.targets") not in ("class_index", "one_hot", "binary")
+    kind = history.fact("loss_head.targets")
+    if kind is not None:
+        return kind not in ("class_index", "one_hot", "binary")
+    # Of a loss that cannot be read: whole numbers are classes.
+    leaves = [leaf for leaf in history.fact("batch.leaves", []) if isinstance(leaf, dict)]
+    target = next((leaf for leaf in leaves if leaf.get("key") == history.fact("batch.targets")), {})
+    return "int" not in str(target.get("dtype"))
 
 
 def _remedy(history: History) -> str:

@@ -111,6 +111,19 @@ def test_sorted_data_runs_at_one_and_comes_in_the_same_order(tmp_path: Path) -> 
     assert set(history["batch_repeat"].values) == {0.0}
 
 
+@pytest.mark.parametrize(("ordered", "run", "drift"), [(True, 1.0, 16.0), (False, 0.0, 1.0)])
+def test_targets_that_are_numbers_have_an_order_too(tmp_path: Path, ordered: bool, run: float, drift: float) -> None:
+    targets = torch.randn(1600, 1, generator=torch.Generator().manual_seed(0))
+    if ordered:
+        targets = targets.sort(0).values
+    history = watch(tmp_path, Fed(nn.Linear(64, 1)), loader(IMAGES[:1600], targets), max_epochs=2)
+    # From the second epoch on all numbers are known. Within batches of 32 nothing of the variance is left to a
+    # batch's neighbours; the standard errors of 50 runs of 0.18 and of 50 values of χ²₁ are 0.03 and 0.2.
+    assert mean(history["label_run"].values[-50:]) == pytest.approx(run, abs=0.1)
+    drifts = history["label_drift"].values[-50:]
+    assert mean(drifts) > drift if ordered else mean(drifts) == pytest.approx(drift, abs=0.6)
+
+
 def test_one_hot_and_whole_float_labels_are_classes_too(tmp_path: Path) -> None:
     class OneHot(DigitsNet):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
@@ -128,7 +141,7 @@ def test_one_hot_and_whole_float_labels_are_classes_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("targets", "reason"),
     [
-        (torch.randn(320), "the targets are no class indices"),
+        (1000 * torch.arange(320), "the targets are no class indices"),
         (torch.randn(320, 3), "the targets hold no single class a row"),
         (torch.zeros(320, 5, 5), "the targets, [32, 5, 5], hold no single class a row"),
         (torch.zeros(320, dtype=torch.long), "no batch had two rows side by side once two classes were known"),

@@ -112,8 +112,6 @@ def test_classes_are_recognised(targets: Tensor, form: str) -> None:
     "targets",
     [
         torch.tensor([3, 1000]),
-        torch.linspace(0, 1, 20),
-        torch.tensor([-1.0, 0.0, 1.0]),
         torch.tensor([[1.0, 1.0], [0.0, 1.0]]),
         torch.tensor([[0.5, 0.5]]),
         torch.zeros(4, 5, 5, dtype=torch.long),
@@ -131,9 +129,18 @@ def test_what_is_no_class_says_why(targets: Tensor) -> None:
     assert not found.open
 
 
+@pytest.mark.parametrize("targets", [torch.linspace(0, 1, 20), torch.tensor([[-1.0], [0.0], [1.0]])])
+def test_floats_that_are_no_classes_are_numbers(targets: Tensor) -> None:
+    found = kind(targets)
+    assert (found.form, found.why_not, found.open) == ("number", None, False)
+    numbers = found.labels(targets)
+    assert numbers is not None
+    assert numbers.tolist() == targets.flatten().tolist()
+
+
 def test_a_few_whole_floats_leave_it_open() -> None:
     assert kind(torch.arange(5.0), torch.arange(5.0)).open
-    assert kind(torch.arange(5.0), torch.arange(5.0), torch.tensor([0.5])).why_not is not None
+    assert kind(torch.arange(5.0), torch.arange(5.0), torch.tensor([0.5])).form == "number"
     assert kind(*[torch.arange(5.0)] * 4).form == "index"
 
 

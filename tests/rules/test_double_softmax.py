@@ -36,7 +36,7 @@ def test_sick_a_softmax_before_cross_entropy_is_named_with_the_floor_of_its_loss
 
 
 def test_sick_where_nothing_tells_how_the_run_goes_it_is_a_warning() -> None:
-    finding = judge(TWICE, skill=None, baseline=None, share=0.01)
+    finding = judge(TWICE, skill=None, baseline=None)
     assert finding is not None
     assert finding.severity is Severity.WARNING
 

@@ -80,8 +80,15 @@ def test_healthy_wandering_in_what_float32_leaves_of_a_loss_is_no_loss(now: floa
     assert (late_instability(run_of(losses)) is not None) is ill
 
 
-@pytest.mark.parametrize(("late", "ill"), [(40, False), (80, True)])
-def test_it_must_stay_lost_over_the_last_tenth(late: int, ill: bool) -> None:
+def test_sick_waves_that_come_again_and_again_are_seen_in_a_trough_too() -> None:
+    wave = [(10, -3.0), (60, -6.0), (30, -11.0)]
+    finding = late_instability(run_of(orders((200, -11.0), (500, -11.0), *wave * 3)))
+    assert finding is not None
+    assert finding.severity == "warning"
+
+
+@pytest.mark.parametrize(("late", "ill"), [(25, False), (80, True)])
+def test_it_must_stay_lost_over_half_of_the_last_tenth(late: int, ill: bool) -> None:
     # Of about a thousand steps.
     losses = orders((200, -11.0), (700, -11.0), (20, -3.5), (late, -3.5))
     assert (late_instability(run_of(losses)) is not None) is ill

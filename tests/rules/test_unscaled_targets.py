@@ -60,6 +60,13 @@ def test_a_loss_that_is_lost_need_not_be_waited_for(losses: list[float]) -> None
     assert unscaled_targets(history) is not None
 
 
+@pytest.mark.parametrize(("layers", "ill"), [(1, False), (2, True)])
+def test_healthy_targets_of_a_linear_model_whose_steps_are_too_long_whatever_they_are(layers: int, ill: bool) -> None:
+    history = run_of(152.0, 77.0, losses=[30000.0, 1e9, float("nan")], skill=None, baseline=None, share=0.01)
+    history.facts["activations"] = [{"layer": str(index), "kind": "linear"} for index in range(layers)]
+    assert (unscaled_targets(history) is not None) is ill
+
+
 def test_a_loss_that_breaks_without_growing_has_another_cause() -> None:
     losses = [30000.0, 29000.0, float("nan")]
     assert unscaled_targets(run_of(152.0, 77.0, losses=losses, skill=None, baseline=None, share=0.01)) is None

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_doctor import Doctor
 from lightning_doctor.history import History
 from lightning_doctor.rules.unshuffled_data import unshuffled_data
-from tests.histories import LOGITS, headed, reading
+from tests.histories import HEAD, LOGITS, headed, reading
 from tests.runs import IMAGES, LABELS, DigitsNet, trainer, validation_digits
 
 
@@ -24,10 +24,13 @@ def run_of(
     level: float = 2.0,
     accuracy: float | None = None,
     skill: float = 0.2,
+    head: dict[str, Any] = LOGITS,
+    share: float = 0.5,
 ) -> History:
     """A run at this training loss, where guessing costs 2.3; ten classes."""
     history = headed(
-        LOGITS,
+        head,
+        share=share,
         skill=skill,
         losses=[level] * 200,
         baseline=2.3,
@@ -110,6 +113,37 @@ def test_healthy_run_that_does_well_in_a_fixed_order_is_left_alone() -> None:
 
 def test_batches_of_one_sample_have_no_order() -> None:
     assert unshuffled_data(run_of(1.0, 0.0, size=1.0, repeat=0.0, sampler=None)) is None
+
+
+def test_sick_table_in_the_order_of_its_targets_teaches_nothing() -> None:
+    finding = unshuffled_data(run_of(15.0, 1.0, head=HEAD))
+    assert finding is not None
+    assert (finding.severity, finding.confidence) == ("warning", "confirmed")
+
+
+@pytest.mark.parametrize(("level", "ill"), [(1.7, False), (1.95, True)])
+def test_healthy_series_in_time_comes_in_its_order_and_is_learned(level: float, ill: bool) -> None:
+    # A quarter and a sixth of the 2.3 that guessing costs are learned, a fifth is asked for.
+    assert (unshuffled_data(run_of(15.0, 1.0, head=HEAD, level=level)) is not None) is ill
+
+
+@pytest.mark.parametrize(("share", "ill"), [(0.2, False), (0.3, True)])
+def test_a_series_in_time_is_given_a_quarter_of_the_run(share: float, ill: bool) -> None:
+    assert (unshuffled_data(run_of(15.0, 1.0, head=HEAD, share=share)) is not None) is ill
+
+
+def test_numbers_in_another_order_each_time_or_in_a_mixed_one_are_left_alone() -> None:
+    assert unshuffled_data(run_of(15.0, 1.0, head=HEAD, repeat=0.0, sampler="RandomSampler")) is None
+    assert unshuffled_data(run_of(1.0, 0.0, head=HEAD)) is None
+
+
+@pytest.mark.parametrize(("dtype", "ill"), [("int64", True), ("float32", False)])
+def test_under_a_loss_that_cannot_be_read_whole_numbers_are_classes(dtype: str, ill: bool) -> None:
+    history = run_of(31.0, 1.0, level=0.9)
+    del history.facts["loss_head"]
+    history.facts["batch"] = {"leaves": [{"key": "[1]", "shape": [32], "dtype": dtype}], "targets": "[1]"}
+    # Half of it is learned: enough for numbers, not for classes.
+    assert (unshuffled_data(history) is not None) is ill
 
 
 def test_the_remedy_for_a_stream_is_a_buffer() -> None:
