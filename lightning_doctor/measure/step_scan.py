@@ -69,7 +69,9 @@ def scan(loss_at: Callable[[float], Tensor]) -> Scan | None:
     if any(raised):
         index = raised.index(True)
         limit = FACTORS[index]
-        below = FACTORS[index - 1] if index else _lowering(loss_at, start, losses[0])
+        # Where no smaller factor lowers it visibly it is the direction that is wrong, not the length.
+        lowered = min(losses[:index], default=start) < start - _RESOLUTION * abs(start)
+        below = FACTORS[index - 1] if lowered else None if index else _lowering(loss_at, start, losses[0])
         while below is not None and limit > _CLOSE * below:
             middle = math.sqrt(below * limit)
             if float(loss_at(middle)) <= bar:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from statistics import median
+import math
+from functools import partial
+from statistics import fmean, median, stdev
 
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.noise import shift, stretch
 from lightning_doctor.progress import standing
 from lightning_doctor.rule import rule
-from lightning_doctor.step_sizes import median_change, scanned_steps, smallest_limit
+from lightning_doctor.step_sizes import scanned_steps, smallest_limit
 
 _LARGER = (64.0, 16.0, 4.0)
 # Share of the loss that all steps of a run must take off to do anything.
@@ -44,7 +46,7 @@ def learning_rate_too_low(
 
     Thresholds:
         factor: How many times larger a step must be that still lowers the loss [ratio].
-        share: Share of the scans of the later half in which it does [share].
+        share: Share of the scans in which it does, unless their mean is beyond their noise [share].
         sigmas: How sure a fall must be to tell the pace; under it the scans do [standard errors].
         patience: Share of the planned run before which nothing is said [share].
 
@@ -59,8 +61,12 @@ def learning_rate_too_low(
     if rates[-1] < 0.5 * max(rates) or max(rates) <= 0 or (rates[-1] > 1.5 * median(rates) and not now.ended):
         return None
     scans = scanned_steps(history)
-    since = scans[-1].step // 2
-    larger = next((t for t in _LARGER if t >= factor and _lowers(history, t, since, share)), None)
+    # A loss that has not moved is the same all along.
+    since = scans[-1].step // 2 if now.improving else scans[0].step
+    steps = losses.steps[-1] + _steps_left(history, losses.steps[-1])
+    idle = _do_nothing(history, steps)
+    lower = partial(_is_linear, history) if idle else partial(_lowers, history, since, share)
+    larger = next((t for t in _LARGER if t >= factor and lower(t)), None)
     limit = smallest_limit(scans)
     if larger is None or (limit is not None and limit < 0.5 * factor * rates[-1]):
         return None
@@ -69,7 +75,7 @@ def learning_rate_too_low(
     fall = shift(late[:half], late[half:])
     level = median(late[half:])
     left = _steps_left(history, losses.steps[-1])
-    change = median_change(history, 1.0, since) or 0.0
+    change = _mean_change(history, 1.0, since)
     # Medians a quarter of the run apart; what noise hides, the scans tell.
     seen = fall.sigmas < -sigmas
     pace = -fall.change / max(1.0, (losses.steps[-1] - losses.steps[0]) / 4) if seen else -change * level
@@ -77,10 +83,10 @@ def learning_rate_too_low(
     if level - pace * left < target:
         return None
     # Steps that small do nothing; where larger ones were made and the loss did not fall, it is not their length.
-    if not seen and (change >= 0 or -change * (losses.steps[-1] + left) > _NOTHING):
+    if not seen and not idle:
         return None
     recommended = min(larger * rates[-1] / 2, limit / 2 if limit is not None else larger * rates[-1])
-    gain = (median_change(history, larger, since) or 0.0) / min(change, -1e-30)
+    gain = _mean_change(history, larger, since) / min(change, -1e-30)
     return Finding(
         severity=Severity.WARNING,
         summary=f"at lr {rates[-1]:.3g} the training loss went from {losses.values[0]:.4g} to {level:.4g} only, and "
@@ -102,6 +108,24 @@ def learning_rate_too_low(
     )
 
 
+def _do_nothing(history: History, steps: int) -> bool:
+    """Whether all steps of the run, each as good as the best that was scanned, would take next to nothing off."""
+    changes = history["scan/1"].values
+    return any(changes) and max(map(abs, changes)) * steps < _NOTHING
+
+
+def _is_linear(history: History, factor: float) -> bool:
+    """Whether so much longer steps would do as much more: nothing but their length is in the way."""
+    made, longer = history["scan/1"].values, history.get(f"scan/{factor:g}").values
+    if not longer or fmean(longer) >= 0:
+        return False
+    return fmean(map(abs, longer)) > 0.5 * factor * fmean(map(abs, made))
+
+
+def _mean_change(history: History, factor: float, since: int) -> float:
+    return fmean(history.get(f"scan/{factor:g}").since(since) or [0.0])
+
+
 def _steps_left(history: History, last: int) -> int:
     planned = history.fact("trainer.planned_steps")
     if history.fact("run.ended") is not None:
@@ -110,8 +134,12 @@ def _steps_left(history: History, last: int) -> int:
     return max(0, planned - last - 1) if isinstance(planned, int) else last
 
 
-def _lowers(history: History, factor: float, since: int, share: float) -> bool:
-    changes = history.get(f"scan/{factor:g}").since(since)
-    made = median_change(history, 1.0, since)
-    lowering = sum(change < 0 for change in changes)
-    return bool(changes) and lowering >= share * len(changes) and made is not None and median(changes) < 2 * made < 0
+def _lowers(history: History, since: int, share: float, factor: float) -> bool:
+    """Whether steps so much longer lower the loss of other samples, nearly always or beyond the noise of batches."""
+    pairs = list(zip(*(history.get(f"scan/{t:g}").since(since) for t in (1.0, factor)), strict=False))
+    changes = [change for _, change in pairs]
+    if len(changes) < 3 or fmean(changes) >= 0:
+        return False
+    lowering = sum(change < 0 for change in changes) >= share * len(changes)
+    surely = -fmean(changes) * math.sqrt(len(changes)) > 2 * stdev(changes)
+    return (lowering or surely) and fmean(changes) < 2 * fmean([made for made, _ in pairs]) < 0
