@@ -39,8 +39,8 @@ def stuck_at_baseline(
         Overfit one batch first. If that fails: input scale, learning rate, dead units, the loss. If it works: labels.
 
     Thresholds:
-        learned: Share of the baseline's loss that must be gone for something to be learned, or four times that of its
-            errors, in one of the last three batches looked at [share].
+        learned: Share of the baseline's loss that must be gone for something to be learned, or three times that of its
+            errors, eight times in the last batch looked at [share].
         sigmas: How surely the loss must be over that [standard errors].
         patience: Share of the planned run before which it may just be slow to start [share].
         least: Steps before which nothing is said, where no end is planned four times as many [steps].
@@ -57,8 +57,8 @@ def stuck_at_baseline(
     late = stretch(losses, 0.6) or losses.values[-1:]
     level = median(late)
     error = 1.25 * noise(late) / math.sqrt(len(late))
-    skills = history.get("skill").finite().values[-3:]
-    if level - sigmas * error < (1 - learned) * baseline or (skills and max(skills) > 4 * learned):
+    skilled = now.skill is not None and (now.skill > 3 * learned or history["skill"].finite().values[-1] > 8 * learned)
+    if level - sigmas * error < (1 - learned) * baseline or skilled:
         return None
     evidence: dict[str, float | int | str] = {"loss": level, "baseline": baseline, "steps": spent}
     if now.skill is not None:

@@ -10,6 +10,7 @@ from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History, Series
 from lightning_doctor.noise import noise, shift
 from lightning_doctor.prescriptions import optimizer
+from lightning_doctor.progress import standing
 from lightning_doctor.rule import rule
 
 
@@ -55,7 +56,8 @@ def vanished_learning_rate(
 
     Blind spots:
         A schedule that goes up and down is judged only where it stays down. A loss that may be negative is taken
-        as never low. ReduceLROnPlateau is never blamed, even where noise made it cut too soon.
+        as never low. ReduceLROnPlateau is blamed only where it left half of the run and most of what there was to
+        learn.
     """
     gone = _gone(history, vanished)
     signal = "learning_rate"
@@ -77,8 +79,9 @@ def vanished_learning_rate(
     due = min(0.02 * span, 0.25 * (at - first)) if planned is not None else unused * span
     if share < unused or waited < 4 or len(since) < 4 or last - at < due:
         return None
-    if signal == "learning_rate" and "Plateau" in _scheduler(history):
-        # It cuts only where the loss did not fall for its patience: the plateau came first.
+    plateau = signal == "learning_rate" and "Plateau" in _scheduler(history)
+    if plateau and not (share >= 0.5 and standing(history).harmed):
+        # It cuts only where the loss did not fall for its patience: the plateau came first, unless it cut at once.
         return None
     if "Restart" in _scheduler(history) and last - at < 0.25 * (last - first):
         return None
@@ -195,6 +198,8 @@ def _remedy(history: History, at: int, planned: int | None, signal: str, evidenc
     epochs = history.fact("trainer.max_epochs")
     total = f"{planned} steps (`trainer.estimated_stepping_batches`)" if planned is not None else "all steps of the run"
     name = _scheduler(history) or "the scheduler"
+    if "Plateau" in name:
+        return f"raise the patience of {name}, and check that its mode is the one of what it watches (`min` for a loss)"
     if (
         first.get("interval") == "step"
         and isinstance(epochs, int)

@@ -140,3 +140,16 @@ def test_adagrad_whose_steps_shrank_a_hundredfold_is_suspected(shrunk: float, il
     if finding is not None:
         assert finding.confidence == "suspected"
         assert "instead of Adagrad" in finding.remedy
+
+
+@pytest.mark.parametrize(("skill", "ill"), [(0.3, True), (0.9, False)])
+def test_sick_a_plateau_scheduler_that_cut_at_once_in_a_run_that_learned_little(skill: float, ill: bool) -> None:
+    losses = noisy(decay(2.3, 2.2, 60, 120) + [2.2] * 880, 0.02)
+    rates = [0.02] * 100 + [2e-3] * 20 + [2e-9] * 880
+    history = run_of(losses, rates, planned=1000, interval="epoch", scheduler="ReduceLROnPlateau")
+    history.facts["run"] = {"ended": "completed"}
+    for step in range(0, 1000, 50):
+        history.record("skill", step, skill)
+    finding = vanished_learning_rate(history)
+    assert (finding is not None) is ill
+    assert finding is None or "patience of ReduceLROnPlateau" in finding.remedy
