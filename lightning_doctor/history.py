@@ -75,12 +75,13 @@ class Series:
         older = self.values[:half]
         finite = [i for i, value in enumerate(older) if math.isfinite(value)]
         others = [i for i, value in enumerate(older) if not math.isfinite(value)]
-        kept = set(range(0, half, 2))
-        if finite:
-            kept |= {min(finite, key=older.__getitem__), max(finite, key=older.__getitem__)}
+        extremes = {min(finite, key=older.__getitem__), max(finite, key=older.__getitem__)} if finite else set()
         # All of a series of nothing but NaN, kept, would grow for ever.
-        kept |= set(others if len(others) <= half // 4 else others[:1])
-        keep = sorted(kept) if len(kept) < half else list(range(0, half, 2))
+        broken = others if len(others) <= half // 4 else others[:1]
+        # At least one point goes, and of the rest those in between go first.
+        dear = list(dict.fromkeys([0, *sorted(extremes), *broken]))[: max(1, half - 1)]
+        between = [i for i in range(0, half, 2) if i not in dear]
+        keep = sorted([*dear, *between[: max(0, half - 1 - len(dear))]])
         self.steps = [self.steps[i] for i in keep] + self.steps[half:]
         self.values = [self.values[i] for i in keep] + self.values[half:]
         self._finite = 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,7 +11,7 @@ from torch import Tensor, nn
 
 from lightning_doctor.callbacks.monitor import Monitor
 from lightning_doctor.callbacks.rehearsal import Rehearsal, Unrehearsable, obstacle
-from lightning_doctor.measure.step_scan import FACTORS, Scan, scan
+from lightning_doctor.measure.step_scan import FACTORS, scan
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -49,7 +51,7 @@ class StepScan(Monitor):
         """Keeps the weights that an examined step starts from."""
         if case.examining and self._able:
             self._before = [parameter.detach().clone() for parameter in case.run.module.parameters()]
-            self._rate = float(optimizer.param_groups[0].get("lr", 0.0))
+            self._rate = float(next(iter(optimizer.param_groups), {}).get("lr", 0.0))
 
     def before_batch(self, case: Case, batch: Any, batch_idx: int) -> None:
         """Scans the step that was made on the next batch."""
@@ -85,24 +87,27 @@ class StepScan(Monitor):
             return loss
 
         result = scan(loss_at)
-        # Of the step before this one.
-        step = case.run.step - 1
+        # NaN for what there is not: on every rank the vector has the same length, and is averaged over them.
+        numbers = [math.nan] * (len(FACTORS) + 3)
         if result is not None:
-            _record(case, step, result, self._rate)
-        if self._modal and result is not None:
-            evaluated = float(loss_at(1.0, train=False))
-            trained = result.losses[FACTORS.index(1.0)]
-            case.history.record("mode_gap", step, (trained - evaluated) / max(abs(evaluated), 1e-30))
+            limit = math.nan if result.limit is None else result.limit * self._rate
+            numbers = [*result.changes, result.best, limit, math.nan]
+            if self._modal:
+                evaluated = float(loss_at(1.0, train=False))
+                trained = result.losses[FACTORS.index(1.0)]
+                numbers[-1] = (trained - evaluated) / max(abs(evaluated), 1e-30)
+        # Of the step before this one.
+        case.window.put(case.run.step - 1, torch.tensor(numbers, dtype=torch.float64), partial(_receive, case))
 
 
-def _record(case: Case, step: int, result: Scan, rate: float) -> None:
+def _receive(case: Case, step: int, numbers: list[float]) -> None:
     history = case.history
-    if all(change == 0 for change in result.changes):
+    *changes, best, limit, gap = numbers
+    if not any(changes):
         # A step that was skipped, or a model whose loss is another's.
         history.lack(StepScan.signals, "the loss of a copy does not change with its weights")
         return
-    for factor, change in zip(FACTORS, result.changes, strict=True):
-        history.record(f"scan/{factor:g}", step, change, capacity=_CAPACITY)
-    history.record("scan_best", step, result.best, capacity=_CAPACITY)
-    if result.limit is not None:
-        history.record("scan_limit", step, result.limit * rate, capacity=_CAPACITY)
+    names = [*(f"scan/{factor:g}" for factor in FACTORS), "scan_best", "scan_limit", "mode_gap"]
+    for name, value in zip(names, (*changes, best, limit, gap), strict=True):
+        if math.isfinite(value):
+            history.record(name, step, value, capacity=_CAPACITY)

@@ -92,7 +92,13 @@ def _missed(
 ) -> Finding | None:
     recall = _numbers(history.fact("predictions.recall", {}))
     rare = {label: count for label, count in counts.items() if count * ratio <= max(counts.values())}
-    missed = [label for label in rare if label in recall and recall[label] < found]
+    wrong_way = _undercut(history, counts)
+    # Where the newest samples hold none of them, weights that are wrong for sure and no such prediction are enough.
+    predicted = history.fact("predictions.counts", {})
+    unseen = 0.0 if wrong_way else 1.0
+    missed = [
+        label for label in rare if recall.get(label, unseen) < found and (label in recall or label not in predicted)
+    ]
     if not missed or sum(rare[label] for label in missed) < 0.5 * sum(rare.values()):
         return None
     others = [value for label, value in recall.items() if label not in rare]
@@ -106,7 +112,7 @@ def _missed(
         "missed_share": share,
     }
     severity = state.if_harmed(Severity.WARNING)
-    if wrong_way := _undercut(history, counts):
+    if wrong_way:
         # Of such a loss nearly all can be gone with every rare sample missed.
         severity = Severity.ERROR
         advice = "turn the weights of the loss round: rare classes need the larger ones"

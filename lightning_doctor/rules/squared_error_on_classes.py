@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
-from lightning_doctor.loss_head import SQUARED, last_layer, loss_head
+from lightning_doctor.loss_head import SQUARED, LossHead, last_layer, loss_head
 from lightning_doctor.progress import standing
 from lightning_doctor.rule import rule
 
 _SQUASHING = ("sigmoid", "softmax", "tanh")
+# More whole numbers than these are amounts.
+_MOST_CLASSES = 50
 
 
 @rule(
@@ -27,23 +31,24 @@ _SQUASHING = ("sigmoid", "softmax", "tanh")
         "flat_region",
     ),
 )
-def squared_error_on_classes(history: History, *, worse: float = 0.05) -> Finding | None:
+def squared_error_on_classes(history: History, *, worse: float = 0.05, off: float = 0.5) -> Finding | None:
     """Classes are learned with a squared or absolute error.
 
     What it looks at:
-        The fact ``loss_head``: the loss, the last activation and the kind of the targets; the skill of the
-        predictions; ``train_loss`` against the loss of a constant prediction.
+        The fact ``loss_head``: the loss, the last activation, the kind and the spread of the targets; the type of the
+        targets in the batch; the skill of the predictions; ``train_loss`` against the loss of a constant prediction.
 
     Why it matters:
         Behind a softmax or sigmoid the gradient of a squared error vanishes where the network is surely wrong, that
         of cross-entropy does not: training stays where it is. An absolute error prefers to call everything the most
-        frequent class.
+        frequent class. Class numbers that are to be met as numbers make class 2 lie between 1 and 3.
 
     Sick:
-        ``mse_loss(softmax(scores), one_hot)``, a loss that rests over the one of a constant prediction
+        ``mse_loss(softmax(scores), one_hot)``, a loss that rests over the one of a constant prediction;
+        ``mse_loss(output, labels.float())`` for labels 0 to 9, which the usual output misses by 1.2
 
     Healthy:
-        The same where the accuracy rises all the same; an autoencoder of binary pixels
+        The same where the accuracy rises all the same; an autoencoder of binary pixels; a regression on counts
 
     Remedy:
         Cross-entropy on the scores.
@@ -51,12 +56,16 @@ def squared_error_on_classes(history: History, *, worse: float = 0.05) -> Findin
     Thresholds:
         worse: How far over the loss of a constant prediction a loss that rests must lie to confirm that its
             predictions are stuck where they are wrong [share of that loss].
+        off: How far the usual output must be from its class number to round to another [classes].
 
     Blind spots:
-        With a linear output a squared error does not get stuck: that is a note. A regression on class
-        numbers looks like one on amounts.
+        With a linear output a squared error does not get stuck: that is a note. Whole numbers are taken for classes
+        only where they are few, begin at 0, are all about as frequent and come from the loader as integers: marks and
+        ages may be an order that a network should know.
     """
     head = loss_head(history)
+    if head.loss in SQUARED and _are_class_numbers(history, head):
+        return _numbered(history, head, off)
     # Many columns that are not one-hot are pictures or tags, each a target of its own.
     classes = (head.targets == "one_hot" and head.columns > 1) or (head.targets == "binary" and head.columns == 1)
     if head.loss not in SQUARED or not classes or (head.activation == "softmax" and head.columns == 1):
@@ -82,6 +91,36 @@ def squared_error_on_classes(history: History, *, worse: float = 0.05) -> Findin
         if squashed
         else f"use `{loss}`, which takes the scores as they are",
         confidence=Confidence.CONFIRMED if stuck else Confidence.SUSPECTED,
+        onset=0,
+        signals=("train_loss", "skill"),
+    )
+
+
+def _are_class_numbers(history: History, head: LossHead) -> bool:
+    key, leaves = history.fact("batch.targets"), history.fact("batch.leaves", [])
+    kinds = [str(leaf.get("dtype", "")) for leaf in leaves if leaf.get("key") == key]
+    lowest, highest = head.target_range
+    few = lowest == 0 and 2 <= highest <= _MOST_CLASSES and highest % 1 == 0
+    # Counts and marks crowd about their mean; a uniform distribution's deviation is 0.29 of its width.
+    return bool(kinds) and "int" in kinds[0] and head.columns == 1 and few and head.target_std >= 0.25 * highest
+
+
+def _numbered(history: History, head: LossHead, off: float) -> Finding:
+    state = standing(history)
+    classes = round(head.target_range[1]) + 1
+    # Of normal errors the median is 0.674 standard deviations.
+    usual = math.nan if state.skill is None else 0.674 * head.target_std * math.sqrt(max(0.0, 1 - state.skill))
+    late = state.ended or state.share is None or state.share >= 0.4
+    evidence: dict[str, float | int | str] = {"loss": head.loss, "classes": classes}
+    if state.skill is not None:
+        evidence |= {"skill": state.skill, "usual_error": usual}
+    return Finding(
+        severity=Severity.WARNING if late and usual > off else Severity.NOTE,
+        summary=f"{classes} classes are to be met as the numbers 0 to {classes - 1}"
+        + (f", and the usual output is off by {usual:.2g}" if usual > off else ""),
+        evidence=evidence,
+        remedy=f"put out {classes} scores, one for each class, and use `cross_entropy`",
+        confidence=Confidence.SUSPECTED,
         onset=0,
         signals=("train_loss", "skill"),
     )

@@ -80,7 +80,9 @@ def unscaled_targets(history: History, *, far: float = 10.0) -> Finding | None:
     if not size >= far * max(1.0, first) or _is_made_by_outliers(head):
         return None
     how = standing(history)
-    if (how.most is not None and how.most >= LITTLE) or not (how.harmed or (_is_deep(history) and _lost(history))):
+    if (how.most is not None and how.most >= LITTLE) or not (how.harmed or _lost(history)):
+        return None
+    if _lost(history) and not _is_deep(history):
         return None
     return Finding(
         severity=Severity.WARNING,

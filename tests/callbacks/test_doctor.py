@@ -27,8 +27,10 @@ def test_a_run_whose_rate_is_100_times_too_high_is_diagnosed_while_it_trains(tmp
     assert ill
     assert min(step for _, step in ill) <= 100
     assert doctor.report.worst in ("warning", "error")
-    assert doctor.report.findings[0].code == "LD102"
-    assert doctor.report.findings[0].step <= 100
+    cause, *symptoms = doctor.report.findings
+    assert cause.code == "LD103"
+    assert cause.step <= 100
+    assert [finding.explained_by for finding in symptoms if finding.code == "LD102"] == ["LD103"]
 
 
 def test_the_cured_run_is_silent(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

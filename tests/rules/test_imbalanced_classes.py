@@ -64,6 +64,9 @@ def test_sick_weights_that_make_the_rare_class_rarer_are_an_error_even_while_the
     finding = all_zero(head=WEIGHTED, baseline=0.02, losses=falling, share=0.3)
     assert finding is not None
     assert all_zero(head=WEIGHTED, baseline=0.17, losses=[0.01] * 400) == finding
+    # Among the newest samples there was none of the rare class.
+    assert judge(RARE, {"0": 100}, {"0": 1.0}, WEIGHTED, baseline=0.02) == finding
+    assert judge(RARE, {"0": 98, "1": 2}, {"0": 0.98}, WEIGHTED, baseline=0.02) is None
     assert (finding.severity, finding.confidence) == (Severity.ERROR, Confidence.CONFIRMED)
     assert "turn the weights of the loss round" in finding.remedy
 

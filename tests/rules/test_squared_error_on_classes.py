@@ -52,6 +52,44 @@ def test_sick_an_absolute_error_calls_everything_the_most_frequent_class() -> No
     assert "an absolute error on the scores" in finding.summary
 
 
+NUMBERS = {**HEAD, "target_min": 0.0, "target_max": 9.0, "target_mean": 4.5, "target_std": 2.87}
+BATCH = {"targets": "y", "leaves": [{"key": "x", "dtype": "float32"}, {"key": "y", "dtype": "int64"}]}
+
+
+@pytest.mark.parametrize(("skill", "severity"), [(0.92, "warning"), (0.94, "note")])
+def test_sick_labels_met_as_numbers_until_most_outputs_round_to_their_class(skill: float, severity: str) -> None:
+    # 0.674 · 2.87 · √0.08 = 0.55 and 0.674 · 2.87 · √0.06 = 0.47 are on either side of half a class.
+    finding = judge(NUMBERS, skill=skill, batch=BATCH)
+    assert finding is not None
+    assert (finding.severity, finding.confidence) == (severity, Confidence.SUSPECTED)
+    assert "put out 10 scores" in finding.remedy
+
+
+@pytest.mark.parametrize(
+    ("change", "dtype"),
+    [
+        ({}, "float32"),
+        # Counts crowd about their mean.
+        ({"target_std": 1.9}, "int64"),
+        ({"target_min": 1.0}, "int64"),
+        ({"target_max": 960.0, "target_std": 290.0}, "int64"),
+        # Divided by something.
+        ({"target_max": 2.5, "target_std": 0.8}, "int64"),
+        ({"loss": "poisson"}, "int64"),
+        ({"output_shape": [32, 4]}, "int64"),
+    ],
+)
+def test_healthy_amounts_are_no_class_numbers(change: dict[str, Any], dtype: str) -> None:
+    batch = {"targets": "y", "leaves": [{"key": "y", "dtype": dtype}]}
+    assert judge({**NUMBERS, **change}, batch=batch) is None
+
+
+def test_healthy_a_young_run_on_class_numbers_has_a_note() -> None:
+    finding = judge(NUMBERS, share=0.3, batch=BATCH)
+    assert finding is not None
+    assert finding.severity is Severity.NOTE
+
+
 def test_healthy_where_the_classes_are_found_all_the_same_it_is_a_note() -> None:
     finding = judge(ONE_HOT, skill=0.9, losses=[0.01] * 400, baseline=0.09, run=COMPLETED)
     assert finding is not None
@@ -104,3 +142,12 @@ def test_healthy_an_autoencoder_of_binary_pixels_is_silent_in_a_real_run(tmp_pat
 
     pixels = (IMAGES > 0.5).float()
     assert found(tmp_path, "squared_error_on_classes", net, functional.mse_loss, pixels, inputs=pixels) is None
+
+
+def test_sick_in_a_real_run_on_labels_as_numbers(tmp_path: Path) -> None:
+    def loss(outputs: Tensor, labels: Tensor) -> Tensor:
+        return functional.mse_loss(outputs[:, 0], labels.float())
+
+    finding = found(tmp_path, "squared_error_on_classes", lambda: nn.Linear(64, 1), loss, LABELS, lr=0.01)
+    assert finding is not None
+    assert finding.evidence["classes"] == 10
