@@ -57,7 +57,7 @@ class Standing:
 
         Either alone misleads: predictions by the luck of small batches, a loss by what it adds to its errors.
         """
-        return max((share for share in (self.skill, self.learned) if share is not None), default=None)
+        return _larger(self.skill, self.learned)
 
     @property
     def poor(self) -> bool:
@@ -85,10 +85,13 @@ class Standing:
             severity: Where the run is poor, moving or not, or nothing tells how it stands.
             attainable: The share of the constant predictor's loss that the fault leaves to be learned, in (0, 1].
         """
-        learned = None if self.learned is None else self.learned / attainable
-        most = max((share for share in (self.skill, learned) if share is not None), default=None)
+        most = _larger(self.skill, None if self.learned is None else self.learned / attainable)
         late = self.ended or self.share is None or self.share >= 0.4
         return severity if late and (most is None or most < POOR) else Severity.NOTE
+
+
+def _larger(*shares: float | None) -> float | None:
+    return max((share for share in shares if share is not None), default=None)
 
 
 def standing(history: History) -> Standing:

@@ -63,8 +63,8 @@ def learning_rate_too_low(
     scans = scanned_steps(history)
     # A loss that has not moved is the same all along.
     since = scans[-1].step // 2 if now.improving else scans[0].step
-    steps = losses.steps[-1] + _steps_left(history, losses.steps[-1])
-    idle = _do_nothing(history, steps)
+    left = _steps_left(history, losses.steps[-1])
+    idle = _do_nothing(history, losses.steps[-1] + left)
     lower = partial(_is_linear, history) if idle else partial(_lowers, history, since, share)
     larger = next((t for t in _LARGER if t >= factor and lower(t)), None)
     limit = smallest_limit(scans)
@@ -74,7 +74,6 @@ def learning_rate_too_low(
     half = len(late) // 2
     fall = shift(late[:half], late[half:])
     level = median(late[half:])
-    left = _steps_left(history, losses.steps[-1])
     change = _mean_change(history, 1.0, since)
     # Medians a quarter of the run apart; what noise hides, the scans tell.
     seen = fall.sigmas < -sigmas
