@@ -43,6 +43,7 @@ class Census:
         self._steps = 0
         self._standing: dict[str, Any] = {}
         self._lists: dict[str, list[str]] = {}
+        self._unregistered: dict[str, None] = {}
 
     def look(
         self, module: nn.Module, optimizers: Iterable[Optimizer], unfrozen: Collection[Tensor], ran: Sequence[str]
@@ -78,6 +79,10 @@ class Census:
         if (last := _last_layer(places, trainable & held, ran)) is not None:
             self._standing["last_layer"] = last
 
+    def find(self, unregistered: Iterable[str]) -> None:
+        """Takes in parameters that a loss depends on and the module does not know."""
+        self._unregistered |= dict.fromkeys(unregistered)
+
     def count(self, tensors: Iterable[TensorUpdate], *, skipped: bool) -> None:
         """Takes in an examined step; ``skipped`` where a scaler kept the optimizer from stepping."""
         for tensor in tensors:
@@ -98,6 +103,7 @@ class Census:
         """Returns the fact, as plain JSON."""
         lists = {
             **self._lists,
+            "unregistered": list(self._unregistered),
             "no_gradient": self._names(lambda r: not r.with_gradient),
             "zero_gradient": self._names(lambda r: bool(r.with_gradient) and not r.not_all_zero),
             "zero_learning_rate": self._names(lambda r: not r.with_rate),

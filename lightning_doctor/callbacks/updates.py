@@ -16,6 +16,7 @@ from lightning_doctor.callbacks.examination import is_compiled
 from lightning_doctor.callbacks.monitor import Monitor
 from lightning_doctor.history import SERIES_CAPACITY
 from lightning_doctor.measure.carried import CarriedGradients
+from lightning_doctor.measure.unregistered import unregistered
 from lightning_doctor.measure.updates import Page, TensorUpdate, UpdateTable
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 MOST_LAYERS = 64
 _LAYER_CAPACITY = 128
+# Losses whose graphs are searched for parameters that the module does not know.
+_SEARCHES = 4
 _COSINES = ("gradient_cosine", "update_cosine")
 # Why a signal may be missing from a run whose steps were examined.
 _UNKNOWN = {
@@ -69,6 +72,7 @@ class UpdateMonitor(Monitor):
         self._census = Census()
         self._unfrozen: set[Tensor] = set()
         self._ran: list[str] = []
+        self._searches = _SEARCHES
         self._verdicts: dict[int, list[Tensor | bool]] = defaultdict(list)
         self._owed = False
         self._measured = False
@@ -96,9 +100,14 @@ class UpdateMonitor(Monitor):
             self._ran.append(layer)
 
     def examine_loss(self, case: Case, loss: Tensor) -> None:
-        """Looks whether gradients are still there, after Lightning has called ``zero_grad``."""
+        """Looks whether gradients are still there, after Lightning has called ``zero_grad``, and whose they will be."""
         if case.run.automatic and self._hears_backward:
             self._backward_begins(case)
+        # A compiled model's loss is that of a copy, whose parameters are others.
+        if self._searches > 0 and not is_compiled(case.run.module):
+            self._searches -= 1
+            held = [p for optimizer in case.run.optimizers for group in optimizer.param_groups for p in group["params"]]
+            self._census.find(unregistered(loss, case.run.module, held))
 
     def before_backward(self, case: Case, loss: Tensor) -> None:
         """Looks whether gradients are still there."""

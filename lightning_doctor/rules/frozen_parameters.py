@@ -23,6 +23,7 @@ _STEPS = 3
         "loss_plateau",
         "stuck_at_baseline",
         "vanishing_gradients",
+        "dead_units",
         "collapsed_output",
         "undertrained",
         "learning_rate_too_low",
@@ -40,7 +41,8 @@ def frozen_parameters(history: History, *, share: float = 0.9) -> Finding | None
 
     What it looks at:
         The fact ``parameters``: which parameters require a gradient, which an optimizer holds, which never had a
-        gradient or had none but zeros, which never changed, and whether the last layer is trained.
+        gradient or had none but zeros, which never changed, which the loss depends on though the module does not know
+        them, and whether the last layer is trained.
 
     Why it matters:
         What is not trained stays random. A frozen last layer forces everything before it to fit random weights; an
@@ -65,6 +67,7 @@ def frozen_parameters(history: History, *, share: float = 0.9) -> Finding | None
     table = history.fact("parameters", {})
     return (
         _nothing(history, table)
+        or _unregistered(history, table)
         or _cut_off(history, table)
         or _unheld(history, table)
         or _frozen(history, table, share)
@@ -138,6 +141,22 @@ def _cut_off(history: History, table: dict[str, Any]) -> Finding | None:
         confidence=Confidence.CONFIRMED if key in ("no_gradient", "zero_learning_rate") else Confidence.SUSPECTED,
         onset=0,
         signals=("train_loss", "update_ratio"),
+    )
+
+
+def _unregistered(history: History, table: dict[str, Any]) -> Finding | None:
+    names = _names(table, "unregistered")
+    if not names:
+        return None
+    return Finding(
+        severity=standing(history).if_harmed(Severity.WARNING),
+        summary=f"{_count(table, 'unregistered')} parameter tensors that the loss depends on are not the module's, so "
+        f"that no optimizer trains and no checkpoint keeps them: {listed(names)}",
+        evidence=_evidence(table, "unregistered"),
+        remedy=f"register {listed(names)}: keep layers in an `nn.ModuleList` or `nn.ModuleDict`, parameters in an "
+        "`nn.ParameterList`, not in a plain list or dict",
+        onset=0,
+        signals=("train_loss",),
     )
 
 

@@ -50,6 +50,20 @@ def test_what_the_optimizer_was_not_given_is_named(tmp_path: Path) -> None:
     assert fact["frozen"] == fact["unchanged"] == []
 
 
+def test_layers_in_a_plain_list_are_named_by_the_list(tmp_path: Path) -> None:
+    class Listed(DigitsNet):
+        def __init__(self) -> None:
+            super().__init__()
+            self._hidden = [nn.Linear(64, 64)]
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return super().training_step((self._hidden[0](batch[0]), batch[1]), batch_idx)
+
+    fact = parameters(tmp_path, Listed())
+    assert fact["unregistered"] == ["_hidden[0].weight", "_hidden[0].bias"]
+    assert fact["tensors"] == fact["trained"] == 4
+
+
 def test_a_head_that_no_optimizer_holds_is_the_last_layer_untrained(tmp_path: Path) -> None:
     class TrunkOnly(DigitsNet):
         def configure_optimizers(self) -> Any:

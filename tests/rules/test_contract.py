@@ -178,6 +178,7 @@ FACTS: dict[str, Any] = {
         "zero_gradient": [],
         "zero_learning_rate": [],
         "unchanged": ["head.weight", "head.bias"],
+        "unregistered": [],
         "counts": {"frozen": 0, "not_in_optimizer": 2, "no_gradient": 0, "zero_gradient": 0, "unchanged": 2},
         "unchanged_share": 0.5,
         "steps": 12,

@@ -67,6 +67,15 @@ def test_parameters_in_no_optimizer_are_a_note_until_harm_shows(skill: float, se
 
 
 @pytest.mark.parametrize(("skill", "severity"), [(0.9, Severity.NOTE), (0.1, Severity.WARNING)])
+def test_parameters_that_the_module_does_not_know_are_a_note_until_harm_shows(skill: float, severity: Severity) -> None:
+    finding = judge(unregistered=["hidden[0].weight", "hidden[0].bias"], skill=skill)
+    assert finding is not None
+    assert (finding.severity, finding.confidence) == (severity, "confirmed")
+    assert "no optimizer trains" in finding.summary
+    assert "register hidden[0].weight, hidden[0].bias" in finding.remedy
+
+
+@pytest.mark.parametrize(("skill", "severity"), [(0.9, Severity.NOTE), (0.1, Severity.WARNING)])
 def test_parameters_that_never_get_a_gradient_are_a_note_until_harm_shows(skill: float, severity: Severity) -> None:
     finding = judge(no_gradient=["trunk.weight", "trunk.bias"], skill=skill)
     assert finding is not None
