@@ -16,10 +16,14 @@ from tests.runs import QUIET
 def plain(program: Program, folder: str) -> tuple[float, bool]:
     """Returns the gain, NaN for a model that is lost, and whether the yardstick flags the losses."""
     epochs = _by_trainer(program, folder) if program.by_trainer else _by_loop(program)
+    return gained(program), _flagged(epochs)
+
+
+def gained(program: Program) -> float:
+    """Returns the gain of the trained model, NaN for one that is lost."""
     program.module.eval()
     with torch.no_grad():
-        gain = program.gain(program.module)
-    return gain, _flagged(epochs)
+        return program.gain(program.module)
 
 
 def _flagged(epochs: list[float]) -> bool:

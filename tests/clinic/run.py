@@ -18,7 +18,7 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 
 from lightning_doctor import Doctor, Severity
 from lightning_doctor.sinks.report import write
-from tests.clinic.outcome import plain
+from tests.clinic.outcome import gained, plain
 from tests.clinic.patient import Program
 from tests.clinic.programs import PAIRS
 from tests.clinic.variation import Variation
@@ -43,6 +43,7 @@ class Run:
         sick: Whether it is the sick one.
         seed: Its seed.
         gain: Over the constant predictor, by the plain loop.
+        watched_gain: That of the run that the doctor saw, which draws other batches in another order.
         yardstick: Whether three lines at the end of the plain loop would have flagged it.
         findings: Those of the final report, root cause first.
         withdrawn: Warnings and errors that were given on the way and are none in the final report.
@@ -56,6 +57,7 @@ class Run:
     sick: bool
     seed: int
     gain: float
+    watched_gain: float
     yardstick: bool
     findings: tuple[Said, ...]
     withdrawn: tuple[Said, ...]
@@ -91,7 +93,9 @@ def execute(number: int, sick: bool, seed: int, keep: Path | None = None, varied
         seed_everything(vary.seed, verbose=False)
         gain, flagged = plain(make(vary), folder)
         seed_everything(vary.seed, verbose=False)
-        doctor, witness = _examine(make(vary), folder)
+        program = make(vary)
+        doctor, witness = _examine(program, folder)
+        watched_gain = gained(program)
     report = doctor.report
     if report is None:
         raise RuntimeError(f"program {number} left no report")
@@ -108,6 +112,7 @@ def execute(number: int, sick: bool, seed: int, keep: Path | None = None, varied
         sick,
         seed,
         gain,
+        watched_gain,
         flagged,
         findings,
         withdrawn,

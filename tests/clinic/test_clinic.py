@@ -85,7 +85,7 @@ def test_every_program_has_neighbours(pair: Pair) -> None:
 
 
 def made_up(gain: float, *said: Said, sick: bool = True, **changes: object) -> Run:
-    run = Run(11, sick, 0, gain, False, said, (), (), 100, 1.0)
+    run = Run(11, sick, 0, gain, gain, False, said, (), (), 100, 1.0)
     return replace(run, **changes)  # type: ignore[arg-type]
 
 
@@ -96,6 +96,12 @@ def made_up(gain: float, *said: Said, sick: bool = True, **changes: object) -> R
 def test_a_run_is_labelled_by_what_it_gained_against_its_twin(gain: float, outcome: str) -> None:
     twins = [made_up(0.8, sick=False), made_up(float("nan"), sick=False)]
     assert label(made_up(gain), BY_NUMBER[11], twins) == outcome
+
+
+@pytest.mark.parametrize("gain", [0.1, 0.7])
+def test_a_run_that_ends_another_way_under_the_doctors_eyes_is_unclear(gain: float) -> None:
+    twins = [made_up(0.8, sick=False)]
+    assert label(made_up(gain, watched_gain=0.8 - gain), BY_NUMBER[11], twins) == "unclear"
 
 
 def test_a_clinic_whose_healthy_programs_learn_nothing_is_refused() -> None:

@@ -25,7 +25,7 @@ def label(run: Run, pair: Pair, runs: Iterable[Run]) -> str:
     best = pair.reachable if pair.reachable is not None else max(_gains(pair, runs), default=0.0)
     if best <= 0:
         raise ValueError(f"no healthy run of program {pair.number} beats the constant predictor")
-    return _against(best, run.gain)
+    return _outcome(best, run)
 
 
 def _label_neighbour(run: Run, pair: Pair, runs: list[Run]) -> str:
@@ -35,13 +35,21 @@ def _label_neighbour(run: Run, pair: Pair, runs: list[Run]) -> str:
     if usual <= 0:
         return "unclear"
     if not run.sick:
-        return "healthy" if _against(usual, run.gain) == "healthy" else "unclear"
-    twin = next((r.gain for r in runs if r.number == run.number and not r.sick and r.seed == run.seed), math.nan)
-    return _against(twin, run.gain) if _against(usual, twin) == "healthy" else "unclear"
+        return "healthy" if _outcome(usual, run) == "healthy" else "unclear"
+    twin = next((r for r in runs if r.number == run.number and not r.sick and r.seed == run.seed), None)
+    if twin is None or _outcome(usual, twin) != "healthy":
+        return "unclear"
+    return _outcome(twin.gain, run)
 
 
 def _gains(pair: Pair, runs: list[Run]) -> list[float]:
     return [run.gain for run in runs if run.number == pair.number and not run.sick and math.isfinite(run.gain)]
+
+
+def _outcome(best: float, run: Run) -> str:
+    """Labels a run; unclear where it ended another way under the doctor's eyes, which a chaotic one may."""
+    outcomes = {_against(best, run.gain), _against(best, run.watched_gain)}
+    return outcomes.pop() if len(outcomes) == 1 else "unclear"
 
 
 def _against(best: float, gain: float) -> str:
