@@ -86,7 +86,11 @@ class Variation:
         # A handful of rows is the problem itself.
         if kept >= 50:
             kept = round(self.share * kept)
-        return loader(inputs[:kept], targets[:kept], batch and self.batch(batch), shuffle=shuffle)
+        size = batch and self.batch(batch)
+        # Batch normalisation refuses a last batch of one.
+        if size and kept < len(inputs) and kept % size == 1:
+            kept -= 1
+        return loader(inputs[:kept], targets[:kept], size, shuffle=shuffle)
 
 
 def loader(inputs: Tensor, targets: Tensor, batch: int | None = None, *, shuffle: bool = True) -> DataLoader[Any]:

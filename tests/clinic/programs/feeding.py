@@ -53,7 +53,7 @@ def _gap(vary: Variation, *, value: float | None) -> Program:
         inputs, targets = served(program)
         inputs = inputs.clone()
         inputs[torch.randint(0, len(inputs), ()), 7] = value
-        program.train = vary.loader(inputs, targets, 32)
+        program.train = loader(inputs, targets, vary.batch(32))
     return program
 
 
