@@ -18,6 +18,9 @@ from lightning_doctor.step_sizes import ScannedStep, began_dead, scanned_steps, 
 _OPENING = 4
 # Losses under which a run has no course yet, only single noisy values.
 _YOUNG = 32
+# Parts of a run of which the best tells what it had learned; the share of the baseline that is something, and the share
+# of that which may be left where it is lost; standard errors that the loss must have risen by.
+_PARTS, _SOMETHING, _REST, _SURE = 12, 0.05, 0.25, 5.0
 
 
 @rule(
@@ -28,6 +31,7 @@ _YOUNG = 32
         "non_finite_loss",
         "non_finite_gradients",
         "exploding_gradients",
+        "missing_warmup",
         "vanishing_gradients",
         "always_clipped",
         "dead_units",
@@ -71,7 +75,8 @@ def learning_rate_too_high(
         jump: How many times its start the loss must reach to be lost while it is young [ratio].
 
     Blind spots:
-        A run that does well, or still improves, is left alone at any rate. In manual optimization, and where a rank
+        A run that does well, or still improves, is left alone at any rate; one whose schedule has begun to lower the
+        rate gets a note until half of it is over. In manual optimization, and where a rank
         holds only a part of the model, no step is scanned.
     """
     scans = scanned_steps(history)
@@ -85,7 +90,7 @@ def learning_rate_too_high(
     seen = next((part for part in (late, opening) if _overshoots(part, share, least)), None)
     early = [scan for scan in opening if scan.overshoots and _far_over(scan)]
     if seen is None and not (early and _rose(history, early[0].step)) and not bounces:
-        return _climbed(history, rise) if not lost else None
+        return None if lost else _climbed(history, rise) or _unlearned(history)
     over = [scan for scan in seen or early or late if scan.overshoots]
     if not over:
         return None
@@ -104,10 +109,17 @@ def learning_rate_too_high(
     if limit is not None:
         evidence |= {"limit": limit, "recommended": limit / 2}
     at = "" if rate is None else f" at lr {rate:.3g}"
+    summary = f"{len(over)} of {len(seen or scans)} scanned steps{at} raised the loss of other samples, which smaller "
+    summary += "steps lowered"
+    if bounces and seen is None:
+        summary = f"successive gradients point against each other (median cosine {median(cosines):.2g}), and {summary}"
+    if not _finite(history):
+        severity = Severity.ERROR
+    else:
+        severity = Severity.NOTE if not lost and _is_decaying(history) else Severity.WARNING
     return Finding(
-        severity=Severity.WARNING if _finite(history) else Severity.ERROR,
-        summary=f"{len(over)} of {len(seen or scans)} scanned steps{at} raised the loss of other samples, which "
-        "smaller steps lowered",
+        severity=severity,
+        summary=summary,
         evidence=evidence,
         remedy=_remedy(rate, limit),
         # That a smaller step would have done better is proven; that it would have been enough, where the run is lost.
@@ -115,6 +127,13 @@ def learning_rate_too_high(
         onset=over[0].step,
         signals=("scan_limit", "scan/1", "learning_rate", "train_loss"),
     )
+
+
+def _is_decaying(history: History) -> bool:
+    """Whether a schedule has begun to lower the rate, and has the better part of the run to go on with it."""
+    rates, now = history.get("learning_rate").values, standing(history)
+    under_way = not now.ended and now.share is not None and now.share < 0.5
+    return under_way and bool(rates) and bool(history.fact("schedulers")) and rates[-1] < max(rates)
 
 
 def _climbed(history: History, rise: float) -> Finding | None:
@@ -141,6 +160,32 @@ def _climbed(history: History, rise: float) -> Finding | None:
         confidence=Confidence.SUSPECTED,
         onset=losses.steps[0],
         signals=("train_loss", "learning_rate"),
+    )
+
+
+def _unlearned(history: History) -> Finding | None:
+    """A run that had learned something from this data, and has lost it again."""
+    losses, baselines = history["train_loss"], history.get("baseline_loss").finite().values
+    late = _recent(losses)
+    if not baselines or min(losses.values) < 0 or len(losses) < 8 * _YOUNG:
+        return None
+    baseline = median(baselines[-3:])
+    parts = [stretch(losses, i / _PARTS, (i + 1) / _PARTS) for i in range(_PARTS)]
+    best, index = min((median(part), i) for i, part in enumerate(parts) if part)
+    learned, left = 1 - best / baseline, 1 - median(late) / baseline
+    if learned < _SOMETHING or left > _REST * learned or shift(parts[index], late).sigmas < _SURE:
+        return None
+    rate = peak_rate(history)
+    first, span = losses.steps[0], losses.steps[-1] - losses.steps[0]
+    return Finding(
+        severity=Severity.WARNING,
+        summary=f"the training loss had come down to {best:.4g}, and is back at {median(late):.4g}, where a constant "
+        f"prediction costs {baseline:.4g}: steps undid what they had learned",
+        evidence={"best": best, "now": median(late), "baseline_loss": baseline} | ({"rate": rate} if rate else {}),
+        remedy=_remedy(rate, None),
+        confidence=Confidence.SUSPECTED,
+        onset=first + (index + 1) * span // _PARTS,
+        signals=("train_loss", "baseline_loss", "learning_rate"),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from itertools import pairwise
 from statistics import fmean, median, stdev
 
 from lightning_doctor.findings import Confidence, Finding, Severity
@@ -108,9 +109,10 @@ def learning_rate_too_low(
 
 
 def _do_nothing(history: History, steps: int) -> bool:
-    """Whether all steps of the run, each as good as the best that was scanned, would take next to nothing off."""
-    changes = history["scan/1"].values
-    return any(changes) and max(map(abs, changes)) * steps < _NOTHING
+    """Whether all steps of the run, each as good as the scanned one before it, would take next to nothing off."""
+    scans = history["scan/1"]
+    spans = [after - before for before, after in pairwise([*scans.steps, max(steps, scans.steps[-1] + 1)])]
+    return any(scans.values) and sum(abs(v) * n for v, n in zip(scans.values, spans, strict=True)) < _NOTHING
 
 
 def _is_linear(history: History, factor: float) -> bool:

@@ -6,16 +6,21 @@ from statistics import median
 
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
+from lightning_doctor.layers import measured
 from lightning_doctor.prescriptions import is_adaptive, optimizer
 from lightning_doctor.progress import standing
 from lightning_doctor.rule import rule
-from lightning_doctor.step_sizes import began_dead, median_change, scanned_steps, smallest_limit
+from lightning_doctor.step_sizes import ScannedStep, began_dead, median_change, scanned_steps, smallest_limit
+
+# Steps that are the first ones of any run.
+_FEW = 16
 
 
 @rule(
     "LD110",
-    needs={"scan/1": 6, "train_loss": 32, "learning_rate": 1},
+    needs={"train_loss": 32, "learning_rate": 1},
     explains=(
+        "vanishing_gradients",
         "diverging_loss",
         "exploding_gradients",
         "dead_units",
@@ -27,18 +32,23 @@ from lightning_doctor.step_sizes import began_dead, median_change, scanned_steps
         "undertrained",
     ),
 )
-def missing_warmup(history: History, *, opening: float = 0.1, rise: float = 1.2, share: float = 0.25) -> Finding | None:
+def missing_warmup(
+    history: History, *, opening: float = 0.1, rise: float = 1.2, share: float = 0.25, erased: float = 0.01
+) -> Finding | None:
     """The first steps of an adaptive optimizer are too long, later ones are not.
 
     What it looks at:
-        ``scan/…`` of the run's first steps and of its later half, ``train_loss`` in between, ``learning_rate``.
+        ``scan/…`` of the run's first steps and of its later half, ``train_loss`` in between, ``learning_rate``;
+        ``output_spread`` and the gradients of the first and the last layer over the first steps.
 
     Why it matters:
         Adam's first steps are as long as its learning rate in every weight, whatever the gradient: what they break a
         smaller rate later does not mend.
 
     Sick:
-        the first steps raise the loss, from 2.4 to 9.1, which a tenth of them would lower; later ones do not
+        the first steps raise the loss, from 2.4 to 9.1, which a tenth of them would lower; later ones do not. Or
+        after 16 steps outputs differ from sample to sample by 0.0003, where they differed by 0.1, and no gradient
+        comes through to the first layer any more
 
     Healthy:
         steps that overshoot throughout are a rate that is too high; a run that does well needs no warm-up
@@ -50,31 +60,37 @@ def missing_warmup(history: History, *, opening: float = 0.1, rise: float = 1.2,
         opening: Share of the run that counts as its first steps [share].
         rise: How many times its first value the loss must reach there [ratio].
         share: Share of the later scanned steps that may overshoot at most [share].
+        erased: Share of their first size to which the differences between outputs, and the gradient of the first
+            layer beside that of the last, must fall over the first steps to have been erased by them [share].
 
     Blind spots:
-        Plain SGD, whose first steps are as long as the gradient says; a run without scans. A network that its first
-        steps killed says nothing of later ones: that is a rate too high.
+        Plain SGD, whose first steps are as long as the gradient says. A network whose units its first steps killed
+        says nothing of later ones: that is a rate too high.
     """
-    losses, rates = history["train_loss"], history["learning_rate"]
-    now = standing(history)
-    if not is_adaptive(history) or not now.harmed or min(losses.values) < 0:
+    losses, rates = history["train_loss"], history["learning_rate"].values
+    if not is_adaptive(history) or not standing(history).harmed or min(losses.values) < 0:
+        return None
+    if rates[0] < 0.5 * max(rates):
         return None
     end = losses.steps[0] + max(8.0, opening * (losses.steps[-1] - losses.steps[0]))
     scans = scanned_steps(history)
-    first, later = [s for s in scans if s.step <= end], [s for s in scans if s.step > scans[-1].step / 2]
+    later = [scan for scan in scans if scan.step > scans[-1].step / 2]
+    if began_dead(history) or sum(scan.overshoots for scan in later) > max(1, share * len(later)):
+        return None
+    return _raised(history, end, rise, later) or _erased(history, max(end, _FEW), erased)
+
+
+def _raised(history: History, end: float, rise: float, later: list[ScannedStep]) -> Finding | None:
+    """First steps that raised the loss, and later ones that do not."""
+    losses, rate = history["train_loss"], history["learning_rate"].values[0]
+    first = [scan for scan in scanned_steps(history) if scan.step <= end]
     over = [scan for scan in first if scan.overshoots]
     limit = smallest_limit(over)
     peak = max(value for step, value in zip(losses.steps, losses.values, strict=True) if step <= end)
-    warmed = rates.values[0] < 0.5 * max(rates.values)
-    if limit is None or warmed or peak < rise * losses.values[0] or not later:
+    if limit is None or peak < rise * losses.values[0] or not later:
         return None
-    if (
-        sum(scan.overshoots for scan in later) > share * len(later)
-        or _is_dead(history, later[0].step)
-        or began_dead(history)
-    ):
+    if _is_dead(history, later[0].step):
         return None
-    rate = rates.values[0]
     return Finding(
         severity=Severity.WARNING,
         summary=f"the first steps of {optimizer(history)} at lr {rate:.3g} raised the loss from "
@@ -93,6 +109,48 @@ def missing_warmup(history: History, *, opening: float = 0.1, rise: float = 1.2,
         onset=over[0].step,
         signals=("scan_limit", "train_loss", "learning_rate"),
     )
+
+
+def _erased(history: History, end: float, erased: float) -> Finding | None:
+    """First steps after which the outputs are the same for every input, and the first layers without a gradient."""
+    spreads = history.get("output_spread").finite()
+    layers = measured(history, "grad_norm")
+    if len(spreads) < 4 or len(layers) < 2 or not spreads.values[0] > 0:
+        return None
+    early = [(step, value) for step, value in zip(spreads.steps, spreads.values, strict=True) if step <= end]
+    at = next((step for step, value in early if value <= erased * spreads.values[0]), None)
+    through = _ratios(history, layers)
+    if at is None or median(spreads.values[-3:]) > erased * spreads.values[0] or not through:
+        return None
+    before, after = through[0][1], [ratio for step, ratio in through if step >= at]
+    if not after or median(after) > erased * before:
+        return None
+    rate = history["learning_rate"].values[0]
+    return Finding(
+        severity=Severity.WARNING,
+        summary=f"the first {at + 1} steps of {optimizer(history)} at lr {rate:.3g} erased what the network tells of "
+        f"its input: outputs differ by {early[-1][1]:.2g}, at first by {early[0][1]:.2g}, and the gradient of {layers[0]} "
+        f"fell to {median(after) / before:.1g} of what it was beside that of {layers[-1]}",
+        evidence={
+            "rate": rate,
+            "erased_at": at,
+            "first_spread": early[0][1],
+            "spread": early[-1][1],
+            "gradient_share": median(after) / before,
+        },
+        remedy=f"warm lr up to {rate:.3g} over the first {_warmup(history)} steps, or lower it to {rate / 10:.1g}",
+        confidence=Confidence.SUSPECTED,
+        onset=spreads.steps[0],
+        signals=("output_spread", f"grad_norm/{layers[0]}", "learning_rate"),
+    )
+
+
+def _ratios(history: History, layers: list[str]) -> list[tuple[int, float]]:
+    """Returns the gradient of the first layer over that of the last, where both are known."""
+    first, last = (history[f"grad_norm/{layer}"].finite() for layer in (layers[0], layers[-1]))
+    below = dict(zip(last.steps, last.values, strict=True))
+    pairs = zip(first.steps, first.values, strict=True)
+    return [(step, value / below[step]) for step, value in pairs if below.get(step, 0) > 0]
 
 
 def _is_dead(history: History, since: int) -> bool:

@@ -61,6 +61,19 @@ def test_healthy_a_run_that_is_under_way_and_improves() -> None:
     assert learning_rate_too_high(history) is None
 
 
+@pytest.mark.parametrize(
+    ("planned", "schedulers", "severity"),
+    [(700, [{}], Severity.NOTE), (500, [{}], Severity.WARNING), (700, [], Severity.WARNING)],
+)
+def test_a_decay_that_is_under_way_is_waited_for(planned: int, schedulers: list[object], severity: Severity) -> None:
+    history = run(BOUNCING, [0.5] * 30, limit=0.02)
+    history.facts = {"trainer": {"planned_steps": planned}, "schedulers": schedulers}
+    reading(history, "learning_rate", [0.1 - 0.001 * i for i in range(30)])
+    finding = learning_rate_too_high(history)
+    assert finding is not None
+    assert finding.severity is severity
+
+
 def test_healthy_small_batches_whose_steps_point_the_wrong_way() -> None:
     # The smaller step raises the loss of the other samples as well: that is noise, and no matter of length.
     assert learning_rate_too_high(run(BOUNCING, [0.5] * 30, smaller=0.1)) is None
@@ -118,3 +131,20 @@ def test_healthy_rate_of_a_network_that_was_dead_before_its_first_step() -> None
 def test_sick_a_loss_that_stays_over_its_start_and_over_what_a_constant_scores(level: float, ill: bool) -> None:
     history = reading(run(noisy([2.33] * 8 + [level] * 392, 0.02), [-1e-6] * 30), "baseline_loss", [2.28] * 40)
     assert (learning_rate_too_high(history) is not None) is ill
+
+
+@pytest.mark.parametrize(
+    ("best", "now", "ill"), [(2.0, 2.29, True), (2.25, 2.29, False), (2.0, 2.18, False), (2.0, 2.24, True)]
+)
+def test_sick_a_run_that_lost_again_what_it_had_learned(best: float, now: float, ill: bool) -> None:
+    losses = noisy([2.3] * 100 + [best] * 100 + [now] * 200, 0.02)
+    finding = learning_rate_too_high(reading(run(losses, [-1e-6] * 40), "baseline_loss", [2.3] * 40))
+    assert (finding is not None) is ill
+    if finding is not None:
+        assert "undid" in finding.summary
+        assert 195 <= finding.onset <= 240  # type: ignore[operator]
+
+
+def test_healthy_a_part_of_the_run_that_was_lucky() -> None:
+    losses = noisy([2.3] * 100 + [2.0] * 100 + [2.29] * 200, 1.5)
+    assert learning_rate_too_high(reading(run(losses, [-1e-6] * 40), "baseline_loss", [2.3] * 40)) is None

@@ -53,6 +53,14 @@ def test_steps_too_small_to_be_seen_are_found_by_the_scans(change: float, ill: b
     assert (learning_rate_too_low(history) is not None) is ill
 
 
+@pytest.mark.parametrize(("start", "ill"), [(-1e-3, True), (-1e-2, False)])
+def test_steps_that_shrink_at_once_do_nothing_however_long_the_first_were(start: float, ill: bool) -> None:
+    history = history_of(noisy([40.0] * 400, 3.0), run=COMPLETED)
+    changes = [start, *[-1e-4] * 39]
+    scanned(history, changes, smaller=-1e-4, larger=-1e-3, rate=1e-3)
+    assert (learning_rate_too_low(history) is not None) is ill
+
+
 def test_healthy_a_run_that_does_well_by_its_predictions() -> None:
     assert learning_rate_too_low(reading(run(), "skill", [0.95] * 40)) is None
 

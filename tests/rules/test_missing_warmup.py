@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 
 from lightning_doctor.history import History
@@ -55,3 +58,45 @@ def test_the_loss_must_rise_over_its_start(peak: float, ill: bool) -> None:
     assert (
         missing_warmup(run([2.4, peak, *BROKEN[2:4], *BROKEN[4:]][:2] + BROKEN[4:] + [2.3, 2.3])) is not None
     ) is ill
+
+
+def erased(
+    *, spreads: Sequence[float] = (0.1, 3e-4, 1e-4), first: Sequence[float] = (0.5, 1e-4, 1e-4), **options: Any
+) -> History:
+    """First steps that raise no loss, after which outputs are alike; the last value of each holds on."""
+    history = run(noisy([2.3] * 400, 0.02), [-1e-4] * 40, **options)
+    for name, values in {"output_spread": spreads, "grad_norm/embed": first, "grad_norm/head": [1.0]}.items():
+        reading(history, name, [*values, *values[-1:] * (40 - len(values))])
+    return history
+
+
+def test_sick_first_steps_that_erased_what_tells_inputs_apart() -> None:
+    finding = missing_warmup(erased())
+    assert finding is not None
+    assert "the first 11 steps of Adam" in finding.summary
+    assert "embed fell to 0.0002" in finding.summary
+    assert "over the first 20 steps" in finding.remedy
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"spreads": (0.1, 3e-4, 0.2)},
+        {"spreads": (0.1, 0.09, 0.08, 0.08, 0.08, 0.08, 1e-4)},
+        {"spreads": (1e-4,)},
+        {"first": (0.5, 0.4)},
+        {"first": (1e-4,)},
+        {"skill": 0.9},
+        {"optimizers": SGD},
+        {"rates": [0.001 * min(10, step + 1) for step in range(400)]},
+    ],
+    ids=["came back", "late", "alike from the start", "gradients", "no gradient at the start", "well", "SGD", "warmed"],
+)
+def test_healthy_outputs_that_come_apart_again_or_were_not_erased_by_first_steps(options: dict[str, Any]) -> None:
+    assert missing_warmup(erased(**options)) is None
+
+
+@pytest.mark.parametrize(("share", "ill"), [(0.009, True), (0.011, False)])
+def test_the_differences_must_fall_to_a_hundredth(share: float, ill: bool) -> None:
+    assert (missing_warmup(erased(spreads=(0.1, 0.1 * share))) is not None) is ill
+    assert (missing_warmup(erased(first=(0.5, 0.5 * share))) is not None) is ill
