@@ -171,6 +171,8 @@ def _unlearned(history: History) -> Finding | None:
         return None
     baseline = median(baselines[-3:])
     parts = [stretch(losses, i / _PARTS, (i + 1) / _PARTS) for i in range(_PARTS)]
+    if not (baseline > 0 and any(parts)):
+        return None
     best, index = min((median(part), i) for i, part in enumerate(parts) if part)
     learned, left = 1 - best / baseline, 1 - median(late) / baseline
     if learned < _SOMETHING or left > _REST * learned or shift(parts[index], late).sigmas < _SURE:

@@ -129,8 +129,8 @@ def _erased(history: History, end: float, erased: float) -> Finding | None:
     return Finding(
         severity=Severity.WARNING,
         summary=f"the first {at + 1} steps of {optimizer(history)} at lr {rate:.3g} erased what the network tells of "
-        f"its input: outputs differ by {early[-1][1]:.2g}, at first by {early[0][1]:.2g}, and the gradient of {layers[0]} "
-        f"fell to {median(after) / before:.1g} of what it was beside that of {layers[-1]}",
+        f"its input: outputs differ by {early[-1][1]:.2g}, at first by {early[0][1]:.2g}, and the gradient of "
+        f"{layers[0]} fell to {median(after) / before:.1g} of what it was beside that of {layers[-1]}",
         evidence={
             "rate": rate,
             "erased_at": at,
