@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 from torch.nn.modules.loss import _Loss
 from torchmetrics import Metric
 
 from lightning_doctor.callbacks.monitor import Monitor
 from lightning_doctor.callbacks.rehearsal import Rehearsal, Unrehearsable
-from lightning_doctor.measure.batches import is_dense, leaves
+from lightning_doctor.measure.rows import count_rows, has_rows, take, tensors
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -121,11 +120,7 @@ class _Trial:
     def _run(self, index: Tensor) -> tuple[Tensor | None, Tensor]:
         """Returns what the first layer gets and what the last one returns when these rows are the batch."""
         self._entering, self._entered, self._predictions = True, None, None
-
-        def chosen(tensor: Tensor) -> Tensor:
-            return tensor.index_select(0, index.to(tensor.device)) if _has_rows(tensor, self._rows) else tensor
-
-        batch = apply_to_collection(self._batch, Tensor, chosen)
+        batch = take(self._batch, self._rows, index)
         self._rehearsal.loss(batch, self._batch_idx, train=False)
         if any(part.training for part in self._rehearsal.module.modules()):
             raise Unrehearsable("the training step puts parts of the model into train mode itself")
@@ -145,11 +140,11 @@ class _Trial:
     def _enters(self, part: nn.Module, args: Any, kwargs: Any) -> None:
         if self._entering:
             self._entering = False
-            found = [tensor for tensor in _tensors((args, kwargs)) if _has_rows(tensor, self._rows)]
+            found = [tensor for tensor in tensors((args, kwargs)) if has_rows(tensor, self._rows)]
             self._entered = found[0].detach().cpu().clone() if found else None
 
     def _ran(self, part: nn.Module, args: Any, output: Any) -> None:
-        found = [t for t in _tensors(output) if _has_rows(t, self._rows) and t.is_floating_point()]
+        found = [t for t in tensors(output) if has_rows(t, self._rows) and t.is_floating_point()]
         # As many columns as rows: what a whole model returns are then similarities of the samples, as CLIP's.
         if found and not (found[0].shape[1:2] == (self._rows,) and any(True for _ in part.children())):
             self._predictions = found[0].detach()
@@ -157,34 +152,17 @@ class _Trial:
     def _refuse_mixtures(self, entered: Tensor) -> None:
         """Other rows reach the very first layer: moved there by a reshape, which is a bug, or mixed in on purpose."""
         values = entered.flatten().sort().values
-        for tensor in _tensors(self._batch):
+        for tensor in tensors(self._batch):
             if tensor.numel() == values.numel() and torch.equal(tensor.cpu().flatten().sort().values, values):
                 return
         raise Unrehearsable("rows are mixed before the first layer, as mixup does")
 
 
 def _rows(case: Case, batch: Any) -> int:
-    """Returns the number of samples of this batch, which are its first dimension if the loader says as many."""
-    found = _tensors(batch)
-    sizes = [len(tensor) for tensor in found]
-    size, samples = case.history.fact("data.batch_size"), case.history.fact("data.train_samples", 0)
-    if isinstance(size, int) and size > 0:
-        likely = [size, samples % size]
-    else:
-        # Tensors of one dimension are labels: one a sample.
-        likely = [len(tensor) for tensor in found if tensor.ndim == 1 and len(set(sizes)) == 1]
-    rows: int | None = next((rows for rows in likely if rows > 1 and rows in sizes), None)
+    rows = count_rows(batch, case.history.fact("data.batch_size"), case.history.fact("data.train_samples", 0))
     if rows is None:
         raise Unrehearsable("the first dimension of the batch is not known to be that of its samples")
     return rows
-
-
-def _tensors(batch: Any) -> list[Tensor]:
-    return [tensor for _, tensor in leaves(batch) if is_dense(tensor) and tensor.ndim]
-
-
-def _has_rows(tensor: Tensor, rows: int) -> bool:
-    return not tensor.is_nested and tensor.ndim > 0 and len(tensor) == rows
 
 
 def _rows_of(far: Tensor) -> Tensor:
