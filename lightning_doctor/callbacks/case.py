@@ -13,6 +13,7 @@ from lightning_doctor.budget import Budget
 from lightning_doctor.callbacks import facts, ranks
 from lightning_doctor.callbacks.consultation import Consultation
 from lightning_doctor.callbacks.examination import Examination
+from lightning_doctor.callbacks.monitor import Monitor
 from lightning_doctor.callbacks.pace import Pace
 from lightning_doctor.callbacks.publisher import Publisher, log_folder
 from lightning_doctor.callbacks.rehearsal import Unrehearsable
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from lightning_doctor.callbacks.base import LightningModule, Trainer
-    from lightning_doctor.callbacks.monitor import Monitor
     from lightning_doctor.callbacks.settings import Settings
 
 T = TypeVar("T")
@@ -75,6 +75,7 @@ class Case:
         self.stepped = False
         self._trainer = weakref.ref(trainer)
         self._parts = list(parts)
+        self._listeners: dict[str, tuple[Monitor, ...]] = {}
         self._unwatched = list(unwatched)
         self._settings = settings
         self._publisher: Publisher | None = None
@@ -189,6 +190,7 @@ class Case:
         self._each("after_batch", self, outputs, batch_idx)
         if not self.stepped:
             return
+        self._each("probe", self)
         self.stepped = self._examined = False
         self.pace.advance()
         if self.pace.closes:
@@ -219,6 +221,7 @@ class Case:
     def give_up(self, hook: str, error: Exception) -> None:
         """Takes an error of the doctor's own that nothing else has caught; from here on it only meets other ranks."""
         self._parts.clear()
+        self._listeners.clear()
         self._examination.stop()
         self._publisher = None
         with suppress(Exception):
@@ -242,6 +245,7 @@ class Case:
         del self.trainer, self.module
         self.__dict__.pop("run", None)
         self._parts.clear()
+        self._listeners.clear()
         self._publisher = None
 
     def _note_ending(self, exception: BaseException | None) -> None:
@@ -338,16 +342,25 @@ class Case:
     # --- calling the monitors ------------------------------------------------------------------------------------
 
     def _each(self, hook: str, *args: Any) -> None:
+        listeners = self._listeners.get(hook)
+        if listeners is None:
+            listeners = self._listeners[hook] = tuple(part for part in self._parts if _listens(part, hook))
+        if not listeners:
+            return
         began = self.budget.clock()
-        for part in tuple(self._parts):
+        for part in listeners:
             try:
                 getattr(part, hook)(*args)
             except Exception as error:  # noqa: BLE001, PERF203
-                self._parts.remove(part)
+                self._drop(part)
                 self.consultation.failed(type(part).__name__, error)
         spent = self.budget.clock() - began
         self.budget.spent += spent
         self.pace.spent(hook, spent)
+
+    def _drop(self, part: Monitor) -> None:
+        self._parts.remove(part)
+        self._listeners.clear()
 
     def _try(self, part: str, act: Callable[[], T]) -> T | None:
         if self.consultation.is_off(part):
@@ -360,3 +373,8 @@ class Case:
             return None
         finally:
             self.budget.spent += self.budget.clock() - began
+
+
+def _listens(part: Monitor, hook: str) -> bool:
+    """Whether a part does anything there: most have little to do with most hooks."""
+    return hook in vars(part) or getattr(type(part), hook) is not getattr(Monitor, hook)

@@ -88,6 +88,9 @@ class Monitor(Callback):
     def after_batch(self, case: Case, outputs: Any, batch_idx: int) -> None:
         """Called after each training batch, with what ``training_step`` returned."""
 
+    def probe(self, case: Case) -> None:
+        """Called after each batch that stepped, for what is no part of measuring the step."""
+
     def before_close(self, case: Case) -> None:
         """Called before the window is fetched: the last chance to put something into it."""
 
