@@ -32,6 +32,14 @@ def peak_rate(history: History) -> float | None:
     return float(rate) if isinstance(rate, (int, float)) else None
 
 
+def momentum(history: History) -> float | None:
+    """Returns the momentum of the first parameter group of SGD; None for other optimizers and where it is unknown."""
+    groups = _first(history, "optimizers").get("groups")
+    group = groups[0] if isinstance(groups, list) and groups else None
+    value = group.get("momentum") if isinstance(group, dict) and is_adaptive(history) is False else None
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
+
+
 def lower_rate(history: History, factor: float = 10.0) -> str:
     """Says to lower the learning rate, with numbers where they are known: ``"lower lr from 0.1 to 0.01 or less"``."""
     rate = peak_rate(history)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lightning_doctor.callbacks.monitor import Monitor
 from lightning_doctor.callbacks.rehearsal import Rehearsal, Unrehearsable, obstacle
-from lightning_doctor.measure.step_scan import FACTORS, scan
+from lightning_doctor.measure.scanning import FACTORS, scan
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer

@@ -22,7 +22,8 @@ _SQUARES = {
 def preconditioner(optimizer: Optimizer, parameters: Sequence[Tensor]) -> Tensor | None:
     """Returns the diagonal of P, flat over the parameters [n]; a step is −lr·P·m for the momentum m.
 
-    One over the square root of the mean of squared gradients, debiased where the optimizer debiases it, plus eps: Kingma & Ba 2015, Hinton 2012, Duchi et al. 2011.
+    One over the square root of the mean of squared gradients, debiased where the optimizer debiases it, plus eps:
+    Kingma & Ba 2015, Hinton 2012, Duchi et al. 2011.
 
     Args:
         optimizer: After a step at least.
