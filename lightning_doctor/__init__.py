@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lightning_doctor.callbacks.activations import ActivationMonitor
     from lightning_doctor.callbacks.batches import BatchMonitor
+    from lightning_doctor.callbacks.curvature import CurvatureProbe
     from lightning_doctor.callbacks.doctor import Doctor
     from lightning_doctor.callbacks.generalization import GeneralizationMonitor
     from lightning_doctor.callbacks.gradients import GradientMonitor
@@ -31,6 +32,7 @@ _HOMES = {
     "ActivationMonitor": "callbacks.activations",
     "BatchMonitor": "callbacks.batches",
     "Confidence": "findings",
+    "CurvatureProbe": "callbacks.curvature",
     "Doctor": "callbacks.doctor",
     "DoctorCLI": "lightning_cli",
     "Finding": "findings",
@@ -51,6 +53,7 @@ __all__ = [
     "ActivationMonitor",
     "BatchMonitor",
     "Confidence",
+    "CurvatureProbe",
     "Doctor",
     "DoctorCLI",
     "Finding",

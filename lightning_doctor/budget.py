@@ -36,9 +36,13 @@ class Budget:
         elapsed = self.elapsed
         return self.spent / elapsed if elapsed > 0 else 0.0
 
+    def left(self) -> float:
+        """Time that may be spent now: under the share, plus two seconds for a run's first look [seconds]."""
+        return self.share * self.elapsed + FIRST_LOOK - self.spent
+
     def allows(self, cost: float) -> bool:
         """Says whether work of this length fits: under the share, plus two seconds for a run's first look."""
-        return self.spent + cost <= self.share * self.elapsed + FIRST_LOOK
+        return cost <= self.left()
 
     def has_earned(self, cost: float) -> bool:
         """Says whether work of this length fits under the share alone, the first look apart."""

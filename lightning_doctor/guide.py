@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from lightning_doctor.curvature import Escape, Probe, newest_probe
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.jsonable import MalformedError
 from lightning_doctor.noise import levels
 
-Reply = Literal["yes", "no", "unknown"]
+Reply = Literal["yes", "no", "unknown", "saddle", "minimum", "flat"]
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Answer:
 
     Attributes:
         question: As it is put to the reader.
-        reply: Yes, no or unknown.
+        reply: Yes, no or unknown; of a critical point saddle, minimum or flat.
         because: The numbers or codes the reply rests on, or why it is unknown, as a clause.
     """
 
@@ -63,10 +64,13 @@ class Guide:
             raise MalformedError(f"an answer of the guide cannot be read: {error}") from error
         for answer in answers:
             if answer.reply not in get_args(Reply):
-                raise MalformedError(f"a reply of the guide must be yes, no or unknown, got {answer.reply!r}")
+                raise MalformedError(
+                    f"a reply of the guide must be yes, no, unknown or what a critical point is, got {answer.reply!r}"
+                )
         return cls(answers, str(data.get("conclusion", "unknown")))
 
 
+_POINTS: tuple[Reply, ...] = ("saddle", "minimum", "flat")
 # How far a loss must have fallen, as a share of what the untrained network scored, to count as low without any
 # other reference. Between this and a finding the answer is unknown.
 _LOW = 0.1
@@ -75,16 +79,16 @@ _LOW = 0.1
 def walk(history: History, findings: Sequence[Finding]) -> Guide:
     """Walks the tree with what is known; "unknown" wherever that is the truth."""
     ill = [finding for finding in findings if finding.severity is not Severity.NOTE]
-    optimization = [f for f in ill if f.code[:3] in ("LD1", "LD2", "LD3") and f.explained_by is None]
+    optimization = [f for f in ill if f.code[:3] in ("LD1", "LD2", "LD3", "LD4") and f.explained_by is None]
     generalization = [f for f in ill if f.name in ("overfitting", "distribution_mismatch")]
     training = _training_loss(history, optimization)
     answers = [training]
     if training.reply == "no" or (optimization and not generalization):
         answers.append(_better_possible(optimization))
-        if answers[-1].reply != "yes":
-            return Guide(answers, "unknown")
-        answers.append(Answer("Is the gradient near zero?", "unknown", "no curvature probe ran"))
-        return Guide(answers, "optimization")
+        known, probe = answers[-1].reply == "yes", newest_probe(history)
+        if known or probe is not None:
+            answers.extend(_critical_point(history, probe))
+        return Guide(answers, "optimization" if known else "unknown")
     validation = _validation_loss(history, generalization)
     answers.append(validation)
     if validation.reply == "no":
@@ -119,6 +123,42 @@ def _better_possible(causes: Sequence[Finding]) -> Answer:
     if confirmed:
         return Answer(question, "yes", f"an optimization cause is confirmed: {_named(confirmed)}")
     return Answer(question, "unknown", "no optimization cause is confirmed and no simpler model was fitted")
+
+
+def _critical_point(history: History, probe: Probe | None) -> list[Answer]:
+    """Asks whether there is still a slope and, where there is none, what is there instead."""
+    question = "Is the gradient near zero?"
+    if probe is None:
+        return [Answer(question, "unknown", history.absent.get("curvature", "no curvature probe ran"))]
+    slope = probe.gradient
+    near = slope.near_zero
+    if near is None and probe.kind not in ("", "inconclusive"):
+        near = probe.kind != "slope"
+    numbers = _listed(
+        f"at step {probe.step}",
+        f"norm {slope.norm:.3g}",
+        f"at best it promises a fall of {slope.predicted_fall:.2g}",
+        f"to which curvature adds {slope.curvature_fall:.2g}",
+        f"standard error {slope.standard_error:.2g}",
+    )
+    if not near or probe.kind == "slope":
+        return [Answer(question, "unknown" if near is None else "no", numbers)]
+    point = next((kind for kind in _POINTS if kind == probe.kind), None)
+    because = probe.because or _listed(
+        f"curvature from {probe.low.value:.3g} to {probe.high.value:.3g}",
+        *([] if probe.escape is None else [_way_down(probe.escape)]),
+    )
+    because = f"{because}, by {probe.samples} samples" if probe.samples else because
+    return [Answer(question, "yes", numbers), Answer("What is this critical point?", point or "unknown", because)]
+
+
+def _way_down(escape: Escape) -> str:
+    return f"down by {escape.fall:.2g} ({escape.share:.0%}) at distance {escape.distance:.2g}"
+
+
+def _listed(*clauses: str) -> str:
+    """Puts clauses together, less those with a number that is not known."""
+    return ", ".join(clause for clause in clauses if "nan" not in clause)
 
 
 def _validation_loss(history: History, causes: Sequence[Finding]) -> Answer:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from lightning_doctor.findings import Severity
-from lightning_doctor.history import History
+from lightning_doctor.history import History, Series
 from lightning_doctor.noise import shift, stretch
 
 # Shares of what there is to learn, above which a run does well and under which it does badly.
@@ -18,6 +18,8 @@ LITTLE = 0.2
 _RECENT = 0.8
 # Share of the run before which predictions say nothing of how it stands now.
 _STALE = 0.5
+# Losses that are meant to be indifferent to samples far off.
+_ROBUST = ("l1", "huber", "smooth_l1")
 
 
 @dataclass(frozen=True)
@@ -25,8 +27,8 @@ class Standing:
     """Where a run is between a constant prediction and a perfect one.
 
     Attributes:
-        skill: The share of the constant predictor's errors that the recent predictions avoid, 1 for all; None where
-            predictions or targets cannot be read.
+        skill: The share of the constant predictor's errors that the recent predictions avoid, 1 for all; under a
+            robust loss that of the median error where it is larger. None where predictions or targets cannot be read.
         learned: The share of the constant predictor's loss that the recent training loss is under; None where either
             is unknown, the loss may be negative, or its least value is not zero.
         improving: Whether the training loss still falls beyond noise, at a pace that would take at least a twentieth
@@ -113,13 +115,20 @@ def _skill(history: History) -> float | None:
     skills = history.get("skill").finite()
     if not skills.values:
         return None
-    # A few at least: one small batch is luck.
-    recent = stretch(skills, _RECENT)
-    skill = median(recent if len(recent) >= 3 else skills.values[-3:])
+    skill = _recently(skills)
+    errors = history.get("typical_error").finite()
+    if errors.values and history.fact("loss_head.loss") in _ROBUST:
+        skill = max(skill, 1 - _recently(errors) ** 2)
     # Where the time for examinations ran out the last ones are old: what was learned by then is still known as long as
     # the loss has not risen, what was not may be by now.
     stale = skills.steps[-1] < _STALE * history.last_step
     return skill if not stale or (skill >= POOR and not _has_risen(history, skills.steps[-1])) else None
+
+
+def _recently(series: Series) -> float:
+    # A few at least: one small batch is luck.
+    recent = stretch(series, _RECENT)
+    return median(recent if len(recent) >= 3 else series.values[-3:])
 
 
 def _has_risen(history: History, since: int) -> bool:

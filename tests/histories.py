@@ -129,3 +129,30 @@ def headed(
     if baseline is not None:
         reading(history, "baseline_loss", [baseline] * 3)
     return history
+
+
+# What a probe leaves at a saddle that the loss shows.
+SADDLE: dict[str, Any] = {
+    "step": 390,
+    "samples": 256,
+    "kind": "saddle",
+    "because": "the loss goes down to both sides",
+    "loss": 1.3,
+    "low": {"value": -2.0, "residual": 0.01},
+    "high": {"value": 2.0, "residual": 0.01},
+    "epsilon": 0.01,
+    "failure": 0.001,
+    "gradient": {
+        "norm": 1e-4,
+        "predicted_fall": 1e-5,
+        "curvature_fall": 1e-3,
+        "standard_error": 1e-4,
+        "near_zero": True,
+    },
+    "escape": {"distance": 0.4, "fall": 0.12, "share": 0.09, "standard_error": 0.01, "samples": 256},
+}
+
+
+def point(kind: str, **details: Any) -> dict[str, Any]:
+    """The fact of a probe that found another kind of point."""
+    return {key: value for key, value in SADDLE.items() if key != "escape"} | {"kind": kind, **details}

@@ -63,3 +63,13 @@ def test_the_command_line_can_leave_its_doctor_out(tmp_path: Path) -> None:
     run(tmp_path, str(EXAMPLES / "cli.py"), "fit", "--config", config, "--trainer.max_epochs=1", "--doctor", "false")
     assert [path.name for path in tmp_path.glob("**/doctor.json")] == []
     assert (tmp_path / "lightning_logs" / "version_0" / "config.yaml").exists()
+
+
+def test_a_saddle_is_walked_from_the_lectures_two_weights_to_a_deep_network(tmp_path: Path) -> None:
+    printed = run(tmp_path, str(EXAMPLES / "critical_points.py"))
+    assert "(0, 0) is a saddle" in printed
+    assert "eigenvalues -2.000 and 2.000" in printed
+    assert "down by 1.000 at distance 1.414" in printed
+    assert "it is at a saddle" in printed
+    assert printed.splitlines()[-1].startswith("loss 0.01")
+    assert "a minimum" in printed.splitlines()[-1]

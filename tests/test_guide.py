@@ -8,7 +8,7 @@ from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.guide import Guide, walk
 from lightning_doctor.history import History
 from lightning_doctor.jsonable import MalformedError
-from tests.histories import decay, history_of
+from tests.histories import SADDLE, decay, history_of, point
 
 LOW = decay(2.3, 0.01, 10, 200)
 HIGH = decay(2.3, 1.5, 10, 200)
@@ -55,6 +55,67 @@ def test_an_error_of_optimization_answers_the_first_question() -> None:
     assert (guide.conclusion, replies(guide)) == ("optimization", ["no", "yes", "unknown"])
     assert guide.answers[0].because == "LD102 diverging_loss"
     assert "LD102 diverging_loss" in guide.answers[1].because
+
+
+def probed(curvature: dict[str, Any], cause: Finding = DIVERGING) -> Guide:
+    history = lived(HIGH)
+    history.facts["curvature"] = curvature
+    return walk(history, [cause])
+
+
+def test_a_probe_that_did_not_run_is_unknown_with_its_reason() -> None:
+    history = lived(HIGH)
+    assert walk(history, [DIVERGING]).answers[-1].because == "no curvature probe ran"
+    history.absent["curvature"] = "2 optimizers: no single loss has a curvature"
+    assert walk(history, [DIVERGING]).answers[-1].because == "2 optimizers: no single loss has a curvature"
+
+
+def test_a_saddle_is_walked_to_with_its_numbers() -> None:
+    guide = probed(SADDLE, finding("LD401", "saddle_point"))
+    assert (guide.conclusion, replies(guide)) == ("optimization", ["unknown", "yes", "yes", "saddle"])
+    gradient, critical = guide.answers[-2:]
+    assert gradient.question == "Is the gradient near zero?"
+    assert "at step 390, norm 0.0001, at best it promises a fall of 1e-05" in gradient.because
+    assert critical.question == "What is this critical point?"
+    assert critical.because == "the loss goes down to both sides, by 256 samples"
+
+
+def test_a_probe_that_gives_no_reason_is_quoted_by_its_numbers() -> None:
+    because = probed({**SADDLE, "because": None}).answers[-1].because
+    assert because == "curvature from -2 to 2, down by 0.12 (9%) at distance 0.4, by 256 samples"
+
+
+@pytest.mark.parametrize("kind", ["minimum", "flat"])
+def test_a_point_of_another_kind_is_named(kind: str) -> None:
+    assert probed(point(kind)).answers[-1].reply == kind
+
+
+def test_a_point_that_nobody_can_tell_is_unknown_and_says_why() -> None:
+    guide = probed(point("inconclusive", because="the time ran out after 9 products"))
+    assert replies(guide)[-2:] == ["yes", "unknown"]
+    assert "the time ran out after 9 products" in guide.answers[-1].because
+
+
+def test_a_slope_ends_the_walk_there() -> None:
+    slope = point("slope", gradient={"norm": 0.4, "predicted_fall": 0.2, "near_zero": False})
+    guide = probed(slope)
+    assert replies(guide) == ["no", "yes", "no"]
+    # What is not known is left out.
+    assert guide.answers[-1].because == "at step 390, norm 0.4, at best it promises a fall of 0.2"
+
+
+def test_where_the_gradient_is_not_told_the_kind_of_point_tells() -> None:
+    assert [probed(point(kind, gradient={})).answers[2].reply for kind in ("minimum", "slope", "inconclusive")] == [
+        "yes",
+        "no",
+        "unknown",
+    ]
+
+
+def test_a_minimum_without_a_confirmed_cause_is_shown_and_leaves_the_conclusion_open() -> None:
+    suspected = finding("LD402", "poor_minimum", confidence=Confidence.SUSPECTED)
+    guide = probed(point("minimum"), suspected)
+    assert (guide.conclusion, replies(guide)) == ("unknown", ["unknown", "unknown", "yes", "minimum"])
 
 
 def test_a_cause_that_is_only_suspected_leaves_it_unknown() -> None:
@@ -118,9 +179,9 @@ def test_a_guide_survives_being_saved() -> None:
         ({"answers": ["yes"]}, "cannot be read"),
         (
             {"answers": [{"question": "?", "reply": "perhaps", "because": "."}]},
-            "must be yes, no or unknown, got 'perhaps'",
+            "must be yes, no, unknown or what a critical point is, got 'perhaps'",
         ),
-        ({"answers": [{"question": "?", "reply": [], "because": "."}]}, "must be yes, no or unknown"),
+        ({"answers": [{"question": "?", "reply": [], "because": "."}]}, "must be yes, no, unknown"),
     ],
 )
 def test_a_malformed_guide_is_refused(data: Any, complaint: str) -> None:

@@ -31,6 +31,12 @@ def test_a_single_lucky_batch_is_no_skill() -> None:
     assert standing(run([1.0] * 40, skills=[0.0, 0.1, 0.0, 0.9])).skill == pytest.approx(0.1)
 
 
+@pytest.mark.parametrize(("loss", "skill"), [("huber", 0.75), ("l1", 0.75), ("mse", 0.0)])
+def test_under_a_robust_loss_the_median_sample_tells(loss: str, skill: float) -> None:
+    history = run([1.0] * 40, skills=[0.0] * 4, loss_head={"loss": loss})
+    assert standing(reading(history, "typical_error", [0.5] * 4)).skill == pytest.approx(skill)
+
+
 def test_without_skill_the_share_of_the_baseline_loss_counts() -> None:
     now = standing(run(decay(2.3, 0.1, 20, 200), baseline=2.3))
     assert now.learned == pytest.approx(1 - 0.1 / 2.3, abs=0.01)

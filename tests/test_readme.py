@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from lightning_doctor import Doctor, Report
+from lightning_doctor.callbacks.curvature import CurvatureProbe
 from lightning_doctor.callbacks.doctor import MONITORS
 from lightning_doctor.console import main
 from lightning_doctor.environment import parse
@@ -59,14 +61,17 @@ class Straight(DigitsNet):
         return nn.functional.mse_loss(self.net(batch[0])[:, 0], batch[1].float())
 
 
-def written(folder: Path, module: LightningModule, *loaders: Any, **options: Any) -> set[str]:
+def written(
+    folder: Path, module: LightningModule, *loaders: Any, beside: Sequence[Any] = (), **options: Any
+) -> set[str]:
     logger = TensorBoardLogger(folder, name=None)
-    run: Trainer = trainer(folder, Doctor(strict=True), logger=logger, **options)
+    run: Trainer = trainer(folder, Doctor(strict=True), *beside, logger=logger, **options)
     run.fit(module, digits(), list(loaders) or None)
     events = EventAccumulator(logger.log_dir, size_guidance={"scalars": 0})
     events.Reload()
     tags = events.Tags()
-    return {tag for tag in (*tags["scalars"], *tags["tensors"]) if tag.startswith(("doctor/", "custom_scalars"))}
+    kinds = ("scalars", "tensors", "images", "histograms")
+    return {tag for kind in kinds for tag in tags[kind] if tag.startswith(("doctor/", "custom_scalars"))}
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +84,12 @@ def tags(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
         | written(folder / "loaders", TwiceValidated(), validation_digits(), validation_digits())
         | written(folder / "adagrad", DigitsNet(0.01, torch.optim.Adagrad))
         | written(folder / "several", Adversaries())
+        | written(
+            folder / "probed",
+            DigitsNet(1e-3, torch.optim.Adam),
+            beside=[CurvatureProbe(samples=64, every_n_steps=8)],
+            max_epochs=4,
+        )
         | written(folder / "straight", Straight(), max_epochs=5)
         | written(folder / "fp16", DigitsNet(), plugins=[MixedPrecision("16-mixed", "cpu", scaler=scaler)])
     )
@@ -102,8 +113,9 @@ def test_every_signal_of_a_monitor_stands_in_the_table() -> None:
     assert len(signals) > len(MONITORS)
     families = {row.partition("/<")[0] for row in ROWS}
     # These are facts, which are no charts.
-    signals = [signal for signal in signals if signal not in ("parameters", "leak", "loss_head")]
-    assert [name for name in signals if f"doctor/{name.partition('/')[0]}" not in families] == []
+    signals = [signal for signal in signals if signal not in ("parameters", "leak", "loss_head", "curvature")]
+    unknown = [name for name in signals if not {f"doctor/{name}", f"doctor/{name.partition('/')[0]}"} & families]
+    assert unknown == []
 
 
 def test_every_option_of_the_doctor_stands_in_its_table_with_its_default() -> None:

@@ -122,7 +122,8 @@ class Case:
         for kind in self._unwatched:
             self.history.lack(kind.signals, f"there is no {kind.__name__}")
         self._try("describing the run", self._describe)
-        self.pace = Pace(self.budget, self._settings.every_n_steps, self.history.fact("trainer.planned_steps"))
+        planned, kept = self.history.fact("trainer.planned_steps"), sum(part.kept for part in self._parts)
+        self.pace = Pace(self.budget, self._settings.every_n_steps, planned, kept)
         if self.trainer.is_global_zero:
             folder = self._try("finding the log directory", lambda: log_folder(self.trainer))
             self._publisher = self._try(
@@ -187,10 +188,12 @@ class Case:
         # In manual optimization every batch is a step of the logged metrics, whether or not anybody announced one.
         self.stepped = self.stepped or not self.run.automatic
         self._examination.stop()
+        if self.stepped:
+            # Before the others close their books on this batch: what comes after counts as waiting for the next.
+            self._each("probe", self)
         self._each("after_batch", self, outputs, batch_idx)
         if not self.stepped:
             return
-        self._each("probe", self)
         self.stepped = self._examined = False
         self.pace.advance()
         if self.pace.closes:
@@ -260,6 +263,7 @@ class Case:
         if self._publisher is not None and self.budget.allows(0.0):
             publisher = self._publisher
             self._try("logging scalars", lambda: publisher.scalars(self.history, self.history.last_step))
+            self._try("showing the curvature", lambda: publisher.curvature(self.history))
             self._note_loggers(publisher)
 
     def _read_window(self, alone: bool) -> None:

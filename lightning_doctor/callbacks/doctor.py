@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from lightning_doctor.callbacks.activations import ActivationMonitor
 from lightning_doctor.callbacks.batches import BatchMonitor
+from lightning_doctor.callbacks.curvature import CurvatureProbe
 from lightning_doctor.callbacks.generalization import GeneralizationMonitor
 from lightning_doctor.callbacks.gradients import GradientMonitor
 from lightning_doctor.callbacks.heads import HeadMonitor
@@ -29,6 +30,7 @@ MONITORS: tuple[type[Monitor], ...] = (
     UpdateMonitor,
     StepScan,
     LeakProbe,
+    CurvatureProbe,
     GeneralizationMonitor,
 )
 

@@ -10,8 +10,8 @@ from lightning_doctor.budget import FIRST_LOOK, Budget
 _FIRST_WINDOWS = (1, 2, 4, 8, 16, 32)
 # What sampling may take of the share, and of the first look; the rest is for examinations, windows, rules and sinks.
 _SAMPLING_SHARE, _SAMPLING_LOOK = 0.4, 0.25
-# What examinations leave of the first look, for the rules and the sinks [seconds].
-_LEFT_FOR_RULES = 0.4
+# What is left of the first look for the rules and the sinks [seconds].
+LEFT_FOR_RULES = 0.4
 # How many times longer a run without a planned end must have become to be examined before the time is earned.
 _GROWTH = 1.1
 _STEP_HOOKS = ("before_batch", "before_backward", "after_backward", "before_step", "after_batch")
@@ -27,18 +27,20 @@ class Pace:
         budget: What may be spent.
         every_n_steps: The length of a window, and the least distance between examined steps.
         planned: How many steps the run is to have; None where nobody knows.
+        kept: What examinations leave of the first look for probes [seconds].
 
     Attributes:
         steps: How many steps are done.
         sampling: Whether what is cheap is measured on the coming step.
     """
 
-    def __init__(self, budget: Budget, every_n_steps: int, planned: int | None = None) -> None:
+    def __init__(self, budget: Budget, every_n_steps: int, planned: int | None = None, kept: float = 0.0) -> None:
         self.steps = 0
         self.sampling = True
         self._budget = budget
         self._every = every_n_steps
         self._planned = planned
+        self._kept = LEFT_FOR_RULES + kept
         self._next_close = 1
         self._next_examination = 0
         self._affordable = True
@@ -125,13 +127,13 @@ class Pace:
     def _may_examine(self, cost: float) -> bool:
         if self._budget.has_earned(cost):
             return True
-        if not self._budget.allows(cost + _LEFT_FOR_RULES):
+        if not self._budget.allows(cost + self._kept):
             return False
         # The first look is shared out over what is left of the run.
         coming = self._following(self.steps)
         if self._planned is None:
             return coming >= _GROWTH * self._examined_at
-        left = self._budget.share * self._budget.elapsed + FIRST_LOOK - _LEFT_FOR_RULES - self._budget.spent
+        left = self._budget.share * self._budget.elapsed + FIRST_LOOK - self._kept - self._budget.spent
         spacing = (self._planned - self.steps) * cost / max(left, 1e-9)
         return coming <= _FIRST_WINDOWS[-1] or coming - self._examined_at >= spacing
 

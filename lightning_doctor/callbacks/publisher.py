@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lightning_doctor.history import History
 from lightning_doctor.report import Report
 from lightning_doctor.sinks import report as json_file
+from lightning_doctor.sinks.curvature import draw
 from lightning_doctor.sinks.letter import letter, substance
 from lightning_doctor.sinks.tensorboard import Letterbox
 
@@ -47,6 +48,7 @@ class Publisher:
         self.folder = folder
         self._written = {name: history[name].steps[-1] for name in history.names()}
         self._says: object = None
+        self._probed = history.fact("curvature.step")
 
     def scalars(self, history: History, step: int) -> None:
         """Logs the mean of what each series gained since the last call, and of 16 layers at most."""
@@ -58,6 +60,15 @@ class Publisher:
                 values[f"doctor/{name}"] = fmean(fresh)
             self._written[name] = series.steps[-1]
         self.letterbox.scalars(values, step)
+
+    def curvature(self, history: History) -> None:
+        """Shows what the newest probe of the curvature saw, if it is a new one."""
+        fact = history.fact("curvature", {})
+        if not fact or fact.get("step") == self._probed:
+            return
+        self._probed = fact.get("step")
+        pictures, spectrum = draw(fact)
+        self.letterbox.pictures(pictures, spectrum, fact["step"])
 
     def report(self, report: Report) -> None:
         """Rewrites the letter and ``doctor.json``, if the report says something else than the last one."""

@@ -6,8 +6,9 @@ import copy
 import inspect
 import os
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,20 +39,35 @@ class Rehearsal:
     Args:
         trainer: The Trainer, between two steps.
         module: The model.
+        steps: Whether its training step is what will be run.
 
     Raises:
         Unrehearsable: Where a copy is impossible or not the whole model.
     """
 
-    def __init__(self, trainer: Trainer, module: LightningModule) -> None:
-        reason = obstacle(trainer, module)
+    def __init__(self, trainer: Trainer, module: LightningModule, *, steps: bool = True) -> None:
+        reason = obstacle(trainer, module, steps=steps)
         if reason is not None:
             raise Unrehearsable(reason)
         self._trainer = trainer
         self._source = module
         self.module = _copied(trainer, module)
 
-    def loss(self, batch: Any, batch_idx: int, *, train: bool, with_graph: bool = False) -> Tensor | None:
+    def of(self, module: LightningModule) -> Rehearsal:
+        """Returns the same with another copy of the model."""
+        other = copy.copy(self)
+        other.module = module
+        return other
+
+    def loss(
+        self,
+        batch: Any,
+        batch_idx: int,
+        *,
+        train: bool,
+        with_graph: bool = False,
+        by: Callable[[Any, Any], Any] | None = None,
+    ) -> Tensor | None:
         """Runs the training step of the copy; returns its loss, None where there is none.
 
         Args:
@@ -59,11 +75,12 @@ class Rehearsal:
             batch_idx: Its index.
             train: Whether dropout, batch normalisation and the like work as in training.
             with_graph: Whether autograd records.
+            by: What to run instead of the training step; it takes the copy and the batch.
         """
         for mine, theirs in zip(self.module.modules(), self._source.modules(), strict=True):
             # A user may keep some parts in eval mode.
             mine.training = train and theirs.training
-        step = self.module.training_step
+        step: Callable[..., Any] = self.module.training_step if by is None else partial(by, self.module)
         arguments = (batch, batch_idx) if len(inspect.signature(step).parameters) > 1 else (batch,)
         with (
             _alone(self._trainer.strategy.root_device),
@@ -76,9 +93,15 @@ class Rehearsal:
         return loss.reshape(()) if isinstance(loss, Tensor) and loss.numel() == 1 else None
 
 
-def obstacle(trainer: Trainer, module: LightningModule) -> str | None:
-    """Says why this model cannot be copied and run apart, as a clause; None where it can."""
-    if not module.automatic_optimization:
+def obstacle(trainer: Trainer, module: LightningModule, *, steps: bool = True) -> str | None:
+    """Says why this model cannot be copied and run apart, as a clause; None where it can.
+
+    Args:
+        trainer: The Trainer.
+        module: The model.
+        steps: Whether its training step is what will be run.
+    """
+    if steps and not module.automatic_optimization:
         return "a step in manual optimization changes the weights, so that it cannot be rehearsed"
     strategy = type(trainer.strategy).__name__
     parameters = list(module.parameters())

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from statistics import median
 
+from lightning_doctor.curvature import late_values
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History, Series
 from lightning_doctor.noise import shift, stretch
@@ -32,6 +33,7 @@ _PARTS, _SOMETHING, _REST, _SURE = 12, 0.05, 0.25, 5.0
         "non_finite_gradients",
         "exploding_gradients",
         "missing_warmup",
+        "noise_floor",
         "vanishing_gradients",
         "always_clipped",
         "dead_units",
@@ -54,6 +56,8 @@ def learning_rate_too_high(
     What it looks at:
         ``scan/…``: the loss along the steps that were made, on samples that did not make them; ``gradient_cosine``:
         whether successive gradients point against each other; ``skill`` and ``train_loss``: whether that does harm.
+        Where fewer scanned steps overshoot, ``curvature/step_ratio``: over 1 the second order of a step outweighs what
+        its first order gains.
 
     Why it matters:
         A step beyond the smallest that raises the loss undoes what it gains; the run bounces or is lost.
@@ -71,7 +75,8 @@ def learning_rate_too_high(
         share: Share of the scanned steps that overshoot, in the run's first steps or its later half [share].
         least: How many of them there must be [steps].
         opposed: How far below zero the median cosine of successive gradients counts as well [1].
-        rise: How many times its start the loss must have surged to in a run that learned nothing [ratio].
+        rise: How many times its start, and what a constant prediction costs, the loss must have surged to in a run
+            that learned nothing [ratio].
         jump: How many times its start the loss must reach to be lost while it is young [ratio].
 
     Blind spots:
@@ -88,6 +93,10 @@ def learning_rate_too_high(
     cosines = stretch(history.get("gradient_cosine"), 0.5)
     bounces = len(cosines) >= least and median(cosines) < -opposed
     seen = next((part for part in (late, opening) if _overshoots(part, share, least)), None)
+    ratio = _second_order(history, least)
+    if seen is None and ratio is not None and _overshoots(late, share / 2, least):
+        # Noise hides some of them, and the curvature along the steps tells the same.
+        seen = late
     early = [scan for scan in opening if scan.overshoots and _far_over(scan)]
     if seen is None and not (early and _rose(history, early[0].step)) and not bounces:
         return None if lost else _climbed(history, rise) or _unlearned(history)
@@ -104,6 +113,8 @@ def learning_rate_too_high(
     }
     if rate is not None:
         evidence["rate"] = rate
+    if ratio is not None:
+        evidence["step_ratio"] = ratio
     if cosines:
         evidence["gradient_cosine"] = median(cosines)
     if limit is not None:
@@ -129,6 +140,12 @@ def learning_rate_too_high(
     )
 
 
+def _second_order(history: History, least: int) -> float | None:
+    """Returns how many times what steps gain by their first order the second takes back, if that is more than all."""
+    ratios = late_values(history, "curvature/step_ratio")
+    return median(ratios) if len(ratios) >= least and median(ratios) > 1 else None
+
+
 def _is_decaying(history: History) -> bool:
     """Whether a schedule has begun to lower the rate, and has the better part of the run to go on with it."""
     rates, now = history.get("learning_rate").values, standing(history)
@@ -143,9 +160,9 @@ def _climbed(history: History, rise: float) -> Finding | None:
     start, late = max(losses.values[:2]), stretch(losses, 0.5) or losses.values[-1:]
     if min(losses.values) < 0:
         return None
-    # A single loss may be that of a bad batch.
-    surged = sorted(first)[-min(3, len(first))] > rise * start
     baseline = history["baseline_loss"].values[-1] if "baseline_loss" in history else 0.0
+    # A single loss may be that of a bad batch, and what a constant prediction costs is how far batches may lie apart.
+    surged = sorted(first)[-min(3, len(first))] > rise * max(start, baseline)
     # A constant prediction is within reach of any step that is small enough.
     stays = shift(losses.values[:8], late).sigmas > 4 and median(late) > 1.03 * max(*losses.values[:2], baseline)
     if not surged and not stays:

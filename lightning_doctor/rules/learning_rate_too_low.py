@@ -7,11 +7,13 @@ from functools import partial
 from itertools import pairwise
 from statistics import fmean, median, stdev
 
+from lightning_doctor.curvature import standing_probe
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.noise import shift, stretch
 from lightning_doctor.progress import standing
 from lightning_doctor.rule import rule
+from lightning_doctor.sharpness import largest_rate
 from lightning_doctor.step_sizes import scanned_steps, smallest_limit
 
 _LARGER = (64.0, 16.0, 4.0)
@@ -31,7 +33,8 @@ def learning_rate_too_low(
 
     What it looks at:
         ``train_loss``: its pace; ``scan/16``, ``scan/64``: what larger steps would have done to other samples;
-        ``scan_limit``: how large a step was ever too large; ``skill``: how much is left to learn.
+        ``scan_limit``: how large a step was ever too large; ``curvature/…``: how large one the curvature bears;
+        ``skill``: how much is left to learn.
 
     Why it matters:
         At this pace the run ends with most of what there was to learn unlearned.
@@ -59,6 +62,8 @@ def learning_rate_too_low(
     now = standing(history)
     if now.good or (now.share is not None and now.share < patience) or min(losses.values) < 0:
         return None
+    if _goes_nowhere(history):
+        return None
     if rates[-1] < 0.5 * max(rates) or max(rates) <= 0 or (rates[-1] > 1.5 * median(rates) and not now.ended):
         return None
     scans = scanned_steps(history)
@@ -68,7 +73,8 @@ def learning_rate_too_low(
     idle = _do_nothing(history, losses.steps[-1] + left)
     lower = partial(_is_linear, history) if idle else partial(_lowers, history, since, share)
     larger = next((t for t in _LARGER if t >= factor and lower(t)), None)
-    limit = smallest_limit(scans)
+    # Along one step the loss may fall far while the same rate would be unstable in a steeper direction.
+    limit = min((found for found in (smallest_limit(scans), largest_rate(history)) if found is not None), default=None)
     if larger is None or (limit is not None and limit < 0.5 * factor * rates[-1]):
         return None
     late = stretch(losses, 0.5)
@@ -88,7 +94,7 @@ def learning_rate_too_low(
     recommended = min(larger * rates[-1] / 2, limit / 2 if limit is not None else larger * rates[-1])
     gain = _mean_change(history, larger, since) / min(change, -1e-30)
     return Finding(
-        severity=Severity.WARNING,
+        severity=Severity.WARNING if now.most is None or now.poor else Severity.NOTE,
         summary=f"at lr {rates[-1]:.3g} the training loss went from {losses.values[0]:.4g} to {level:.4g} only, and "
         f"{larger:.3g} times the step would lower it {gain:.3g} times as much",
         evidence={
@@ -106,6 +112,12 @@ def learning_rate_too_low(
         onset=losses.steps[0],
         signals=("train_loss", f"scan/{larger:g}", "learning_rate"),
     )
+
+
+def _goes_nowhere(history: History) -> bool:
+    """Whether a probe found that no step of any length lowers the loss, whatever single batches say."""
+    probe = standing_probe(history)
+    return probe is not None and probe.kind in ("minimum", "flat")
 
 
 def _do_nothing(history: History, steps: int) -> bool:

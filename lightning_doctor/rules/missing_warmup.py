@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from statistics import median
 
+from lightning_doctor.curvature import late_values
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.layers import measured
@@ -14,6 +15,8 @@ from lightning_doctor.step_sizes import ScannedStep, began_dead, median_change, 
 
 # Steps that are the first ones of any run.
 _FEW = 16
+# Probes that tell what later steps do.
+_PROBES = 3
 
 
 @rule(
@@ -39,7 +42,8 @@ def missing_warmup(
 
     What it looks at:
         ``scan/…`` of the run's first steps and of its later half, ``train_loss`` in between, ``learning_rate``;
-        ``output_spread`` and the gradients of the first and the last layer over the first steps.
+        ``output_spread`` and the gradients of the first and the last layer over the first steps. Where scans are
+        missing, ``curvature/step_ratio``: a step is too long by as much as it is over 1.
 
     Why it matters:
         Adam's first steps are as long as its learning rate in every weight, whatever the gradient: what they break a
@@ -85,11 +89,11 @@ def _raised(history: History, end: float, rise: float, later: list[ScannedStep])
     losses, rate = history["train_loss"], history["learning_rate"].values[0]
     first = [scan for scan in scanned_steps(history) if scan.step <= end]
     over = [scan for scan in first if scan.overshoots]
-    limit = smallest_limit(over)
+    limit = smallest_limit(over) or _limit_by_curvature(history, end)
     peak = max(value for step, value in zip(losses.steps, losses.values, strict=True) if step <= end)
-    if limit is None or peak < rise * losses.values[0] or not later:
+    if limit is None or peak < rise * losses.values[0] or not (later or _gains_later(history)):
         return None
-    if _is_dead(history, later[0].step):
+    if later and _is_dead(history, later[0].step):
         return None
     return Finding(
         severity=Severity.WARNING,
@@ -102,13 +106,26 @@ def _raised(history: History, end: float, rise: float, later: list[ScannedStep])
             "peak": peak,
             "overshot_at_first": len(over),
             "scanned_at_first": len(first),
-            "later_change": median(scan.change for scan in later),
+            **({"later_change": median(scan.change for scan in later)} if later else {}),
         },
         remedy=f"warm lr up to {rate:.3g} over the first {_warmup(history)} steps, from {limit / 2:.2g} or less",
         confidence=Confidence.SUSPECTED,
-        onset=over[0].step,
+        onset=over[0].step if over else losses.steps[0],
         signals=("scan_limit", "train_loss", "learning_rate"),
     )
+
+
+def _limit_by_curvature(history: History, end: float) -> float | None:
+    """Returns the rate at which the second order of a first step would have taken back all that its first gains."""
+    ratios = history.get("curvature/step_ratio").finite()
+    first = [ratio for step, ratio in zip(ratios.steps, ratios.values, strict=True) if step <= end]
+    return history["learning_rate"].values[0] / max(first) if max(first, default=0.0) > 1 else None
+
+
+def _gains_later(history: History) -> bool:
+    """Whether the second order of later steps leaves some of what their first gains."""
+    ratios = late_values(history, "curvature/step_ratio")
+    return len(ratios) >= _PROBES and all(0 < ratio < 1 for ratio in ratios)
 
 
 def _erased(history: History, end: float, erased: float) -> Finding | None:

@@ -9,7 +9,7 @@ from lightning_doctor.findings import Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.noise import shift, stretch, trend
 from lightning_doctor.prescriptions import peak_rate
-from lightning_doctor.progress import standing
+from lightning_doctor.progress import POOR, standing
 from lightning_doctor.rule import rule
 
 
@@ -74,7 +74,9 @@ def undertrained(
         return None
     now = standing(history)
     return Finding(
-        severity=Severity.WARNING if now.reached is None or now.poor else Severity.NOTE,
+        severity=Severity.WARNING
+        if now.reached is None or (now.poor and not _has_most(history, end))
+        else Severity.NOTE,
         summary=f"the training loss was still falling at the end: from {end + fall:.4g} to {end:.4g} "
         "in the last quarter of the run",
         evidence={
@@ -89,6 +91,12 @@ def undertrained(
         onset=round(series.steps[0] + 0.75 * (series.steps[-1] - series.steps[0])),
         signals=("train_loss", "learning_rate"),
     )
+
+
+def _has_most(history: History, end: float) -> bool:
+    """Whether the very end, which a run that still falls has only just come to, has most of what there was to learn."""
+    baselines = history.get("baseline_loss").finite().values
+    return bool(baselines) and baselines[-1] > 0 and 1 - end / baselines[-1] >= POOR
 
 
 def _decayed(history: History) -> bool:

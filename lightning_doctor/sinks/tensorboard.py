@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 REPORT_TAG = "doctor/report"
+SPECTRUM_TAG = "doctor/curvature/spectrum"
+
+Spectrum = Sequence[tuple[float, float]]
 
 # Category and chart of the Custom Scalars tab, and the series in it; a star stands for any ending.
 _CATEGORY = "Doctor"
@@ -23,6 +27,7 @@ _CHARTS: Mapping[str, tuple[str, ...]] = {
     "learning rate": ("learning_rate", "learning_rate/*"),
     "momentum": ("momentum", "momentum/*"),
     "effective step of Adagrad": ("adagrad_step", "adagrad_step/*"),
+    "curvature: ends of the spectrum, along the gradient": ("curvature/high", "curvature/low", "curvature/sharpness"),
 }
 _LAYOUT_TAG = b"custom_scalars__config__"
 # A layout is written as a run begins; a resumed run may lie beside gigabytes of events.
@@ -86,6 +91,16 @@ class Letterbox:
         self._letter = markdown
         self._each("writing the report", lambda logger: _show_text(logger, markdown, step))
         return True
+
+    def pictures(self, pictures: Mapping[str, Any], spectrum: Spectrum | None, step: int) -> None:
+        """Shows pictures and the spectrum of the Hessian to the loggers that can: TensorBoard's.
+
+        Args:
+            pictures: By tag, each ``[height, width, 3]`` of uint8.
+            spectrum: Points with the number of eigenvalues near each.
+            step: On the axis of the scalars.
+        """
+        self._each("writing pictures", lambda logger: _show(logger, pictures, spectrum, step))
 
     def layout(self, names: Iterable[str]) -> None:
         """Groups the charts of these series in TensorBoard's Custom Scalars tab.
@@ -156,6 +171,28 @@ def _show_text(logger: Any, markdown: str, step: int) -> None:
     elif "text" in parameters and "step" in parameters:
         # Comet.
         experiment.log_text(markdown, step=step)  # type: ignore[union-attr]
+
+
+def _show(logger: Any, pictures: Mapping[str, Any], spectrum: Spectrum | None, step: int) -> None:
+    experiment = getattr(logger, "experiment", None)
+    if callable(getattr(experiment, "add_image", None)):
+        for tag, picture in pictures.items():
+            experiment.add_image(tag, picture, global_step=step, dataformats="HWC")  # type: ignore[union-attr]
+    if spectrum and callable(getattr(experiment, "add_histogram_raw", None)):
+        points, counts = [x for x, _ in spectrum], [n for _, n in spectrum]
+        # A bucket reaches from the limit before it to its own.
+        edges = [(one + other) / 2 for one, other in pairwise(points)] + [points[-1]]
+        experiment.add_histogram_raw(  # type: ignore[union-attr]
+            SPECTRUM_TAG,
+            min=points[0],
+            max=points[-1],
+            num=sum(counts),
+            sum=sum(x * n for x, n in spectrum),
+            sum_squares=sum(x * x * n for x, n in spectrum),
+            bucket_limits=edges,
+            bucket_counts=counts,
+            global_step=step,
+        )
 
 
 def _parameters(function: Any) -> set[str]:

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_doctor.diagnose import diagnose
-from lightning_doctor.findings import Finding
+from lightning_doctor.findings import Finding, Severity
+from lightning_doctor.guide import walk
 from lightning_doctor.history import History
 from lightning_doctor.jsonable import to_jsonable
 from lightning_doctor.rule import Rule
@@ -103,6 +104,17 @@ SIGNALS = (
     "scan_limit",
     "scan_best",
     "mode_gap",
+    "curvature/loss",
+    "curvature/high",
+    "curvature/low",
+    "curvature/sharpness",
+    "curvature/step_ratio",
+    "curvature/preconditioned",
+    "curvature/trace",
+    "curvature/noise_scale",
+    "curvature/gradient_noise",
+    "curvature/least_noise_scale",
+    "curvature/gradient_norm",
 )
 FACTS: dict[str, Any] = {
     "model": {
@@ -206,6 +218,33 @@ FACTS: dict[str, Any] = {
         },
     ],
     "leak": {"tested": True, "changed": 0.5},
+    "curvature": {
+        "step": 590,
+        "samples": 256,
+        "parameters": 5000,
+        "products": 60,
+        "converged": True,
+        "backend": "exact",
+        "notes": [],
+        "kind": "saddle",
+        "because": "the gradient promises nothing, and a way down exists",
+        "loss": 1.3,
+        "low": {"value": -2.0, "residual": 0.01},
+        "high": {"value": 2.0, "residual": 0.01},
+        "epsilon": 0.01,
+        "failure": 0.001,
+        "gradient": {
+            "norm": 1e-4,
+            "predicted_fall": 1e-5,
+            "curvature_fall": 1e-3,
+            "standard_error": 1e-4,
+            "near_zero": True,
+        },
+        "escape": {"distance": 0.4, "fall": 0.12, "share": 0.09, "standard_error": 0.01, "samples": 256},
+        "noise_scale": {"samples": 400.0, "error": 30.0, "reason": ""},
+        "line": [[0.0, 1.3], [0.4, 1.18]],
+        "density": [[-2.0, 0.1], [2.0, 0.1]],
+    },
 }
 # Values and steps may be anything; facts may be missing, but for these.
 KNOWN: dict[str, dict[str, Any]] = {"all facts": FACTS, "no facts": {}, "empty facts": {key: {} for key in FACTS}}
@@ -345,6 +384,41 @@ def test_no_single_missing_detail_makes_a_rule_raise(part: str, detail: str, sha
     history = everywhere(SHAPES[shape], facts=facts)
     for rule in RULES.values():
         check(rule, history)
+
+
+POINTS = ("slope", "saddle", "minimum", "flat", "inconclusive", "unheard of")
+STRANGE: tuple[Any, ...] = (
+    None,
+    True,
+    "text",
+    [],
+    [1],
+    {},
+    {"value": "text"},
+    -1,
+    10**400,
+    NAN,
+    INF,
+    0.0,
+    1e300,
+    5e-324,
+)
+
+
+READERS = [rule for rule in RULES.values() if "curvature" in rule.reads or any("curvature/" in n for n in rule.needs)]
+
+
+@pytest.mark.parametrize("kind", POINTS)
+@pytest.mark.parametrize("detail", [*FACTS["curvature"], None])
+def test_no_reading_of_a_probe_makes_a_rule_or_the_guide_raise(kind: str, detail: str | None) -> None:
+    history = everywhere([0.7] * 80)
+    for strange in STRANGE:
+        table: Any = strange if detail is None else {**FACTS["curvature"], "kind": kind, detail: strange}
+        history.facts = {**FACTS, "curvature": table}
+        for rule in READERS:
+            check(rule, history)
+        cause = Finding(severity=Severity.ERROR, summary="s", remedy="r", code="LD102", name="diverging_loss")
+        json.dumps(to_jsonable(walk(history, [cause]).to_dict()), allow_nan=False)
 
 
 numbers = st.one_of(

@@ -120,6 +120,12 @@ def test_healthy_one_bad_batch_among_the_first_is_no_surge() -> None:
     assert learning_rate_too_high(run([2.3, 2.4, 50.0, *[2.3] * 297], [-1e-6] * 30)) is None
 
 
+@pytest.mark.parametrize(("baseline", "ill"), [(4.0, True), (7.0, False)])
+def test_a_surge_is_more_than_what_some_batches_cost(baseline: float, ill: bool) -> None:
+    surged = run([2.3, 2.4, *[18.0] * 10, *[2.3] * 288], [-1e-6] * 30)
+    assert (learning_rate_too_high(reading(surged, "baseline_loss", [baseline] * 30)) is not None) is ill
+
+
 def test_healthy_rate_of_a_network_that_was_dead_before_its_first_step() -> None:
     dead = reading(run(BOUNCING, [0.5] * 30, limit=0.02), "dead_share", [0.9] * 30)
     died = reading(run(BOUNCING, [0.5] * 30, limit=0.02), "dead_share", [0.1, *[0.9] * 29])
@@ -148,3 +154,22 @@ def test_sick_a_run_that_lost_again_what_it_had_learned(best: float, now: float,
 def test_healthy_a_part_of_the_run_that_was_lucky() -> None:
     losses = noisy([2.3] * 100 + [2.0] * 100 + [2.29] * 200, 1.5)
     assert learning_rate_too_high(reading(run(losses, [-1e-6] * 40), "baseline_loss", [2.3] * 40)) is None
+
+
+@pytest.mark.parametrize(("ratio", "ill"), [(None, False), (0.9, False), (1.1, True)])
+def test_where_a_third_of_the_scans_overshoot_the_curvature_along_the_steps_decides(
+    ratio: float | None, ill: bool
+) -> None:
+    changes = [0.5 if index % 3 == 0 else -0.01 for index in range(30)]
+    history = run(BOUNCING, changes, limit=0.02)
+    if ratio is not None:
+        reading(history, "curvature/step_ratio", [ratio] * 4, every=80)
+    finding = learning_rate_too_high(history)
+    assert (finding is not None) is ill
+    if finding is not None:
+        assert finding.evidence["step_ratio"] == 1.1
+
+
+def test_healthy_curvature_alone_proves_no_rate_too_high() -> None:
+    history = run(BOUNCING, [-0.01] * 30)
+    assert learning_rate_too_high(reading(history, "curvature/step_ratio", [1.5] * 4, every=80)) is None

@@ -5,7 +5,7 @@ import pytest
 from lightning_doctor.findings import Severity
 from lightning_doctor.history import History
 from lightning_doctor.rules.learning_rate_too_low import learning_rate_too_low
-from tests.histories import COMPLETED, decay, history_of, noisy, reading, scanned
+from tests.histories import COMPLETED, FULL_BATCH, SGD, decay, history_of, noisy, point, reading, scanned
 
 SLOW = noisy([40.0 - 0.01 * step for step in range(400)], 0.02)
 
@@ -65,6 +65,13 @@ def test_healthy_a_run_that_does_well_by_its_predictions() -> None:
     assert learning_rate_too_low(reading(run(), "skill", [0.95] * 40)) is None
 
 
+@pytest.mark.parametrize(("skill", "severity"), [(0.6, Severity.NOTE), (0.4, Severity.WARNING)])
+def test_a_run_that_has_learned_most_of_it_gets_a_note(skill: float, severity: Severity) -> None:
+    finding = learning_rate_too_low(reading(run(), "skill", [skill] * 40))
+    assert finding is not None
+    assert finding.severity is severity
+
+
 def test_healthy_a_pace_that_takes_it_there_in_time() -> None:
     fast = noisy([40.0 - 0.05 * step for step in range(400)], 0.02)
     assert learning_rate_too_low(run(fast, run={}, trainer={"planned_steps": 800})) is None
@@ -90,3 +97,19 @@ def test_larger_steps_must_lower_the_loss_of_nearly_all_samples_or_surely_on_ave
         for name in ("scan/64", "scan/16"):
             history[name].values[index] = 1.0 if index % raising == 0 else -1.0
     assert (learning_rate_too_low(history) is not None) is ill
+
+
+@pytest.mark.parametrize(("sharpness", "ill"), [(240.0, True), (260.0, False)])
+def test_healthy_the_curvature_bears_no_rate_so_much_larger(sharpness: float, ill: bool) -> None:
+    # Half of sixteen times 0.001 is stable up to a curvature of 2/0.008 = 250.
+    history = run(optimizers=SGD, trainer=FULL_BATCH)
+    finding = learning_rate_too_low(reading(history, "curvature/sharpness", [sharpness] * 3, every=100))
+    assert (finding is not None) is ill
+    if finding is not None:
+        # At most half of what is stable there.
+        assert finding.evidence["recommended"] == pytest.approx(1 / 240, rel=1e-9)
+
+
+@pytest.mark.parametrize(("kind", "ill"), [("minimum", False), ("flat", False), ("saddle", True)])
+def test_healthy_at_a_minimum_no_step_goes_down(kind: str, ill: bool) -> None:
+    assert (learning_rate_too_low(run(curvature=point(kind))) is not None) is ill

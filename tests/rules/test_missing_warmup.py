@@ -100,3 +100,20 @@ def test_healthy_outputs_that_come_apart_again_or_were_not_erased_by_first_steps
 def test_the_differences_must_fall_to_a_hundredth(share: float, ill: bool) -> None:
     assert (missing_warmup(erased(spreads=(0.1, 0.1 * share))) is not None) is ill
     assert (missing_warmup(erased(first=(0.5, 0.5 * share))) is not None) is ill
+
+
+@pytest.mark.parametrize(
+    ("ratios", "ill"),
+    [([8.0, 0.5, 0.5, 0.5], True), ([0.8, 0.5, 0.5, 0.5], False), ([8.0, 0.5, 1.5, 0.5], False)],
+)
+def test_without_scans_the_curvature_along_the_first_steps_and_the_later_ones_tells(
+    ratios: list[float], ill: bool
+) -> None:
+    history = history_of(BROKEN, rates=[0.01], optimizers=ADAM, run=COMPLETED)
+    reading(history, "skill", [0.05] * 40)
+    for step, ratio in zip((7, 100, 200, 390), ratios, strict=True):
+        history.record("curvature/step_ratio", step, ratio)
+    finding = missing_warmup(history)
+    assert (finding is not None) is ill
+    if finding is not None:
+        assert finding.evidence["limit"] == 0.01 / 8.0

@@ -97,3 +97,12 @@ def test_a_run_that_has_learned_most_of_it_gets_a_note(skill: float, severity: s
     finding = undertrained(history)
     assert finding is not None
     assert finding.severity == severity
+
+
+@pytest.mark.parametrize(("baseline", "severity"), [(3.2, "note"), (2.9, "warning")])
+def test_what_the_very_end_has_learned_counts(baseline: float, severity: str) -> None:
+    # The last losses lie near 1.55: half of a baseline of 3.1.
+    history = reading(history_of(noisy(line(2.3, 1.5), 0.03), run=COMPLETED), "skill", [0.3] * 60)
+    finding = undertrained(reading(history, "baseline_loss", [baseline] * 60))
+    assert finding is not None
+    assert finding.severity == severity

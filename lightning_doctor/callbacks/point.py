@@ -1,0 +1,349 @@
+"""One probe of the curvature: a copy of the model at the weights of one moment, and the batches to look at it by."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_doctor.callbacks.rehearsal import Rehearsal, Unrehearsable
+from lightning_doctor.gradient_noise import NoiseScale, noise_scale
+from lightning_doctor.measure.cross_check import cross_check
+from lightning_doctor.measure.descent import LossesAt
+from lightning_doctor.measure.halves import half_norms
+from lightning_doctor.measure.hessian import DifferencedHessian, Hessian
+from lightning_doctor.measure.lanczos import ends
+from lightning_doctor.measure.landscape import Landscape, as_double
+from lightning_doctor.measure.rows import count_rows, take
+from lightning_doctor.measure.sharpness import batch_sharpness, preconditioned, step_ratio
+from lightning_doctor.measure.verdict import CriticalPoint, judge
+
+# A batch and its index, as a training step takes them.
+Sample = tuple[Any, int]
+
+# Sub-batches that a verdict is tested on, and the rows each must have: batch normalisation makes little of fewer.
+_PARTS, _FEWEST = 8, 8
+# Of a preconditioned spectrum only the largest eigenvalue is wanted: negative ones matter where they are as large.
+_LARGEST, _MOST_LARGEST = 0.5, 30
+# Pairs of gradients, of whose noise they tell.
+_PAIRS = 4
+# Of a line, on each side of where the weights are.
+_POINTS = 8
+
+
+@dataclass(frozen=True)
+class Supply:
+    """The samples of a probe.
+
+    Attributes:
+        batches: All of them, whole, as they were trained on.
+        choosing: Batches that choose directions.
+        testing: Batches, or parts of them, that test what was chosen.
+        held_out: Whether the testing samples are others.
+        sizes: The rows of each of the batches; None where unknown.
+        rows: Of the choosing ones, together; None where unknown.
+        tested: Of the testing ones, together; None where unknown.
+    """
+
+    batches: list[Sample]
+    choosing: list[Sample]
+    testing: list[Sample]
+    held_out: bool
+    sizes: list[int | None]
+    rows: int | None
+    tested: int | None
+
+
+def supply(batches: Sequence[Sample], *, whole: bool, batch_size: Any = None, samples: Any = None) -> Supply:
+    """Shares batches out among those that choose and those that test.
+
+    Args:
+        batches: As they were trained on.
+        whole: Whether each of them is all the data there is: then there are no others to test on, and no need.
+        batch_size: What the loader says.
+        samples: The number of samples that it serves.
+    """
+    sizes = [count_rows(batch, batch_size, samples) for batch, _ in batches]
+    if whole or len(batches) < 2:
+        return Supply(list(batches[:1]), list(batches[:1]), list(batches[:1]), False, sizes[:1], sizes[0], sizes[0])
+    half = len(batches) // 2
+    most = math.ceil(_PARTS / (len(batches) - half))
+    parts = [
+        part
+        for batch, rows in zip(batches[half:], sizes[half:], strict=True)
+        for part in cut(batch, rows, min(most, (rows or 0) // _FEWEST))
+    ]
+    return Supply(list(batches), list(batches[:half]), parts, True, sizes, _total(sizes[:half]), _total(sizes[half:]))
+
+
+def cut(sample: Sample, rows: int | None, count: int) -> list[Sample]:
+    """Cuts a batch into so many parts of equal size, if its rows are known; what is left over is left out."""
+    if rows is None or count < 2:
+        return [sample]
+    batch, index = sample
+    size = rows // count
+    return [(take(batch, rows, torch.arange(i * size, (i + 1) * size)), index) for i in range(count)]
+
+
+def halved(samples: Supply) -> Supply | None:
+    """Returns a supply with half as many choosing samples; None where they cannot be halved."""
+    count, rows = len(samples.choosing), samples.sizes[0]
+    if count > 1:
+        fewer = None if samples.rows is None else samples.rows * (count // 2) // count
+        return replace(samples, choosing=samples.choosing[: count // 2], rows=fewer)
+    halves = cut(samples.choosing[0], rows, 2)
+    if rows is None or len(halves) < 2 or rows < 2 * _FEWEST:
+        return None
+    tested = samples.testing if samples.held_out else halves[:1]
+    rest = halves[:1] if samples.batches == samples.choosing else [halves[0], *samples.batches[1:]]
+    sizes = [rows // 2, *samples.sizes[1:]]
+    return replace(samples, batches=rest, choosing=halves[:1], testing=tested, sizes=sizes, rows=rows // 2)
+
+
+def _total(sizes: Sequence[int | None]) -> int | None:
+    known = [size for size in sizes if size is not None]
+    return sum(known) if len(known) == len(sizes) else None
+
+
+class Point:
+    """The model at one moment.
+
+    Args:
+        rehearsal: A copy of it.
+        samples: What to look at it by.
+        probe_loss: The loss of a module on a batch, where it is not that of the training step.
+
+    Attributes:
+        backend: How products with the Hessian are had: ``"exact"`` or ``"finite differences"``.
+        notes: What the reader of a verdict should know of how it came about.
+    """
+
+    def __init__(
+        self, rehearsal: Rehearsal, samples: Supply, probe_loss: Callable[[Any, Any], Tensor] | None = None
+    ) -> None:
+        def loss(module: Any, batches: Sequence[Sample]) -> Tensor:
+            losses = []
+            for batch, index in batches:
+                found = rehearsal.of(module).loss(
+                    batch, index, train=True, with_graph=torch.is_grad_enabled(), by=probe_loss
+                )
+                if found is None:
+                    raise Unrehearsable("the training step returned no loss on a batch that it was probed with")
+                losses.append(found)
+            return torch.stack(losses).mean()
+
+        try:
+            self._land = Landscape(rehearsal.module, loss)
+        except ValueError as error:
+            raise Unrehearsable(str(error)) from error
+        self._samples = samples
+        self._down = self._land.weights
+        self.backend = "exact"
+        self.notes: list[str] = []
+
+    def prepare(self) -> None:
+        """Finds a way to products with the Hessian, and notes which in ``backend``.
+
+        What cannot be differentiated twice is differenced, in float64: in float32 networks with kinks have no
+        differences to speak of.
+
+        Raises:
+            Unrehearsable: Where neither works.
+        """
+        first = self._samples.choosing[:1]
+        try:
+            hessian = self._land.hessian(first)
+            hessian(hessian.gradient)
+            checked = hessian.has_custom_functions
+            hessian.release()
+        except (RuntimeError, NotImplementedError) as error:
+            if is_out_of_memory(error):
+                raise
+            self._difference(_first_line(error))
+            return
+        if checked:
+            check = cross_check(self._land, first)
+            if check.agrees is False:
+                self._difference(check.because)
+            elif check.agrees is None:
+                self.notes.append(check.because)
+
+    def _difference(self, because: str) -> None:
+        try:
+            land = self._land.doubled()
+            samples = as_doubles(self._samples)
+            land.gradient(samples.choosing[:1])
+        except Exception as error:
+            raise Unrehearsable(
+                f"it cannot be differentiated twice ({because}), nor run in float64 ({_first_line(error)})"
+            ) from error
+        self._land, self._samples = land, samples
+        self.backend = "finite differences"
+        self.notes.append(f"it cannot be differentiated twice: {because}")
+
+    def _hessian(self, batches: list[Sample]) -> Hessian | DifferencedHessian:
+        if self.backend == "exact":
+            return self._land.hessian(batches)
+        return DifferencedHessian(lambda offset: self._land.gradient(batches, offset), self._land.weights)
+
+    def gauges(self, update: Tensor | None) -> dict[str, float]:
+        """Measures what a few products and gradients tell.
+
+        Args:
+            update: The step that was made last, flat over the parameters [n].
+        """
+        hessian = self._hessian(self._samples.choosing[:1])
+        found = {
+            "curvature/loss": float(self._land.losses([self._samples.choosing])),
+            "curvature/gradient_norm": float(hessian.gradient.norm()),
+            "curvature/sharpness": batch_sharpness(hessian),
+        }
+        ratio = None if update is None else step_ratio(hessian, update.to(hessian.gradient))
+        if ratio is not None:
+            found["curvature/step_ratio"] = ratio
+        hessian.release()
+        return found
+
+    def noise_scale(self) -> NoiseScale | str:
+        """Returns the gradient noise scale, from halves of batches or pairs of them; else why there is none."""
+        rows = self._samples.sizes[0]
+        if rows is None:
+            return "the first dimension of the batch is not known to be that of its samples"
+        alike = zip(self._samples.batches, self._samples.sizes, strict=True)
+        whole = [sample for sample, size in alike if size == rows]
+        count = 2 * math.ceil(_PAIRS / len(whole))
+        while count > 2 and rows // count < _FEWEST:
+            count -= 2
+        # Small batches are halves of what two of them make together.
+        cuts = rows >= 2 * _FEWEST
+        halves = [half for sample in whole for half in cut(sample, rows, count)] if cuts else whole
+        halves = halves[: len(halves) // 2 * 2]
+        if len(halves) < 4:
+            return f"{len(whole)} batches of {rows} are too few to tell the noise of a gradient"
+        small, big = half_norms(lambda half: self._land.gradient([half]), halves)
+        size = rows // count if cuts else rows
+        return noise_scale(small, big, size, 2 * size)
+
+    def preconditioned(self, diagonal: Tensor) -> float:
+        """Returns the largest eigenvalue of P^½HP^½ for a diagonal P [n]; NaN where there is none."""
+        hessian = self._hessian(self._samples.choosing[:1])
+        product = preconditioned(hessian, diagonal.to(self._land.weights))
+        found = ends(product, self._land.weights, share=_LARGEST, most=_MOST_LARGEST)
+        hessian.release()
+        return math.nan if found is None else found.high
+
+    def judge(self, may_go_on: Callable[[], bool]) -> CriticalPoint:
+        """Says what kind of point this is."""
+        chosen = self._samples.choosing
+        hessian = self._hessian(chosen)
+        self._down = -hessian.gradient / hessian.gradient.norm()
+        point = judge(
+            hessian,
+            self._losses([chosen]),
+            self._losses([[sample] for sample in self._samples.testing]),
+            length=float(self._land.weights.norm()),
+            held_out=self._samples.held_out,
+            may_go_on=may_go_on,
+        )
+        return replace(point, samples=self._samples.rows, tested=self._samples.tested)
+
+    def line(self, verdict: CriticalPoint, may_go_on: Callable[[], bool]) -> list[list[float]]:
+        """Returns the loss along the way down that the verdict is about: distances, and the loss of testing samples.
+
+        Both ways along an escape, else down the gradient; empty where there is neither, or no time.
+        """
+        if verdict.escape is not None and verdict.escape.real:
+            direction, reach, begin = verdict.escape.direction, 1.5 * verdict.escape.distance, -_POINTS
+        elif verdict.slope is not None and verdict.slope.distance > 0:
+            direction, reach, begin = self._down, 2 * verdict.slope.distance, 0
+        else:
+            return []
+        found = []
+        for index in range(begin, _POINTS + 1):
+            if not may_go_on():
+                return []
+            distance = reach * index / _POINTS
+            loss = float(self._land.losses([[sample] for sample in self._samples.testing], distance * direction).mean())
+            if math.isfinite(loss):
+                found.append([distance, loss])
+        return found
+
+    def _losses(self, batches: list[list[Sample]]) -> LossesAt:
+        return lambda offset: self._land.losses(batches, offset)
+
+
+def as_doubles(samples: Supply) -> Supply:
+    """Returns the samples with their floating-point tensors in float64."""
+    wide = {id(sample): as_double(sample) for sample in (*samples.batches, *samples.choosing, *samples.testing)}
+    batches, choosing, testing = (
+        [wide[id(sample)] for sample in part] for part in (samples.batches, samples.choosing, samples.testing)
+    )
+    return replace(samples, batches=batches, choosing=choosing, testing=testing)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that there was no memory left."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "not enough memory" in str(error)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def described(point: CriticalPoint, noise: NoiseScale | str) -> dict[str, Any]:
+    """Returns a verdict as the fact ``curvature``: plain JSON, without what is not known."""
+    fact: dict[str, Any] = {
+        "kind": point.kind,
+        "because": point.because,
+        "loss": point.loss,
+        "samples": point.samples,
+        "tested": point.tested,
+        "held_out": point.held_out,
+        "products": point.products,
+        "epsilon": point.share,
+        "failure": point.failure,
+    }
+    if point.ends is not None:
+        low, high = (point.ends.low, point.ends.low_residual), (point.ends.high, point.ends.high_residual)
+        fact["converged"], fact["parameters"] = point.ends.converged, point.ends.size
+        fact["density"] = [[x, y] for x, y in zip(point.ends.points, point.ends.weights, strict=True)]
+        fact["low"], fact["high"] = ({"value": value, "residual": residual} for value, residual in (low, high))
+    if point.slope is not None:
+        fact["gradient"] = {
+            "norm": point.slope.norm,
+            "distance": point.slope.distance,
+            "predicted_fall": point.slope.predicted_fall,
+            "curvature_fall": point.slope.curvature_fall,
+            "fall": point.slope.fall,
+            "standard_error": point.slope.error,
+            "near_zero": point.near_zero,
+        }
+    if point.escape is not None:
+        fact["escape"] = {
+            "distance": point.escape.distance,
+            "fall": point.escape.fall,
+            "share": point.escape.share,
+            "standard_error": point.escape.error,
+            "curvature": point.escape.curvature,
+            "real": point.escape.real,
+            "samples": point.tested,
+        }
+    if isinstance(noise, NoiseScale):
+        fact["noise_scale"] = {"samples": noise.samples, "error": noise.error, "reason": noise.reason}
+    else:
+        fact["noise_scale"] = {"reason": noise}
+    return _known(fact)
+
+
+def _known(fact: dict[str, Any]) -> dict[str, Any]:
+    """Leaves out what is None, not finite, or empty."""
+    found = {}
+    for key, value in fact.items():
+        kept = _known(value) if isinstance(value, dict) else value
+        if kept not in (None, "", {}) and not (isinstance(kept, float) and not math.isfinite(kept)):
+            found[key] = kept
+    return found

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from lightning_doctor.findings import Confidence, Severity
+from lightning_doctor.history import History
+from lightning_doctor.rules.oversized_batches import oversized_batches
+from tests.histories import COMPLETED, FULL_BATCH, SGD, history_of, noisy, reading
+
+FALLING = noisy([2.3 - 0.02 * step for step in range(40)], 0.002)
+
+
+def run(
+    losses: list[float] = FALLING, *, skill: float | None = 0.2, scale: float = 30.0, batch: int = 1400, **facts: Any
+) -> History:
+    facts = {"optimizers": SGD, "run": COMPLETED, "trainer": FULL_BATCH, "data": {"batch_size": batch}, **facts}
+    history = history_of(losses, **facts)
+    reading(history, "curvature/noise_scale", [scale] * 3)
+    return history if skill is None else reading(history, "skill", [skill] * 4)
+
+
+def test_sick_few_steps_of_batches_that_a_fraction_would_do_for() -> None:
+    finding = oversized_batches(run())
+    assert finding is not None
+    assert (finding.severity, finding.confidence) == (Severity.WARNING, Confidence.CONFIRMED)
+    assert finding.evidence["recommended"] == 64
+    assert "40 steps so far" in finding.summary
+    assert "use batches of 64: 22 times as many steps" in finding.remedy
+
+
+def test_a_run_of_which_nothing_tells_how_it_does_gets_a_note() -> None:
+    finding = oversized_batches(run(skill=None))
+    assert finding is not None
+    assert finding.severity is Severity.NOTE
+
+
+def test_healthy_a_run_that_does_well_or_has_come_to_rest() -> None:
+    assert oversized_batches(run(skill=0.9)) is None
+    assert oversized_batches(run(noisy([1.5] * 40, 0.01))) is None
+
+
+@pytest.mark.parametrize(("scale", "ill"), [(116.0, True), (117.0, False)])
+def test_the_batch_must_surely_be_eight_times_the_noise_scale(scale: float, ill: bool) -> None:
+    # Half as much again as the scale, eight times: 1392 and 1404.
+    assert (oversized_batches(run(scale=scale)) is not None) is ill
+
+
+@pytest.mark.parametrize(("batch", "ill"), [(64, True), (63, False)])
+def test_healthy_a_batch_that_is_small_anyway(batch: int, ill: bool) -> None:
+    assert (oversized_batches(run(batch=batch, scale=2.0)) is not None) is ill
+
+
+@pytest.mark.parametrize(("slope", "ill"), [(0.0048, True), (0.0043, False)])
+def test_the_fall_of_the_last_quarter_must_matter(slope: float, ill: bool) -> None:
+    # Medians of quarters lie ten steps apart, at a loss of about 2.1: a fiftieth of that is 0.042 to 0.043.
+    losses = noisy([2.3 - slope * step for step in range(40)], 1e-4)
+    assert (oversized_batches(run(losses)) is not None) is ill

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from lightning_doctor.findings import Confidence, Severity
+from lightning_doctor.history import History
+from lightning_doctor.rules.poor_minimum import poor_minimum
+from tests.histories import COMPLETED, FULL_BATCH, history_of, noisy, point, reading
+
+MINIMUM = point("minimum", low={"value": 1e-3, "residual": 1e-4})
+RESTING = noisy([1.3] * 400, 0.01)
+
+
+def run(curvature: dict[str, Any] = MINIMUM, *, skill: float | None = 0.05, **facts: Any) -> History:
+    history = history_of(RESTING, **{"run": COMPLETED, "curvature": curvature, **facts})
+    return history if skill is None else reading(history, "skill", [skill] * 40)
+
+
+def test_sick_a_certified_minimum_where_next_to_nothing_is_learned() -> None:
+    finding = poor_minimum(run())
+    assert finding is not None
+    assert (finding.severity, finding.confidence) == (Severity.WARNING, Confidence.SUSPECTED)
+    assert "5% of what there was to learn" in finding.summary
+    assert "no curvature below −0.01 of the spectral range, for sure but for 0.001" in finding.summary
+    assert "another seed" in finding.remedy
+
+
+def test_a_model_without_activations_has_no_other_minimum() -> None:
+    linear = [{"layer": "head", "class": "Linear", "kind": "linear"}]
+    finding = poor_minimum(run(activations=linear))
+    assert finding is not None
+    assert "add a hidden layer" in finding.remedy
+    deep = poor_minimum(run(activations=[*linear, {"layer": "act", "class": "GELU", "kind": "other"}]))
+    assert deep is not None
+    assert "another seed" in deep.remedy
+
+
+@pytest.mark.parametrize("skill", [0.9, 0.6, None])
+def test_healthy_a_run_that_does_well_or_of_which_nothing_tells_how_it_does(skill: float | None) -> None:
+    assert poor_minimum(run(skill=skill)) is None
+
+
+@pytest.mark.parametrize(("skill", "severity"), [(0.19, Severity.WARNING), (0.21, Severity.NOTE)])
+def test_a_run_that_learned_something_may_be_held_up_by_noisy_targets(skill: float, severity: Severity) -> None:
+    finding = poor_minimum(run(skill=skill))
+    assert finding is not None
+    assert finding.severity is severity
+
+
+def test_healthy_a_run_that_is_not_over_and_young() -> None:
+    assert poor_minimum(run(run={}, trainer={"planned_steps": 1601})) is None
+    assert poor_minimum(run(run={}, trainer={"planned_steps": 1600})) is not None
+
+
+@pytest.mark.parametrize("kind", ["slope", "saddle", "flat", "inconclusive"])
+def test_healthy_a_point_of_another_kind(kind: str) -> None:
+    assert poor_minimum(run(point(kind))) is None
+
+
+@pytest.mark.parametrize(("failure", "ill"), [(0.049, True), (0.051, False), (None, False)])
+def test_a_minimum_must_be_certified(failure: float | None, ill: bool) -> None:
+    assert (poor_minimum(run({**MINIMUM, "failure": failure})) is not None) is ill
+
+
+def test_healthy_a_minimum_with_a_slope_or_of_long_ago() -> None:
+    assert poor_minimum(run({**MINIMUM, "gradient": {"near_zero": False}})) is None
+    assert poor_minimum(run({**MINIMUM, "step": 100})) is None
+
+
+@pytest.mark.parametrize(("error", "ill"), [(0.064, True), (0.066, False)])
+def test_a_slope_that_noise_may_hide_is_no_minimum(error: float, ill: bool) -> None:
+    # A twentieth of 1.3.
+    gradient = {**MINIMUM["gradient"], "standard_error": error}
+    assert (poor_minimum(run({**MINIMUM, "gradient": gradient})) is not None) is ill
+
+
+@pytest.mark.parametrize(
+    ("samples", "facts", "ill"), [(64, {}, True), (63, {}, False), (63, {"trainer": FULL_BATCH}, True)]
+)
+def test_a_minimum_of_a_few_samples_is_none_of_the_loss_unless_they_are_all(
+    samples: int, facts: dict[str, Any], ill: bool
+) -> None:
+    assert (poor_minimum(run({**MINIMUM, "samples": samples}, **facts)) is not None) is ill
+
+
+def test_a_run_that_is_worse_than_a_constant_has_learned_nothing() -> None:
+    finding = poor_minimum(run(skill=-1.0))
+    assert finding is not None
+    assert "0% of what there was to learn" in finding.summary
