@@ -11,6 +11,9 @@ from lightning_doctor.history import History
 
 Check = Callable[..., Finding | None]
 
+# Share of the steps so far before which what was seen is old: what is seen rarely becomes rarer as a run goes on.
+_RECENT = 0.4
+
 
 @dataclass(frozen=True, eq=False)
 class Rule:
@@ -22,6 +25,7 @@ class Rule:
         check: A pure function of a history: a finding, or None for *looked, and it is well*.
         needs: Series that must be there, with the number of finite values each must have.
         reads: Facts that must be there.
+        recent: Series whose newest value must not be old.
         explains: Names of the illnesses that are only symptoms where this one is found.
         non_finite: Whether the rule looks at series that hold NaN or infinite values.
         thresholds: The keyword arguments of ``check`` with their defaults.
@@ -32,6 +36,7 @@ class Rule:
     check: Check
     needs: Mapping[str, int]
     reads: tuple[str, ...]
+    recent: tuple[str, ...]
     explains: tuple[str, ...]
     non_finite: bool
     thresholds: Mapping[str, float]
@@ -62,7 +67,8 @@ class Rule:
             lacks = [self._lacks(history, member, least) for member in members or [name.removesuffix("/*")]]
             if None not in lacks:
                 return lacks[0]
-        return None
+        old = next((name for name in self.recent if name in history and not is_recent(history, name)), None)
+        return None if old is None else f"the newest {old} is of step {history[old].steps[-1]}: too old to tell of now"
 
     def _lacks(self, history: History, name: str, least: int) -> str | None:
         reason = history.absent.get(name) or history.absent.get(name.partition("/")[0])
@@ -82,6 +88,7 @@ def rule(
     *,
     needs: Mapping[str, int] | None = None,
     reads: tuple[str, ...] = (),
+    recent: tuple[str, ...] = (),
     explains: tuple[str, ...] = (),
     non_finite: bool = False,
 ) -> Callable[[Check], Rule]:
@@ -93,6 +100,8 @@ def rule(
             one of them holds NaN or infinity. ``"train_loss/*"`` asks for one of a family: for ``train_loss`` or
             ``train_loss/0``, ``train_loss/1`` …
         reads: Facts that must be there, by their dotted path; without one the rule is unassessed.
+        recent: Series whose newest value must not be old, where they are there; else the rule is unassessed, and what
+            it has found stays found.
         explains: Names of the illnesses that this one causes.
         non_finite: The rule wants to see the NaN and infinite values too.
     """
@@ -100,6 +109,11 @@ def rule(
     def decorate(check: Check) -> Rule:
         keywords = [p for p in inspect.signature(check).parameters.values() if p.kind is p.KEYWORD_ONLY]
         thresholds = {p.name: p.default for p in keywords}
-        return Rule(code, check.__name__, check, dict(needs or {}), reads, explains, non_finite, thresholds)
+        return Rule(code, check.__name__, check, dict(needs or {}), reads, recent, explains, non_finite, thresholds)
 
     return decorate
+
+
+def is_recent(history: History, name: str) -> bool:
+    """Whether the newest value of a series that is there may still tell how the run is now."""
+    return history[name].steps[-1] >= _RECENT * history.last_step

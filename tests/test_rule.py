@@ -89,3 +89,15 @@ def test_a_rule_may_ask_for_one_of_a_family() -> None:
     several.record("train_loss/1", 1, 1.0)
     assert any_loss.lacks(several) is None
     assert any_loss.lacks(history_of([1.0, 1.0], [])) is None
+
+
+def test_what_was_seen_long_ago_does_not_tell_how_the_run_is_now() -> None:
+    @rule("LD998", needs={"train_loss": 1}, recent=("val_loss", "absent"))
+    def stale(history: History) -> Finding | None:
+        """It looks at what is seen rarely."""
+        return None
+
+    history = history_of([1.0] * 101, [1.0])
+    assert stale.lacks(history) == "the newest val_loss is of step 0: too old to tell of now"
+    history.record("val_loss", 40, 1.0)
+    assert stale.lacks(history) is None

@@ -122,8 +122,12 @@ class Case:
         for kind in self._unwatched:
             self.history.lack(kind.signals, f"there is no {kind.__name__}")
         self._try("describing the run", self._describe)
-        planned, kept = self.history.fact("trainer.planned_steps"), sum(part.kept for part in self._parts)
-        self.pace = Pace(self.budget, self._settings.every_n_steps, planned, kept)
+        self.pace = Pace(
+            self.budget,
+            self._settings.every_n_steps,
+            self.history.fact("trainer.planned_steps"),
+            lambda: sum(part.kept for part in self._parts),
+        )
         if self.trainer.is_global_zero:
             folder = self._try("finding the log directory", lambda: log_folder(self.trainer))
             self._publisher = self._try(

@@ -35,6 +35,10 @@ _GROWTH = 2.0
 _FIRST, _PLATEAU = 7, 128
 # What a verdict costs beside what is measured with every probe, about.
 _DEARER = 5.0
+# What probes without a verdict may take of a run's first look [seconds].
+_FIRST_GAUGES = 0.2
+# What a verdict is expected to take of it, of which there is one on the way and one at the end [seconds].
+_VERDICT = 0.2
 
 _NOISE = ("curvature/noise_scale", "curvature/least_noise_scale", "curvature/gradient_noise")
 GAUGES = (
@@ -72,7 +76,6 @@ class CurvatureProbe(Monitor):
     """
 
     signals = (*GAUGES, "curvature")
-    kept = 0.4
 
     def __init__(
         self,
@@ -99,6 +102,8 @@ class CurvatureProbe(Monitor):
         self._before: list[Tensor] | None = None
         self._gauge_at, self._verdict_at = _FIRST, self.every_n_steps or _PLATEAU
         self._costs = {False: 0.0, True: 0.0}
+        self._gauged = 0.0
+        self.kept = 2 * _VERDICT
         run = case.run
         reason = obstacle(run.trainer, run.module, steps=self.probe_loss is None)
         if reason is None and len(run.optimizers) > 1:
@@ -139,6 +144,10 @@ class CurvatureProbe(Monitor):
             # The user's own step, which may not bear being run apart from the run.
             self._give_up(case, f"a rehearsed training step failed ({type(error).__name__}: {error})")
         self._costs[self._judges] = case.budget.clock() - began
+        if self._judges:
+            self.kept = _VERDICT
+        else:
+            self._gauged += self._costs[False]
 
     def end(self, case: Case) -> None:
         """Lets go of batches and weights."""
@@ -156,13 +165,19 @@ class CurvatureProbe(Monitor):
         if step >= self._verdict_at:
             late = _GROWTH if self._judges else 1.25
             self._verdict_at = step + self.every_n_steps if self.every_n_steps else math.ceil(late * step)
+        gauges = step >= self._gauge_at or self._judges
         if step >= self._gauge_at:
             self._gauge_at = math.ceil(_GROWTH * step)
-        elif not self._judges:
-            return False
-        if self._judges:
-            return case.budget.allows(max(self._costs[True], _DEARER * self._costs[False]) + LEFT_FOR_RULES)
-        return case.budget.allows(self._costs[False] + LEFT_FOR_RULES + self.kept)
+        verdict = max(self._costs[True], _DEARER * self._costs[False])
+        # Of the first look one verdict on the way, and one at the end; the others must be earned.
+        affords = case.budget.has_earned if self._costs[True] and not ends else case.budget.allows
+        self._judges = self._judges and affords(verdict + LEFT_FOR_RULES)
+        if self._judges or not gauges:
+            return self._judges
+        cost = self._costs[False]
+        # What no verdict will be had for need not be kept.
+        first = self._gauged + cost <= _FIRST_GAUGES and case.budget.allows(cost + LEFT_FOR_RULES + self.kept)
+        return first or case.budget.has_earned(cost) or (ends and case.budget.allows(cost + LEFT_FOR_RULES))
 
     def _look(self, case: Case, batches: list[Sample], before: list[Tensor] | None) -> None:
         rehearsal = Rehearsal(case.run.trainer, case.run.module, steps=self.probe_loss is None)

@@ -33,8 +33,8 @@ class Monitor(Callback):
 
     signals: ClassVar[tuple[str, ...]] = ()
     """The series that this monitor records."""
-    kept: ClassVar[float] = 0.0
-    """What is kept for it of a run's first look [seconds]."""
+    kept: float = 0.0
+    """What is to be kept for it of a run's first look [seconds]."""
 
     def __init__(self) -> None:
         self.settings = Settings()

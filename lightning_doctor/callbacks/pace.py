@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import ceil
 
 from lightning_doctor.budget import FIRST_LOOK, Budget
@@ -27,20 +28,26 @@ class Pace:
         budget: What may be spent.
         every_n_steps: The length of a window, and the least distance between examined steps.
         planned: How many steps the run is to have; None where nobody knows.
-        kept: What examinations leave of the first look for probes [seconds].
+        kept: Tells what examinations are to leave of the first look for probes [seconds].
 
     Attributes:
         steps: How many steps are done.
         sampling: Whether what is cheap is measured on the coming step.
     """
 
-    def __init__(self, budget: Budget, every_n_steps: int, planned: int | None = None, kept: float = 0.0) -> None:
+    def __init__(
+        self,
+        budget: Budget,
+        every_n_steps: int,
+        planned: int | None = None,
+        kept: Callable[[], float] = lambda: 0.0,
+    ) -> None:
         self.steps = 0
         self.sampling = True
         self._budget = budget
         self._every = every_n_steps
         self._planned = planned
-        self._kept = LEFT_FOR_RULES + kept
+        self._kept = kept
         self._next_close = 1
         self._next_examination = 0
         self._affordable = True
@@ -127,13 +134,14 @@ class Pace:
     def _may_examine(self, cost: float) -> bool:
         if self._budget.has_earned(cost):
             return True
-        if not self._budget.allows(cost + self._kept):
+        kept = LEFT_FOR_RULES + self._kept()
+        if not self._budget.allows(cost + kept):
             return False
         # The first look is shared out over what is left of the run.
         coming = self._following(self.steps)
         if self._planned is None:
             return coming >= _GROWTH * self._examined_at
-        left = self._budget.share * self._budget.elapsed + FIRST_LOOK - self._kept - self._budget.spent
+        left = self._budget.left() - kept
         spacing = (self._planned - self.steps) * cost / max(left, 1e-9)
         return coming <= _FIRST_WINDOWS[-1] or coming - self._examined_at >= spacing
 

@@ -18,7 +18,7 @@ from lightning_doctor.measure.halves import half_norms
 from lightning_doctor.measure.hessian import DifferencedHessian, Hessian
 from lightning_doctor.measure.lanczos import ends
 from lightning_doctor.measure.landscape import Landscape, as_double
-from lightning_doctor.measure.rows import count_rows, take
+from lightning_doctor.measure.rows import count_rows, join, take
 from lightning_doctor.measure.sharpness import batch_sharpness, preconditioned, step_ratio
 from lightning_doctor.measure.verdict import CriticalPoint, judge
 
@@ -27,6 +27,8 @@ Sample = tuple[Any, int]
 
 # Sub-batches that a verdict is tested on, and the rows each must have: batch normalisation makes little of fewer.
 _PARTS, _FEWEST = 8, 8
+# More batches than this are joined.
+_FEW_BATCHES = 8
 # Of a preconditioned spectrum only the largest eigenvalue is wanted: negative ones matter where they are as large.
 _LARGEST, _MOST_LARGEST = 0.5, 30
 # Pairs of gradients, of whose noise they tell.
@@ -67,7 +69,9 @@ def supply(batches: Sequence[Sample], *, whole: bool, batch_size: Any = None, sa
         batch_size: What the loader says.
         samples: The number of samples that it serves.
     """
-    sizes = [count_rows(batch, batch_size, samples) for batch, _ in batches]
+    sizes = [count_rows(batch, batch_size, samples, least=1) for batch, _ in batches]
+    if len(batches) > _FEW_BATCHES and sizes[0] is not None and set(sizes) == {sizes[0]}:
+        batches, sizes = _joined(batches, sizes[0])
     if whole or len(batches) < 2:
         return Supply(list(batches[:1]), list(batches[:1]), list(batches[:1]), False, sizes[:1], sizes[0], sizes[0])
     half = len(batches) // 2
@@ -78,6 +82,16 @@ def supply(batches: Sequence[Sample], *, whole: bool, batch_size: Any = None, sa
         for part in cut(batch, rows, min(most, (rows or 0) // _FEWEST))
     ]
     return Supply(list(batches), list(batches[:half]), parts, True, sizes, _total(sizes[:half]), _total(sizes[half:]))
+
+
+def _joined(batches: Sequence[Sample], rows: int) -> tuple[list[Sample], list[int | None]]:
+    """Makes few batches of many small ones."""
+    count = math.ceil(len(batches) / _FEW_BATCHES)
+    groups = [batches[start : start + count] for start in range(0, len(batches), count)]
+    found = [(join([batch for batch, _ in group], rows), group[0][1]) for group in groups]
+    if any(batch is None for batch, _ in found):
+        return list(batches), [rows] * len(batches)
+    return found, [rows * len(group) for group in groups]
 
 
 def cut(sample: Sample, rows: int | None, count: int) -> list[Sample]:

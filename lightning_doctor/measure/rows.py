@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
@@ -21,7 +22,7 @@ def has_rows(tensor: Tensor, rows: int) -> bool:
     return not tensor.is_nested and tensor.ndim > 0 and len(tensor) == rows
 
 
-def count_rows(batch: Any, batch_size: Any = None, samples: Any = None) -> int | None:
+def count_rows(batch: Any, batch_size: Any = None, samples: Any = None, least: int = 2) -> int | None:
     """Returns the number of samples of a batch; None where its first dimension is not known to be that of samples.
 
     Args:
@@ -29,6 +30,7 @@ def count_rows(batch: Any, batch_size: Any = None, samples: Any = None) -> int |
         batch_size: What the loader says, if it does: a batch of that size, or of what is left of all samples, has
             rows. Where nobody says, tensors of one dimension are taken for labels, one a sample.
         samples: The number of samples that the loader serves.
+        least: How many there must be.
     """
     found = tensors(batch)
     sizes = [len(tensor) for tensor in found]
@@ -37,7 +39,7 @@ def count_rows(batch: Any, batch_size: Any = None, samples: Any = None) -> int |
         likely = [batch_size, samples % batch_size if isinstance(samples, int) else 0]
     else:
         likely = [len(tensor) for tensor in found if tensor.ndim == 1 and len(set(sizes)) == 1]
-    return next((rows for rows in likely if rows > 1 and rows in sizes), None)
+    return next((rows for rows in likely if rows >= least and rows in sizes), None)
 
 
 def take(batch: Any, rows: int, index: Tensor) -> Any:
@@ -47,3 +49,29 @@ def take(batch: Any, rows: int, index: Tensor) -> Any:
         return tensor.index_select(0, index.to(tensor.device)) if has_rows(tensor, rows) else tensor
 
     return apply_to_collection(batch, Tensor, chosen)
+
+
+def join(batches: Sequence[Any], rows: int) -> Any | None:
+    """Returns batches of ``rows`` rows each as one; None where they are of kinds that cannot be joined."""
+    first = batches[0]
+    if any(type(batch) is not type(first) for batch in batches):
+        return None
+    if isinstance(first, Tensor):
+        alike = all(has_rows(batch, rows) and batch.shape == first.shape for batch in batches)
+        return torch.cat(list(batches)) if alike else first if all(batch is first for batch in batches) else None
+    if isinstance(first, Mapping):
+        if any(batch.keys() != first.keys() for batch in batches):
+            return None
+        joined = {key: join([batch[key] for batch in batches], rows) for key in first}
+        return None if any(part is None for part in joined.values()) else joined
+    if isinstance(first, (list, tuple)):
+        if any(len(batch) != len(first) for batch in batches):
+            return None
+        parts: list[Any] = [join(values, rows) for values in zip(*batches, strict=True)]
+        if any(part is None for part in parts):
+            return None
+        if isinstance(first, list):
+            return parts
+        make: Any = type(first)
+        return make(*parts) if hasattr(first, "_fields") else tuple(parts)
+    return first if all(batch == first for batch in batches) else None

@@ -12,7 +12,7 @@ from lightning_doctor.sharpness import gauge, stability
 from lightning_doctor.step_sizes import rate_at
 
 
-@rule("LD404", needs={"learning_rate": 1, "curvature/sharpness": 3})
+@rule("LD404", needs={"learning_rate": 1, "curvature/sharpness": 3}, recent=("curvature/sharpness",))
 def edge_of_stability(history: History, *, near: float = 1.25, least: int = 3) -> Finding | None:
     """The curvature hovers at the largest that the optimizer's steps bear.
 

@@ -76,7 +76,8 @@ def _over_time(
     calmest = min(levels(before, _LEVELS))
     if not calmest > 0 or now < growth * calmest:
         return None
-    best, loss_now = min(losses.values), median(losses.values[-lasting:])
+    # The best before: a loss that falls fast as it leaves a saddle has its best now.
+    best, loss_now = min(losses.values[:-lasting] or losses.values[:1]), median(losses.values[-lasting:])
     blur = noise(losses.values[: max(3, len(losses) // 2)])
     if loss_now - best <= max(lost * (losses.values[0] - best), 3 * blur):
         return None

@@ -19,6 +19,7 @@ from lightning_doctor.step_sizes import rate_at
     "LD405",
     needs={"train_loss": 64, "learning_rate": 1, "curvature/high": 1},
     reads=("curvature",),
+    recent=("curvature/high",),
     explains=("undertrained", "loss_plateau", "stuck_at_baseline", "learning_rate_too_low", "stale_validation"),
 )
 def ill_conditioned(

@@ -22,6 +22,7 @@ _PROGRESS = 0.05
 @rule(
     "LD112",
     needs={"train_loss": 64, "learning_rate": 1, "curvature/gradient_noise": 2},
+    recent=("curvature/gradient_noise",),
     explains=("loss_plateau", "loss_spike", "stale_validation"),
 )
 def noise_floor(

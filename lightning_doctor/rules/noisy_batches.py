@@ -21,6 +21,7 @@ _PROBES = 3
 @rule(
     "LD113",
     needs={"train_loss": 64, "curvature/gradient_noise": 2},
+    recent=("curvature/gradient_noise",),
     explains=("noise_floor", "loss_plateau", "loss_spike", "undertrained", "stale_validation"),
 )
 def noisy_batches(history: History, *, under: float = 10.0, least: int = 6) -> Finding | None:

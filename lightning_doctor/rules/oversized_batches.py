@@ -15,6 +15,7 @@ from lightning_doctor.rule import rule
 @rule(
     "LD114",
     needs={"train_loss": 16, "curvature/noise_scale": 2},
+    recent=("curvature/noise_scale",),
     explains=("undertrained", "stale_validation"),
 )
 def oversized_batches(

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_doctor.measure.rows import count_rows, take
+from lightning_doctor.measure.rows import count_rows, join, take
 
 IMAGES, LABELS = torch.arange(12.0).reshape(4, 3), torch.arange(4)
 
@@ -37,3 +37,20 @@ def test_rows_are_taken_from_every_tensor_that_has_them() -> None:
     assert taken["y"][0].tolist() == [3, 1]
     assert taken["y"][1] == "name"
     assert taken["weights"] is weights
+
+
+def test_batches_of_a_kind_are_joined_row_by_row() -> None:
+    one, other = ({"x": IMAGES + i, "y": (LABELS, "name")} for i in (0, 1))
+    joined = join([one, other], 4)
+    assert torch.equal(joined["x"], torch.cat([IMAGES, IMAGES + 1]))
+    assert torch.equal(joined["y"][0], torch.cat([LABELS, LABELS]))
+    assert joined["y"][1] == "name"
+    assert count_rows(joined) == 8
+
+
+@pytest.mark.parametrize(
+    "other",
+    [[IMAGES, "b"], [IMAGES[:3], "a"], (IMAGES, "a"), [IMAGES], [{"x": IMAGES}, "a"], [IMAGES.reshape(4, 1, 3), "a"]],
+)
+def test_batches_of_several_kinds_are_not_joined(other: Any) -> None:
+    assert join([[IMAGES, "a"], other], 4) is None

@@ -61,6 +61,14 @@ def test_the_remedy_does_not_say_to_clip_where_it_is_clipped() -> None:
     assert "lower lr" in finding.remedy
 
 
+def test_healthy_a_gradient_that_grows_as_the_run_leaves_a_saddle() -> None:
+    losses = [5.06, 5.06, 5.06, 5.06, 5.05, 5.05, 5.03, 5.02, 4.99, 4.94, 4.88, 4.8, 4.69, 4.54, 4.35, 4.12]
+    history = history_of(losses)
+    for step in range(16):
+        history.record("grad_norm", step, 0.006 * 1.55**step)
+    assert exploding_gradients(history) is None
+
+
 def test_healthy_a_slow_starter_whose_gradient_grows_a_thousandfold_while_the_loss_falls_is_well() -> None:
     norms = [0.002 * 10 ** (3 * min(i, 150) / 150) for i in range(300)]
     losses = noisy([*[2.3] * 150, *decay(2.3, 0.5, 40, 150)], 0.01)
