@@ -32,6 +32,12 @@ TRAIN = textwrap.dedent(
     strict = mode not in ("broken", "broken late", "one validation")
     doctor = Doctor(strict=strict, stop_on="error" if mode == "stop" else None)
     callbacks = [] if mode in ("one rank", "plain") else [doctor]
+    if mode.startswith("probed"):
+        from lightning_doctor.callbacks.curvature import CurvatureProbe
+        from lightning_doctor.callbacks.point import Point
+        callbacks.append(CurvatureProbe(samples=64, every_n_steps=8))
+        if mode == "probed badly" and rank == 1:
+            Point.preconditioned = Point.line = Point.gauges = lambda *_: 1 / 0
     if mode == "broken" and rank == 1:
         from lightning_doctor.callbacks.losses import LossMonitor
         LossMonitor.after_batch = lambda *_: 1 / 0
@@ -182,3 +188,33 @@ def test_a_run_that_was_spawned_hands_its_report_over(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert list(tmp_path.glob("lightning-doctor-*")) == []
+
+
+def test_ranks_probe_the_curvature_of_the_union_batch(tmp_path: Path) -> None:
+    first, second = train(tmp_path / "two", "probed", 2)
+    (alone,) = train(tmp_path / "one", "probed", 1)
+    (plain, _) = train(tmp_path / "plain", "plain", 2)
+    assert first["weights"] == second["weights"] == plain["weights"]
+    histories = [result["report"]["history"] for result in (first, second, alone)]
+    found = [history["facts"]["curvature"] for history in histories]
+    assert found[0] == found[1]
+    # float32 sums in another order, through some twenty products.
+    for end in ("low", "high"):
+        assert found[0][end]["value"] == pytest.approx(found[2][end]["value"], rel=1e-2)
+    assert (found[0]["samples"], found[0]["kind"]) == (found[2]["samples"], found[2]["kind"])
+    for name in ("curvature/gradient_norm", "curvature/sharpness"):
+        series = [history["series"][name] for history in histories]
+        assert series[0]["steps"] == series[2]["steps"]
+        assert series[0]["values"] == series[1]["values"] == pytest.approx(series[2]["values"], rel=1e-2)
+    assert first["report"]["notes"] == second["report"]["notes"] == []
+
+
+def test_a_rank_whose_probe_fails_keeps_nobody_waiting(tmp_path: Path) -> None:
+    first, second = train(tmp_path, "probed badly", 2)
+    assert first["steps"] == second["steps"] == 30
+    assert first["weights"] == second["weights"]
+    absent = [result["report"]["history"]["absent"]["curvature"] for result in (first, second)]
+    assert absent == [
+        "another rank could not go on",
+        "a rehearsed training step failed (ZeroDivisionError: division by zero)",
+    ]

@@ -97,6 +97,11 @@ class Case:
         self.window.put(self.run.step, value, lambda step, numbers: self.history.record(name, step, numbers[0]))
 
     @property
+    def together(self) -> bool:
+        """Whether every rank has a doctor, so that they may meet."""
+        return self._together
+
+    @property
     def sampling(self) -> bool:
         """Whether the coming step is one whose gradients are measured."""
         return self.pace.sampling
@@ -274,12 +279,29 @@ class Case:
         began = self.budget.clock()
         # Every rank decides from these means, so that all stop alike and measure the same steps. Not under `_try`: what
         # fails here on one rank must not keep it from meeting the others the next time.
-        wishes = [float(self.consultation.stop_wanted), *self.pace.wishes()]
+        prober = next((part for part in self._parts if _listens(part, "wishes")), None)
+        wanted = self._wishes(prober)
+        wishes = [float(self.consultation.stop_wanted), *wanted, *self.pace.wishes()]
         stop, *means = self.window.close(wishes, self._window_failed, alone=alone)
         if stop > 0 and self._together:
             self.trainer.should_stop = True
-        self.pace.heed(means)
+        self.pace.heed(means[len(wanted) :])
+        if prober is not None and not alone:
+            self._ask(prober, lambda: prober.heed(self, means[: len(wanted)]))
         self.budget.spent += self.budget.clock() - began
+
+    def _wishes(self, prober: Monitor | None) -> list[float]:
+        # As many on a rank whose probe has failed.
+        wishes = None if prober is None else self._ask(prober, lambda: prober.wishes(self))
+        return [0.0, 0.0] if wishes is None else wishes
+
+    def _ask(self, part: Monitor, act: Callable[[], T]) -> T | None:
+        try:
+            return act()
+        except Exception as error:  # noqa: BLE001
+            self._drop(part)
+            self.consultation.failed(type(part).__name__, error)
+            return None
 
     def _window_failed(self, error: Exception) -> None:
         self.consultation.failed("reading the window", error)

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from lightning_doctor.callbacks.meeting import Meeting, Parted
 from lightning_doctor.callbacks.monitor import Monitor
 from lightning_doctor.callbacks.pace import LEFT_FOR_RULES
-from lightning_doctor.callbacks.point import Point, Sample, described, halved, is_out_of_memory, supply
+from lightning_doctor.callbacks.point import Point, Sample, Supply, described, halved, is_out_of_memory, supply
 from lightning_doctor.callbacks.rehearsal import Rehearsal, Unrehearsable, obstacle
 from lightning_doctor.gradient_noise import NoiseScale
 from lightning_doctor.measure.hessian import flat, vector_dtype
@@ -35,6 +36,11 @@ _GROWTH = 2.0
 _FIRST, _PLATEAU = 7, 128
 # What a verdict costs beside what is measured with every probe, about.
 _DEARER = 5.0
+# Memory that nobody misses [bytes]; what the graph of a gradient takes, in activations of a forward pass; what a
+# training step takes beside them, gradients and the like, in vectors over the weights.
+_SMALL, _GRAPH, _STEP_VECTORS = 1 << 26, 3, 3
+# Products with the Hessian, each of which keeps a vector.
+_LEAST_PRODUCTS, _MOST_PRODUCTS = 16, 100
 # What probes without a verdict may take of a run's first look [seconds].
 _FIRST_GAUGES = 0.2
 # What a verdict is expected to take of it, of which there is one on the way and one at the end [seconds].
@@ -66,8 +72,8 @@ class CurvatureProbe(Monitor):
 
     Args:
         samples: How many training samples the Hessian is that of, as far as memory allows; as many test what it says.
-        every_n_steps: How often to ask what kind of point this is [optimizer steps]; by default only on a plateau and
-            at the end.
+        every_n_steps: How often to ask what kind of point this is [optimizer steps], from the next window on; by
+            default only on a plateau and at the end.
         probe_loss: The loss of a module on a batch, as ``probe_loss(module, batch)``, a scalar: for models whose
             training step cannot be run apart, as in manual optimization.
 
@@ -98,7 +104,8 @@ class CurvatureProbe(Monitor):
         self._batches: list[Sample] = []
         self._collecting = False
         self._wanted = 0
-        self._judges = False
+        self._judges = self._ends = False
+        self._starts_at = 0
         self._before: list[Tensor] | None = None
         self._gauge_at, self._verdict_at = _FIRST, self.every_n_steps or _PLATEAU
         self._costs = {False: 0.0, True: 0.0}
@@ -113,7 +120,7 @@ class CurvatureProbe(Monitor):
 
     def before_batch(self, case: Case, batch: Any, batch_idx: int) -> None:
         """Keeps a batch to probe with, as it is before the model may change it."""
-        if self._collecting and len(self._batches) < self._wanted:
+        if self._collecting and case.pace.steps >= self._starts_at and len(self._batches) < self._wanted:
             self._batches.append((copy.deepcopy(batch), batch_idx))
 
     def before_step(self, case: Case, optimizer: Optimizer) -> None:
@@ -126,9 +133,6 @@ class CurvatureProbe(Monitor):
         if not self._able:
             return
         if not self._collecting:
-            if self._is_due(case):
-                self._wanted = _batches_wanted(case, self.samples)
-                self._collecting = True
             return
         if len(self._batches) < self._wanted:
             return
@@ -136,13 +140,21 @@ class CurvatureProbe(Monitor):
         batches, self._batches = self._batches, []
         before, self._before = self._before, None
         began = case.budget.clock()
+        deadline = began + case.budget.left() - LEFT_FOR_RULES / 2
+        meeting = Meeting(case.together, lambda: case.budget.clock() < deadline)
+        device = case.run.trainer.strategy.root_device
         try:
-            self._look(case, batches, before)
-        except Unrehearsable as error:
+            self._look(case, batches, before, meeting)
+            meeting.close(device)
+        except Parted as error:
             self._give_up(case, str(error))
         except Exception as error:  # noqa: BLE001
-            # The user's own step, which may not bear being run apart from the run.
-            self._give_up(case, f"a rehearsed training step failed ({type(error).__name__}: {error})")
+            meeting.part(device)
+            if isinstance(error, Unrehearsable):
+                self._give_up(case, str(error))
+            else:
+                # The user's own step, which may not bear being run apart from the run.
+                self._give_up(case, f"a rehearsed training step failed ({type(error).__name__}: {error})")
         self._costs[self._judges] = case.budget.clock() - began
         if self._judges:
             self.kept = _VERDICT
@@ -154,32 +166,45 @@ class CurvatureProbe(Monitor):
         self._batches.clear()
         self._before = None
 
-    def _is_due(self, case: Case) -> bool:
-        """Whether it is time, and the budget allows it."""
-        step = case.run.step + 1
-        planned = case.history.fact("trainer.planned_steps")
-        ends = isinstance(planned, int) and step == planned - _steps_wanted(case, self.samples)
-        if step < min(self._gauge_at, self._verdict_at) and not ends:
-            return False
-        self._judges = ends or (step >= self._verdict_at and (self.every_n_steps is not None or _is_plateau(case)))
-        if step >= self._verdict_at:
-            late = _GROWTH if self._judges else 1.25
-            self._verdict_at = step + self.every_n_steps if self.every_n_steps else math.ceil(late * step)
-        gauges = step >= self._gauge_at or self._judges
-        if step >= self._gauge_at:
-            self._gauge_at = math.ceil(_GROWTH * step)
-        verdict = max(self._costs[True], _DEARER * self._costs[False])
+    def wishes(self, case: Case) -> list[float]:
+        """Says whether this rank would probe in the coming window, and whether for a verdict."""
+        self._ends = False
+        if not self._able or self._collecting:
+            return [0.0, 0.0]
+        step, planned = case.pace.steps, case.history.fact("trainer.planned_steps")
+        if isinstance(planned, int):
+            # The last batches of the run, if they come before the next window ends.
+            last = planned - _steps_wanted(case, self.samples)
+            self._ends = step <= last < step + case.pace.window
+        verdict = self._ends or (step >= self._verdict_at and (self.every_n_steps is not None or _is_plateau(case)))
+        gauge = verdict or step >= self._gauge_at
+        affords = case.budget.has_earned if self._costs[True] and not self._ends else case.budget.allows
         # Of the first look one verdict on the way, and one at the end; the others must be earned.
-        affords = case.budget.has_earned if self._costs[True] and not ends else case.budget.allows
-        self._judges = self._judges and affords(verdict + LEFT_FOR_RULES)
-        if self._judges or not gauges:
-            return self._judges
+        dear = max(self._costs[True], _DEARER * self._costs[False]) + LEFT_FOR_RULES
+        verdict = verdict and affords(dear)
         cost = self._costs[False]
         # What no verdict will be had for need not be kept.
-        first = self._gauged + cost <= _FIRST_GAUGES and case.budget.allows(cost + LEFT_FOR_RULES + self.kept)
-        return first or case.budget.has_earned(cost) or (ends and case.budget.allows(cost + LEFT_FOR_RULES))
+        kept = LEFT_FOR_RULES + (0.0 if self._ends else self.kept)
+        first = self._gauged + cost <= _FIRST_GAUGES or self._ends
+        gauge = gauge and ((first and case.budget.allows(cost + kept)) or case.budget.has_earned(cost))
+        return [float(verdict or gauge), float(verdict)]
 
-    def _look(self, case: Case, batches: list[Sample], before: list[Tensor] | None) -> None:
+    def heed(self, case: Case, means: list[float]) -> None:
+        """Begins to collect batches, if every rank would."""
+        step = case.pace.steps
+        probes, judges = (mean == 1.0 for mean in means)
+        if step >= self._verdict_at:
+            later = _GROWTH if judges else 1.25
+            self._verdict_at = step + self.every_n_steps if self.every_n_steps else math.ceil(later * step)
+        if step >= self._gauge_at:
+            self._gauge_at = math.ceil(_GROWTH * step)
+        if probes:
+            self._collecting, self._judges = True, judges
+            self._wanted = _batches_wanted(case, self.samples)
+            planned = case.history.fact("trainer.planned_steps")
+            self._starts_at = planned - _steps_wanted(case, self.samples) if self._ends else step
+
+    def _look(self, case: Case, batches: list[Sample], before: list[Tensor] | None, meeting: Meeting) -> None:
         rehearsal = Rehearsal(case.run.trainer, case.run.module, steps=self.probe_loss is None)
         facts = case.history.fact
         samples = supply(
@@ -189,18 +214,43 @@ class CurvatureProbe(Monitor):
             samples=facts("data.train_samples"),
         )
         notes: list[str] = []
+        samples, most = self._fitting(rehearsal, samples, notes, meeting)
         while True:
             try:
-                self._measure(case, Point(rehearsal, samples, self.probe_loss), before, notes)
+                self._measure(case, Point(rehearsal, samples, self.probe_loss, meeting), before, notes, most, meeting)
                 return
             except (RuntimeError, MemoryError) as error:  # noqa: PERF203
-                fewer = halved(samples) if is_out_of_memory(error) else None
+                # One rank of several cannot begin again on its own.
+                fewer = halved(samples) if is_out_of_memory(error) and meeting.world == 1 else None
                 if fewer is None:
                     raise
                 notes.append(f"the memory did not suffice for {samples.rows or 'so many'} samples")
                 samples = fewer
 
-    def _measure(self, case: Case, point: Point, before: list[Tensor] | None, notes: list[str]) -> None:
+    def _fitting(self, rehearsal: Rehearsal, samples: Supply, notes: list[str], meeting: Meeting) -> tuple[Supply, int]:
+        """Returns as many samples, and as many products, as fit into the memory of two training steps, about."""
+        point = Point(rehearsal, samples, self.probe_loss, meeting)
+        activations, vector = point.activation_bytes(), point.weight_bytes()
+        limit = max(_SMALL, 2 * (activations + _STEP_VECTORS * vector))
+        whole, rows = samples.rows, samples.sizes[0]
+        while rows and samples.rows and _GRAPH * activations * samples.rows / rows > limit:
+            fewer = halved(samples)
+            if fewer is None:
+                break
+            samples = fewer
+        if samples.rows != whole:
+            notes.append(f"it looks at {samples.rows} of {whole} samples, for the memory of two training steps")
+        return samples, max(_LEAST_PRODUCTS, min(_MOST_PRODUCTS, limit // vector))
+
+    def _measure(
+        self,
+        case: Case,
+        point: Point,
+        before: list[Tensor] | None,
+        notes: list[str],
+        most: int,
+        meeting: Meeting,
+    ) -> None:
         point.prepare()
         gauges = point.gauges(_update(case, before))
         noise = point.noise_scale()
@@ -214,12 +264,11 @@ class CurvatureProbe(Monitor):
             diagonal = preconditioner(case.run.optimizers[0], _trained(case))
             if diagonal is not None:
                 gauges["curvature/preconditioned"] = point.preconditioned(diagonal)
-            deadline = case.budget.left() - LEFT_FOR_RULES / 2 + case.budget.clock()
-            verdict = point.judge(lambda: case.budget.clock() < deadline)
+            verdict = point.judge(meeting.may_go_on, most)
             if verdict.ends is not None:
                 gauges |= {"curvature/high": verdict.ends.high, "curvature/low": verdict.ends.low}
             way = {"step": step, "backend": point.backend, "notes": [*notes, *point.notes]}
-            line = point.line(verdict, lambda: case.budget.clock() < deadline)
+            line = point.line(verdict, meeting.may_go_on)
             case.history.facts["curvature"] = {**way, **described(verdict, noise), **({"line": line} if line else {})}
             case.history.absent.pop("curvature", None)
         numbers = torch.tensor([gauges.get(name, math.nan) for name in GAUGES], dtype=torch.float64)
@@ -237,6 +286,9 @@ def _batches_wanted(case: Case, samples: int) -> int:
     size = case.history.fact("data.batch_size")
     if not isinstance(size, int) or size <= 0:
         return 2 * _MOST_BATCHES
+    if case.together:
+        # Each rank has as many.
+        size *= case.run.trainer.world_size
     return 2 * min(math.ceil(samples / size), max(_MOST_BATCHES, math.ceil(_FEW_SAMPLES / size)))
 
 

@@ -90,6 +90,13 @@ class Monitor(Callback):
     def after_batch(self, case: Case, outputs: Any, batch_idx: int) -> None:
         """Called after each training batch, with what ``training_step`` returned."""
 
+    def wishes(self, case: Case) -> list[float]:
+        """Asked at a window's end: what this rank would like to do, in two numbers; :meth:`heed` gets the means."""
+        return [0.0, 0.0]
+
+    def heed(self, case: Case, means: list[float]) -> None:
+        """Called after :meth:`wishes` with their means over ranks, the same on all of them."""
+
     def probe(self, case: Case) -> None:
         """Called after each batch that stepped, for what is no part of measuring the step."""
 

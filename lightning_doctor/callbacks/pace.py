@@ -32,6 +32,7 @@ class Pace:
 
     Attributes:
         steps: How many steps are done.
+        window: The length of a window, but for the first ones.
         sampling: Whether what is cheap is measured on the coming step.
     """
 
@@ -45,7 +46,7 @@ class Pace:
         self.steps = 0
         self.sampling = True
         self._budget = budget
-        self._every = every_n_steps
+        self.window = every_n_steps
         self._planned = planned
         self._kept = kept
         self._next_close = 1
@@ -124,7 +125,7 @@ class Pace:
         affordable, cost, step_time, examine = means
         limit = _SAMPLING_SHARE * self._budget.share * step_time
         spacing = 1 if affordable == 1.0 else ceil(cost / max(limit, 1e-9))
-        self._sample_every = min(self._every, max(1, spacing))
+        self._sample_every = min(self.window, max(1, spacing))
         self._affordable = examine == 1.0
 
     def _may_sample(self) -> bool:
@@ -146,4 +147,4 @@ class Pace:
         return coming <= _FIRST_WINDOWS[-1] or coming - self._examined_at >= spacing
 
     def _following(self, steps: int) -> int:
-        return next((n for n in _FIRST_WINDOWS if n > steps), steps + self._every)
+        return next((n for n in _FIRST_WINDOWS if n > steps), steps + self.window)

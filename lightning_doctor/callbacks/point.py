@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_doctor.callbacks.meeting import Meeting, SharedHessian, SharedLandscape
 from lightning_doctor.callbacks.rehearsal import Rehearsal, Unrehearsable
 from lightning_doctor.gradient_noise import NoiseScale, noise_scale
 from lightning_doctor.measure.cross_check import cross_check
 from lightning_doctor.measure.descent import LossesAt
 from lightning_doctor.measure.halves import half_norms
-from lightning_doctor.measure.hessian import DifferencedHessian, Hessian
+from lightning_doctor.measure.hessian import DifferencedHessian
 from lightning_doctor.measure.lanczos import ends
 from lightning_doctor.measure.landscape import Landscape, as_double
 from lightning_doctor.measure.rows import count_rows, join, take
@@ -130,6 +131,7 @@ class Point:
         rehearsal: A copy of it.
         samples: What to look at it by.
         probe_loss: The loss of a module on a batch, where it is not that of the training step.
+        meeting: Where ranks meet, each with samples of its own.
 
     Attributes:
         backend: How products with the Hessian are had: ``"exact"`` or ``"finite differences"``.
@@ -137,7 +139,11 @@ class Point:
     """
 
     def __init__(
-        self, rehearsal: Rehearsal, samples: Supply, probe_loss: Callable[[Any, Any], Tensor] | None = None
+        self,
+        rehearsal: Rehearsal,
+        samples: Supply,
+        probe_loss: Callable[[Any, Any], Tensor] | None = None,
+        meeting: Meeting | None = None,
     ) -> None:
         def loss(module: Any, batches: Sequence[Sample]) -> Tensor:
             losses = []
@@ -151,13 +157,34 @@ class Point:
             return torch.stack(losses).mean()
 
         try:
-            self._land = Landscape(rehearsal.module, loss)
+            self._meeting = Meeting(together=False) if meeting is None else meeting
+            self._land = SharedLandscape(rehearsal.module, loss, self._meeting)
         except ValueError as error:
             raise Unrehearsable(str(error)) from error
         self._samples = samples
         self._down = self._land.weights
         self.backend = "exact"
         self.notes: list[str] = []
+
+    def activation_bytes(self) -> int:
+        """Returns what a forward pass of a whole batch keeps for its backward pass [bytes]."""
+        kept: dict[int, int] = {}
+        weights = {parameter.untyped_storage().data_ptr() for parameter in self._land.parameters}
+
+        def count(tensor: Tensor) -> Tensor:
+            if tensor.layout == torch.strided:
+                storage = tensor.untyped_storage()
+                kept[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            self._land.gradient(self._samples.batches[:1])
+        own = sum(size for place, size in kept.items() if place not in weights)
+        return round(self._meeting.number(own, self._land.weights.device))
+
+    def weight_bytes(self) -> int:
+        """Returns the size of a vector over the parameters [bytes]."""
+        return self._land.weights.nbytes
 
     def prepare(self) -> None:
         """Finds a way to products with the Hessian, and notes which in ``backend``.
@@ -169,22 +196,25 @@ class Point:
             Unrehearsable: Where neither works.
         """
         first = self._samples.choosing[:1]
+        obstacle = ""
         try:
-            hessian = self._land.hessian(first)
+            # Without the others: what fails on one rank must not keep them waiting.
+            hessian = self._land.own_hessian(first)
             hessian(hessian.gradient)
             checked = hessian.has_custom_functions
             hessian.release()
         except (RuntimeError, NotImplementedError) as error:
             if is_out_of_memory(error):
                 raise
-            self._difference(_first_line(error))
-            return
-        if checked:
-            check = cross_check(self._land, first)
+            obstacle, checked = _first_line(error), False
+        if not obstacle and checked:
+            check = cross_check(Landscape(self._land._module, self._land._loss), first)
             if check.agrees is False:
-                self._difference(check.because)
+                obstacle = check.because
             elif check.agrees is None:
                 self.notes.append(check.because)
+        if self._meeting.number(float(bool(obstacle)), self._land.weights.device) > 0:
+            self._difference(obstacle or "another rank cannot")
 
     def _difference(self, because: str) -> None:
         try:
@@ -199,7 +229,7 @@ class Point:
         self.backend = "finite differences"
         self.notes.append(f"it cannot be differentiated twice: {because}")
 
-    def _hessian(self, batches: list[Sample]) -> Hessian | DifferencedHessian:
+    def _hessian(self, batches: list[Sample]) -> SharedHessian | DifferencedHessian:
         if self.backend == "exact":
             return self._land.hessian(batches)
         return DifferencedHessian(lambda offset: self._land.gradient(batches, offset), self._land.weights)
@@ -239,7 +269,7 @@ class Point:
         if len(halves) < 4:
             return f"{len(whole)} batches of {rows} are too few to tell the noise of a gradient"
         small, big = half_norms(lambda half: self._land.gradient([half]), halves)
-        size = rows // count if cuts else rows
+        size = (rows // count if cuts else rows) * self._meeting.world
         return noise_scale(small, big, size, 2 * size)
 
     def preconditioned(self, diagonal: Tensor) -> float:
@@ -250,8 +280,8 @@ class Point:
         hessian.release()
         return math.nan if found is None else found.high
 
-    def judge(self, may_go_on: Callable[[], bool]) -> CriticalPoint:
-        """Says what kind of point this is."""
+    def judge(self, may_go_on: Callable[[], bool], most: int) -> CriticalPoint:
+        """Says what kind of point this is, by at most so many products, each of which keeps a vector."""
         chosen = self._samples.choosing
         hessian = self._hessian(chosen)
         self._down = -hessian.gradient / hessian.gradient.norm()
@@ -262,8 +292,13 @@ class Point:
             length=float(self._land.weights.norm()),
             held_out=self._samples.held_out,
             may_go_on=may_go_on,
+            most=most,
         )
-        return replace(point, samples=self._samples.rows, tested=self._samples.tested)
+        rows, tested = self._samples.rows, self._samples.tested
+        world = self._meeting.world
+        return replace(
+            point, samples=None if rows is None else world * rows, tested=None if tested is None else world * tested
+        )
 
     def line(self, verdict: CriticalPoint, may_go_on: Callable[[], bool]) -> list[list[float]]:
         """Returns the loss along the way down that the verdict is about: distances, and the loss of testing samples.
