@@ -27,6 +27,8 @@ _CHARTS: Mapping[str, tuple[str, ...]] = {
     "learning rate": ("learning_rate", "learning_rate/*"),
     "momentum": ("momentum", "momentum/*"),
     "effective step of Adagrad": ("adagrad_step", "adagrad_step/*"),
+    "step scan: change of the loss at multiples of the step": ("scan/*",),
+    "skill: share of the constant predictor's errors avoided": ("skill", "train_accuracy"),
     "curvature: ends of the spectrum, along the gradient": ("curvature/high", "curvature/low", "curvature/sharpness"),
 }
 _LAYOUT_TAG = b"custom_scalars__config__"
