@@ -44,6 +44,16 @@ def examine(
         thresholds: By rule code, as :func:`~lightning_doctor.rules.check_thresholds` returns them.
         on_failure: Told of a rule that raised, which is then unassessed; without it the error passes through.
     """
+    with history.at_rest():
+        return _examine(history, rules, thresholds or {}, on_failure)
+
+
+def _examine(
+    history: History,
+    rules: Iterable[Rule],
+    thresholds: Mapping[str, Mapping[str, float]],
+    on_failure: Callable[[Rule, Exception], None] | None,
+) -> Verdict:
     verdict = Verdict()
     for rule in rules:
         lack = rule.lacks(history)
@@ -51,7 +61,7 @@ def examine(
             verdict.unassessed[rule.code] = lack
             continue
         try:
-            finding = rule(history, **(thresholds or {}).get(rule.code, {}))
+            finding = rule(history, **thresholds.get(rule.code, {}))
         except Exception as error:
             if on_failure is None:
                 raise

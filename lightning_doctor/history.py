@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 from lightning_doctor.jsonable import MalformedError, from_jsonable, to_jsonable
+
+T = TypeVar("T")
 
 SERIES_CAPACITY = 2048
 EVENT_CAPACITY = 64
@@ -101,6 +104,25 @@ class History:
         self.absent: dict[str, str] = {}
         self.events: list[dict[str, Any]] = []
         self._series: dict[str, Series] = {}
+        self._kept: dict[str, Any] | None = None
+
+    @contextmanager
+    def at_rest(self) -> Iterator[None]:
+        """Within this nothing is recorded, so that what is worked out :meth:`once` need not be worked out again."""
+        self._kept = {}
+        try:
+            yield
+        finally:
+            self._kept = None
+
+    def once(self, name: str, work_out: Callable[[], T]) -> T:
+        """Returns what ``work_out`` does; while the history is at rest what it returned before under this name."""
+        if self._kept is None:
+            return work_out()
+        if name not in self._kept:
+            self._kept[name] = work_out()
+        found: T = self._kept[name]
+        return found
 
     def record(self, name: str, step: int, value: float, *, capacity: int = SERIES_CAPACITY) -> None:
         """Appends one value to the series ``name``, which begins, with this capacity, at its first value."""

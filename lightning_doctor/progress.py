@@ -97,7 +97,11 @@ def _larger(*shares: float | None) -> float | None:
 
 
 def standing(history: History) -> Standing:
-    """Reads off how far the run has come."""
+    """Reads off how far the run has come; half of all rules ask."""
+    return history.once("standing", lambda: _standing(history))
+
+
+def _standing(history: History) -> Standing:
     losses = history.get("train_loss").finite()
     recent = stretch(losses, _RECENT)
     planned = history.fact("trainer.planned_steps")

@@ -229,3 +229,17 @@ def test_the_first_value_that_is_not_finite_is_found_as_a_series_grows_and_thins
         assert broken is not None
         assert series.steps[broken] == 20
         assert len(series.finite()) == broken
+
+
+def test_at_rest_what_was_worked_out_once_is_kept_and_forgotten_after() -> None:
+    history, asked = History(), []
+
+    def work_out() -> int:
+        asked.append(1)
+        return len(asked)
+
+    assert [history.once("count", work_out), history.once("count", work_out)] == [1, 2]
+    with history.at_rest():
+        assert [history.once("count", work_out), history.once("count", work_out)] == [3, 3]
+        assert history.once("other", work_out) == 4
+    assert history.once("count", work_out) == 5
