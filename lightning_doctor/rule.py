@@ -25,10 +25,10 @@ class Rule:
         check: A pure function of a history: a finding, or None for *looked, and it is well*.
         needs: Series that must be there, with the number of finite values each must have.
         reads: Facts that must be there.
-        recent: Series whose newest value must not be old.
         explains: Names of the illnesses that are only symptoms where this one is found.
         non_finite: Whether the rule looks at series that hold NaN or infinite values.
         thresholds: The keyword arguments of ``check`` with their defaults.
+        recent: Series whose newest value must not be old.
     """
 
     code: str
@@ -36,10 +36,10 @@ class Rule:
     check: Check
     needs: Mapping[str, int]
     reads: tuple[str, ...]
-    recent: tuple[str, ...]
     explains: tuple[str, ...]
     non_finite: bool
     thresholds: Mapping[str, float]
+    recent: tuple[str, ...] = ()
 
     def __call__(self, history: History, **thresholds: float) -> Finding | None:
         """Runs the check on a history that :meth:`lacks` nothing; names the finding after the rule."""
@@ -109,7 +109,7 @@ def rule(
     def decorate(check: Check) -> Rule:
         keywords = [p for p in inspect.signature(check).parameters.values() if p.kind is p.KEYWORD_ONLY]
         thresholds = {p.name: p.default for p in keywords}
-        return Rule(code, check.__name__, check, dict(needs or {}), reads, recent, explains, non_finite, thresholds)
+        return Rule(code, check.__name__, check, dict(needs or {}), reads, explains, non_finite, thresholds, recent)
 
     return decorate
 
