@@ -11,7 +11,7 @@ from lightning_doctor.guide import walk
 from lightning_doctor.history import History
 from lightning_doctor.jsonable import MalformedError
 from lightning_doctor.report import Report
-from lightning_doctor.rule import Rule
+from lightning_doctor.rule import Rule, Undecided
 from lightning_doctor.rules import all_rules
 
 
@@ -62,6 +62,9 @@ def _examine(
             continue
         try:
             finding = rule(history, **thresholds.get(rule.code, {}))
+        except Undecided as reason:
+            verdict.unassessed[rule.code] = str(reason)
+            continue
         except Exception as error:
             if on_failure is None:
                 raise

@@ -15,6 +15,10 @@ Check = Callable[..., Finding | None]
 _RECENT = 0.4
 
 
+class Undecided(Exception):  # noqa: N818
+    """Raised by a check whose evidence is all there and does not tell; the message says why, as a clause."""
+
+
 @dataclass(frozen=True, eq=False)
 class Rule:
     """One illness and the function that looks for it.

@@ -11,7 +11,7 @@ from lightning_doctor.diagnose import Course, Verdict, diagnose, examine, rank
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.jsonable import MalformedError
-from lightning_doctor.rule import Rule, rule
+from lightning_doctor.rule import Rule, Undecided, rule
 from lightning_doctor.rules import all_rules, find_rule
 from tests.histories import history_of
 
@@ -265,3 +265,13 @@ def test_an_empty_history_is_unassessed_throughout() -> None:
     assert report.findings == []
     assert set(report.unassessed) == {rule.code for rule in all_rules()}
     assert report.guide.conclusion == "unknown"
+
+
+def test_evidence_that_does_not_tell_leaves_a_rule_unassessed_with_its_reason() -> None:
+    @rule("LD997", needs={"train_loss": 1})
+    def torn(history: History) -> Finding | None:
+        """It cannot decide."""
+        raise Undecided("two limits lie far apart")
+
+    verdict = examine(history_of([1.0]), [torn])
+    assert (verdict.unassessed, verdict.healthy, verdict.findings) == ({"LD997": "two limits lie far apart"}, [], [])

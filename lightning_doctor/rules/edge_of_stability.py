@@ -7,12 +7,12 @@ from statistics import median
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.prescriptions import optimizer
-from lightning_doctor.rule import rule
+from lightning_doctor.rule import Undecided, rule
 from lightning_doctor.sharpness import gauge, stability
 from lightning_doctor.step_sizes import rate_at
 
 
-@rule("LD404", needs={"learning_rate": 1, "curvature/sharpness": 3}, recent=("curvature/sharpness",))
+@rule("LD404", needs={"learning_rate": 1, "curvature/sharpness": 3})
 def edge_of_stability(history: History, *, near: float = 1.25, least: int = 3) -> Finding | None:
     """The curvature hovers at the largest that the optimizer's steps bear.
 
@@ -40,11 +40,16 @@ def edge_of_stability(history: History, *, near: float = 1.25, least: int = 3) -
         least: How many of them there must be [probes].
 
     Blind spots:
-        SGD with momentum on small batches has two limits far apart, and mini-batch Adam has none that is known: of them
-        nothing is said.
+        SGD with momentum on small batches has two limits far apart, and mini-batch Adam has none that is known: between
+        the two, and where there is none, the rule is unassessed.
     """
     bounds = stability(history, history["curvature/sharpness"].steps[-1])
-    if bounds is None or bounds.low is None or bounds.low != bounds.high or not bounds.low > 0:
+    if bounds is None or bounds.low is None or bounds.high is None:
+        raise Undecided(f"no limit of {optimizer(history) or 'this optimizer'} on its batches is known")
+    if not bounds.low > 0:
+        return None
+    if bounds.low != bounds.high:
+        _refuse_gap(history, bounds.low, bounds.high)
         return None
     name = gauge(history, bounds.gauge, least)
     series = history.get(name).finite()
@@ -73,3 +78,12 @@ def edge_of_stability(history: History, *, near: float = 1.25, least: int = 3) -
         onset=series.steps[-least],
         signals=(name, "learning_rate", "train_loss"),
     )
+
+
+def _refuse_gap(history: History, low: float, high: float) -> None:
+    latest = history["curvature/sharpness"].values[-1]
+    if low <= latest <= high:
+        raise Undecided(
+            f"the sharpness, {latest:.3g}, lies between {low:.3g} and {high:.3g}, where theory does not tell what "
+            "momentum bears on batches"
+        )

@@ -15,7 +15,7 @@ from lightning_doctor.rule import rule
 @rule(
     "LD114",
     needs={"train_loss": 16, "curvature/noise_scale": 2},
-    recent=("curvature/noise_scale",),
+    recent=("curvature/gradient_noise",),
     explains=("undertrained", "stale_validation"),
 )
 def oversized_batches(

@@ -149,7 +149,8 @@ def test_of_a_plain_classifier_few_rules_are_unassessed_and_each_for_a_good_reas
     doctor = Doctor(strict=True)
     net = DigitsNet(lr=0.1 if optimizer is torch.optim.SGD else 0.003, optimizer=optimizer)
     trainer(tmp_path, doctor, max_epochs=30).fit(net, digits(), validation_digits())
-    assert doctor.report.unassessed == {
+    adam = {"LD404": "no limit of Adam on its batches is known"}
+    assert doctor.report.unassessed == (adam if optimizer is torch.optim.Adam else {}) | {
         "LD205": "the model has no sigmoid or tanh that could be seen",
         "LD206": "gradients are not clipped",
         "LD309": "the targets are no real numbers",
