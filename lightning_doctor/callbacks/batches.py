@@ -131,6 +131,10 @@ class BatchMonitor(Monitor):
         if self._examined:
             self._reader.ran(layer, module, inputs)
 
+    def probe(self, case: Case) -> None:
+        """Stops the clock: what others probe is no work on the batch, and no wait for the next."""
+        self._waiting.ends()
+
     def after_batch(self, case: Case, outputs: Any, batch_idx: int) -> None:
         """Concludes what an examined batch has shown."""
         self._waiting.ends()

@@ -59,8 +59,8 @@ def noisy_batches(history: History, *, under: float = 10.0, least: int = 6) -> F
     if not late or bounds[0] < under * batch:
         return None
     change, ratio = _change(history, least), _ratio(history)
-    # Of no use, on average, to other samples: by a scan, or by the second order of the update.
-    lost = (change is not None and change >= 0) or (ratio is not None and not 0 <= ratio <= 1)
+    # Worse than of no use, on average, to other samples: by scans beyond their noise, or by the second order.
+    lost = (change is not None and change > 0) or (ratio is not None and not 0 <= ratio <= 1)
     larger = _larger(history, batch, bounds[0])
     if not larger > batch:
         return None
@@ -85,7 +85,7 @@ def noisy_batches(history: History, *, under: float = 10.0, least: int = 6) -> F
 
 
 def _of_no_use(change: float | None, ratio: float | None) -> str:
-    if change is not None and change >= 0:
+    if change is not None and change > 0:
         return f", and steps change the loss of other samples by {change:+.2%} on average"
     return f", and the second order of a step is {ratio:.2g} times what its first order gains"
 
@@ -96,7 +96,7 @@ def _change(history: History, least: int) -> float | None:
     if len(values) < max(2, least):
         return None
     mean, error = fmean(values), stdev(values) / math.sqrt(len(values))
-    return 0.0 if -2 * error < mean < 0 else mean
+    return 0.0 if abs(mean) < 2 * error else mean
 
 
 def _ratio(history: History) -> float | None:

@@ -73,7 +73,7 @@ def oversized_batches(
         },
         remedy=f"use batches of {smaller}: {batch / smaller:.2g} times as many steps an epoch, each nearly as good; or "
         "raise lr, or train longer",
-        confidence=Confidence.CONFIRMED if now.ended and now.harmed else Confidence.SUSPECTED,
-        onset=losses.steps[0],
+        confidence=Confidence.SUSPECTED,
+        onset=history["curvature/noise_scale"].steps[0],
         signals=("curvature/noise_scale", "train_loss", "batch_size"),
     )

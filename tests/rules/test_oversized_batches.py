@@ -24,7 +24,7 @@ def run(
 def test_sick_few_steps_of_batches_that_a_fraction_would_do_for() -> None:
     finding = oversized_batches(run())
     assert finding is not None
-    assert (finding.severity, finding.confidence) == (Severity.WARNING, Confidence.CONFIRMED)
+    assert (finding.severity, finding.confidence) == (Severity.WARNING, Confidence.SUSPECTED)
     assert finding.evidence["recommended"] == 64
     assert "40 steps so far" in finding.summary
     assert "use batches of 64: 22 times as many steps" in finding.remedy
