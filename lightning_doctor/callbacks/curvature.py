@@ -175,7 +175,7 @@ class CurvatureProbe(Monitor):
         if isinstance(planned, int):
             # The last batches of the run, if they come before the next window ends.
             last = planned - _steps_wanted(case, self.samples)
-            self._ends = step <= last < step + case.pace.window
+            self._ends = step <= last < case.pace.following(step)
         verdict = self._ends or (step >= self._verdict_at and (self.every_n_steps is not None or _is_plateau(case)))
         gauge = verdict or step >= self._gauge_at
         affords = case.budget.has_earned if self._costs[True] and not self._ends else case.budget.allows

@@ -32,7 +32,6 @@ class Pace:
 
     Attributes:
         steps: How many steps are done.
-        window: The length of a window, but for the first ones.
         sampling: Whether what is cheap is measured on the coming step.
     """
 
@@ -46,7 +45,7 @@ class Pace:
         self.steps = 0
         self.sampling = True
         self._budget = budget
-        self.window = every_n_steps
+        self._every = every_n_steps
         self._planned = planned
         self._kept = kept
         self._next_close = 1
@@ -70,7 +69,7 @@ class Pace:
         """Whether the step after the coming one is examined, as far as it can be known."""
         following = self._next_examination
         if self.steps == following:
-            following = self._following(self.steps + 1) - 1
+            following = self.following(self.steps + 1) - 1
         return self._affordable and self.steps + 1 == following
 
     @property
@@ -98,14 +97,14 @@ class Pace:
         else:
             self._samples += self.sampling
         if self.steps > self._next_examination:
-            self._next_examination = self._following(self.steps) - 1
+            self._next_examination = self.following(self.steps) - 1
         self.sampling = self.steps % self._sample_every == 0
 
     def wishes(self) -> list[float]:
         """Ends the window and returns what this rank would like; :meth:`heed` takes the means over ranks."""
         now, (then, steps) = self._budget.clock(), self._closed_at
         self._closed_at = (now, self.steps)
-        self._next_close = self._following(self.steps)
+        self._next_close = self.following(self.steps)
         if self._samples:
             self._sample_cost = self._sampling_time / self._samples
             self._sampling_time, self._samples = 0.0, 0
@@ -125,7 +124,7 @@ class Pace:
         affordable, cost, step_time, examine = means
         limit = _SAMPLING_SHARE * self._budget.share * step_time
         spacing = 1 if affordable == 1.0 else ceil(cost / max(limit, 1e-9))
-        self._sample_every = min(self.window, max(1, spacing))
+        self._sample_every = min(self._every, max(1, spacing))
         self._affordable = examine == 1.0
 
     def _may_sample(self) -> bool:
@@ -139,12 +138,13 @@ class Pace:
         if not self._budget.allows(cost + kept):
             return False
         # The first look is shared out over what is left of the run.
-        coming = self._following(self.steps)
+        coming = self.following(self.steps)
         if self._planned is None:
             return coming >= _GROWTH * self._examined_at
         left = self._budget.left() - kept
         spacing = (self._planned - self.steps) * cost / max(left, 1e-9)
         return coming <= _FIRST_WINDOWS[-1] or coming - self._examined_at >= spacing
 
-    def _following(self, steps: int) -> int:
-        return next((n for n in _FIRST_WINDOWS if n > steps), steps + self.window)
+    def following(self, steps: int) -> int:
+        """Returns after how many steps the first window ends that ends after so many."""
+        return next((n for n in _FIRST_WINDOWS if n > steps), steps + self._every)

@@ -11,6 +11,9 @@ from lightning_doctor.noise import shift, stretch
 from lightning_doctor.progress import standing
 from lightning_doctor.rule import rule
 
+# Share of the loss at the start that a run must have taken off to be on its way.
+_BEGUN = 0.02
+
 
 @rule(
     "LD114",
@@ -19,7 +22,7 @@ from lightning_doctor.rule import rule
     explains=("undertrained", "stale_validation"),
 )
 def oversized_batches(
-    history: History, *, over: float = 8.0, least: int = 64, sigmas: float = 3.0, fallen: float = 0.02
+    history: History, *, over: float = 8.0, least: int = 64, sigmas: float = 3.0, fallen: float = 0.1
 ) -> Finding | None:
     """Batches are far larger than their gradients need, and the run has too few steps.
 
@@ -44,7 +47,7 @@ def oversized_batches(
         over: How many times the noise scale the batch must be [ratio].
         least: Batch under which a smaller one makes a step no shorter [samples].
         sigmas: How sure the fall from the third quarter of the run to the last must be [standard errors].
-        fallen: Share of the loss that it must have taken off [share].
+        fallen: Share of the run's whole fall that it must have been [share].
 
     Blind spots:
         How long a step of a smaller batch takes is not known. The noise scale grows while a run learns: a batch that is
@@ -55,7 +58,12 @@ def oversized_batches(
         return None
     third, fourth = stretch(losses, 0.5, 0.75), stretch(losses, 0.75)
     fall = shift(third, fourth)
-    if len(fourth) < 4 or fall.sigmas > -sigmas or -fall.change < fallen * abs(median(fourth)):
+    start = median(losses.values[: max(1, len(losses) // 8)])
+    whole = start - median(fourth) if fourth else 0.0
+    # A run that has hardly begun to fall is stuck, whatever its batches.
+    if len(fourth) < 4 or fall.sigmas > -sigmas or not whole >= _BEGUN * abs(start):
+        return None
+    if -fall.change < fallen * whole:
         return None
     scale = median(late_values(history, "curvature/noise_scale"))
     smaller = max(least // 2, 1 << max(0, round(2 * scale) - 1).bit_length())

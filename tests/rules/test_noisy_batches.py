@@ -51,7 +51,7 @@ def test_sick_tiny_batches_whose_steps_are_of_no_use_to_other_samples() -> None:
 
 
 @pytest.mark.parametrize(("change", "severity"), [(0.002, Severity.WARNING), (0.0, Severity.NOTE)])
-def test_steps_that_do_not_clearly_raise_the_loss_of_other_samples_make_it_a_note(change: float, severity: Severity) -> None:
+def test_steps_that_do_not_clearly_raise_the_loss_of_others_make_it_a_note(change: float, severity: Severity) -> None:
     finding = noisy_batches(run(change=change))
     assert finding is not None
     assert finding.severity is severity
