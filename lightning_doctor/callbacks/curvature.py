@@ -121,7 +121,12 @@ class CurvatureProbe(Monitor):
     def before_batch(self, case: Case, batch: Any, batch_idx: int) -> None:
         """Keeps a batch to probe with, as it is before the model may change it."""
         if self._collecting and case.pace.steps >= self._starts_at and len(self._batches) < self._wanted:
-            self._batches.append((copy.deepcopy(batch), batch_idx))
+            try:
+                self._batches.append((copy.deepcopy(batch), batch_idx))
+            except Exception as error:  # noqa: BLE001
+                # What is in a batch is the user's business: not everything can be copied.
+                self._collecting = False
+                self._give_up(case, f"a batch cannot be copied ({type(error).__name__}: {error})")
 
     def before_step(self, case: Case, optimizer: Optimizer) -> None:
         """Keeps the weights that the step to be looked along starts from."""
