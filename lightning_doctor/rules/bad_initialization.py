@@ -41,6 +41,7 @@ _DEPTH = 3
         "stale_validation",
         "flat_region",
         "poor_minimum",
+        "saddle_point",
     ),
     non_finite=True,
 )

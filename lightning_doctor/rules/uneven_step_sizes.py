@@ -29,6 +29,7 @@ _WEIGHTS = 10.0
         "diverging_loss",
         "undertrained",
         "collapsed_output",
+        "ill_conditioned",
     ),
 )
 def uneven_step_sizes(history: History, *, factor: float = 300.0) -> Finding | None:

@@ -58,6 +58,7 @@ _EARLY, _LATE = 0.1, 0.25
         "flat_region",
         "poor_minimum",
         "stale_validation",
+        "saddle_point",
     ),
     non_finite=True,
 )

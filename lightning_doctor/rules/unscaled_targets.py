@@ -42,6 +42,8 @@ _OUTLYING = 6.0
         "flat_region",
         "poor_minimum",
         "stale_validation",
+        "saddle_point",
+        "ill_conditioned",
     ),
     non_finite=True,
 )

@@ -32,6 +32,7 @@ _LAYERS = 4
         "flat_region",
         "poor_minimum",
         "stale_validation",
+        "saddle_point",
     ),
 )
 def vanishing_gradients(
