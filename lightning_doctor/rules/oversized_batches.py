@@ -56,6 +56,9 @@ def oversized_batches(
     losses, now, batch, bounds = history["train_loss"], standing(history), step_batch(history), noise_bounds(history)
     if now.good or batch is None or batch < least or bounds is None or batch < over * bounds[1]:
         return None
+    # At first the gradients of all samples agree in any run.
+    if not now.ended and (now.share is None or now.share < 0.5):
+        return None
     third, fourth = stretch(losses, 0.5, 0.75), stretch(losses, 0.75)
     fall = shift(third, fourth)
     start = median(losses.values[: max(1, len(losses) // 8)])

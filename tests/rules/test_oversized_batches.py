@@ -62,3 +62,9 @@ def test_the_fall_of_the_last_quarter_must_be_a_good_share_of_the_whole(late: fl
 
 def test_healthy_a_run_that_is_stuck_and_hardly_falls() -> None:
     assert oversized_batches(run(noisy([2.3 - 0.001 * step for step in range(40)], 1e-5))) is None
+
+
+@pytest.mark.parametrize(("planned", "ill"), [(80, True), (81, False)])
+def test_nothing_is_said_in_the_first_half_of_a_run(planned: int, ill: bool) -> None:
+    trainer = {**FULL_BATCH, "planned_steps": planned}
+    assert (oversized_batches(run(run={}, trainer=trainer)) is not None) is ill
