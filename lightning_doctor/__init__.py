@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lightning_doctor.callbacks.optimizers import OptimizerMonitor
     from lightning_doctor.callbacks.scans import StepScan
     from lightning_doctor.callbacks.updates import UpdateMonitor
+    from lightning_doctor.crossval import cross_validate
     from lightning_doctor.findings import Confidence, Finding, Severity
     from lightning_doctor.history import History
     from lightning_doctor.lightning_cli import DoctorCLI
@@ -47,6 +48,7 @@ _HOMES = {
     "Severity": "findings",
     "StepScan": "callbacks.scans",
     "UpdateMonitor": "callbacks.updates",
+    "cross_validate": "crossval",
 }
 
 __all__ = [
@@ -69,6 +71,7 @@ __all__ = [
     "StepScan",
     "UpdateMonitor",
     "__version__",
+    "cross_validate",
 ]
 
 

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ INTERRUPTED = 130
 BROKEN_PIPE = 141
 
 _SIGNALS = {"train_loss": "--train-loss", "val_loss": "--val-loss", "learning_rate": "--lr", "grad_norm": "--grad-norm"}
+COMPARED = ("train_loss", "val_loss")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -98,10 +99,24 @@ def _parser() -> argparse.ArgumentParser:
     diagnose.add_argument(
         "--threshold", metavar="RULE.NAME=NUMBER", action="append", default=[], help="for example LD504.patience=8"
     )
-    tags = diagnose.add_argument_group("tags of a foreign log", "found by their names where not given")
-    for signal, option in _SIGNALS.items():
-        tags.add_argument(option, metavar="TAG", dest=signal, help=f"the tag of the {signal.replace('_', ' ')}")
+    _add_tags(diagnose, _SIGNALS)
     diagnose.set_defaults(run_command=_diagnose)
+
+    compare = commands.add_parser(
+        "compare",
+        help="say which of several runs failed to optimize, which overfit and which is best",
+        description="Compares runs of one task, by training loss first and validation loss second: a larger network "
+        "that is worse on its training data is no case of overfitting.",
+        epilog="example: lightning-doctor compare logs/1_layer logs/3_layers logs/5_layers --chart depth.png",
+    )
+    compare.add_argument(
+        "paths", metavar="RUN", type=Path, nargs="+", help="as for diagnose; of a folder every run in it is taken"
+    )
+    compare.add_argument("--json", action="store_true", help="print the comparison as JSON")
+    compare.add_argument("--chart", metavar="FILE", type=Path, help="write losses over size to this PNG")
+    compare.add_argument("--tensorboard", metavar="FOLDER", type=Path, help="write chart and table to an event file")
+    _add_tags(compare, COMPARED)
+    compare.set_defaults(run_command=_compare)
 
     demo = commands.add_parser(
         "demo",
@@ -114,13 +129,22 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_tags(parser: argparse.ArgumentParser, signals: Iterable[str]) -> None:
+    tags = parser.add_argument_group("tags of a foreign log", "found by their names where not given")
+    for signal in signals:
+        tags.add_argument(
+            _SIGNALS[signal], metavar="TAG", dest=signal, help=f"the tag of the {signal.replace('_', ' ')}"
+        )
+
+
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
     return int(text)
 
 
-def _failed(message: object, place: object = None) -> int:
+def failed(message: object, place: object = None) -> int:
+    """Writes an error on one line of stderr and returns the exit code for it."""
     # One line, whatever a file name or a foreign message holds.
     text = " ".join(str(message).split())
     where = "" if place is None or text.startswith(str(place)) else f"{place}: "
@@ -142,7 +166,7 @@ def _rules(options: argparse.Namespace) -> int:
         table = Table("code", "name", "ill when")
         for rule in all_rules():
             table.add_row(rule.code, rule.name, rule.title)
-        _console().print(table)
+        terminal().print(table)
         return 0
     width = max((len(rule.name) for rule in all_rules()), default=0)
     for rule in all_rules():
@@ -157,7 +181,7 @@ def _explain(options: argparse.Namespace) -> int:
     try:
         text = page(find_rule(options.rule))
     except ValueError as error:
-        return _failed(error)
+        return failed(error)
     if sys.stdout.isatty():
         _show_page(text)
     else:
@@ -169,7 +193,7 @@ def _show_page(text: str) -> None:
     from rich.padding import Padding
     from rich.text import Text
 
-    console = _console()
+    console = terminal()
     for number, line in enumerate(text.split("\n")):
         indent = len(line) - len(line.lstrip())
         heading = number == 0 or (indent == 0 and line.endswith(":"))
@@ -179,7 +203,8 @@ def _show_page(text: str) -> None:
         console.print(Padding(shown, (0, 0, 0, indent)))
 
 
-def _console() -> Any:
+def terminal() -> Any:
+    """Returns a rich console on stdout that leaves a broken pipe to :func:`main`."""
     from rich.console import Console
 
     class Terminal(Console):
@@ -198,6 +223,12 @@ def _demo(options: argparse.Namespace) -> int:
     return run(options.folder, options.epochs)
 
 
+def _compare(options: argparse.Namespace) -> int:
+    from lightning_doctor.compare_command import run
+
+    return run(options)
+
+
 def _diagnose(options: argparse.Namespace) -> int:
     from lightning_doctor.findings import Severity
     from lightning_doctor.jsonable import MalformedError
@@ -209,19 +240,19 @@ def _diagnose(options: argparse.Namespace) -> int:
         rules = choose_rules(_names(options.select), _names(options.ignore) or ())
         thresholds = check_thresholds(_thresholds(options.threshold))
     except ValueError as error:
-        return _failed(error)
+        return failed(error)
     named = {signal: getattr(options, signal) for signal in _SIGNALS if getattr(options, signal) is not None}
     try:
         runs = find_runs(options.path)
         if options.run is not None:
             runs = [_named_run(runs, options.run)]
     except MalformedError as error:
-        return _failed(error, options.path)
+        return failed(error, options.path)
     except OSError as error:
-        return _failed(error.strerror or error, options.path)
+        return failed(error.strerror or error, options.path)
 
     reports: list[Report] = []
-    failed = False
+    unread = False
     skipped: list[tuple[str, Path]] = []
     for run in runs:
         place = options.path if len(runs) == 1 and options.run is None else options.path / run.name
@@ -230,20 +261,20 @@ def _diagnose(options: argparse.Namespace) -> int:
         except NothingToJudgeError as error:
             skipped.append((str(error), place))
         except MalformedError as error:
-            failed = bool(_failed(error, place))
+            unread = bool(failed(error, place))
         except OSError as error:
-            failed = bool(_failed(error.strerror or error, place))
+            unread = bool(failed(error.strerror or error, place))
         else:
             reports.append(report)
             if not options.json:
                 _show(report, place, foreign=run.kind != "report")
     # Beside runs that were judged a folder without a loss is no mistake: add_hparams writes such.
     for message, place in skipped if not reports else []:
-        failed = bool(_failed(message, place))
+        unread = bool(failed(message, place))
     if options.json and reports:
         content = [report.to_dict() for report in reports]
         print(json.dumps(content if len(runs) > 1 else content[0], indent=2, allow_nan=False))
-    if failed:
+    if unread:
         return FAILED
     worst = max((report.worst.rank for report in reports if report.worst is not None), default=-1)
     return FOUND if options.fail_on is not None and worst >= Severity(options.fail_on).rank else 0
@@ -296,4 +327,4 @@ def _show(report: Report, place: Path, *, foreign: bool) -> None:
             print(f"  not used: {listed(log['others'])}")
     # Before what rich writes to the same stream.
     sys.stdout.flush()
-    summarize(report, console=_console())
+    summarize(report, console=terminal())

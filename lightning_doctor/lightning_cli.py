@@ -1,10 +1,10 @@
-"""``--doctor`` for scripts that run on a LightningCLI."""
+"""``--doctor`` and ``crossval`` for scripts that run on a LightningCLI."""
 
 from __future__ import annotations
 
 import sys
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any, Literal, Union
 
 from lightning_doctor.callbacks.doctor import Doctor
 from lightning_doctor.callbacks.facts import all_callbacks
@@ -20,10 +20,12 @@ else:
 
 
 class DoctorCLI(LightningCLI):
-    """A LightningCLI with one more flag.
+    """A LightningCLI with one more flag and one more subcommand.
 
     ``--doctor true`` adds a :class:`~lightning_doctor.Doctor`, ``--doctor.overhead 0.01`` one with that option, and
     the same works from YAML (``doctor: true``, or ``doctor:`` with options under it). Off by default.
+
+    ``crossval --folds 3`` cross-validates instead of ``fit``, with a doctor for each fold.
     """
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -44,3 +46,71 @@ class DoctorCLI(LightningCLI):
         if isinstance(doctor, Doctor):
             all_callbacks(trainer).append(doctor)
         return trainer
+
+    def crossval(
+        self,
+        folds: int = 3,
+        stratify: Union[bool, None] = None,  # noqa: UP007
+        metric: Union[str, None] = None,  # noqa: UP007
+        mode: Union[Literal["min", "max"], None] = None,  # noqa: UP007
+    ) -> None:
+        """Cross-validates the model on the data of its training loader.
+
+        Args:
+            folds: How many.
+            stratify: Whether every fold has the classes' shares; by default where the dataset shows its classes.
+            metric: The logged figure that counts; the usual one by default.
+            mode: Whether a lower or a higher figure is better; known by the names of usual figures.
+        """
+        from lightning_doctor.crossval import cross_validate
+
+        self.config_init = self.parser.instantiate_classes(self.config)
+        options = dict(self._get(self.config_init, "trainer", default={}))
+        options["callbacks"] = self._fold_callbacks(options.get("callbacks"))
+        seed = self._get(self.config, "seed_everything")
+        data = self._get(self.config_init, "data")
+        print(
+            cross_validate(
+                self._new_model,
+                self._get(self.config_init, "model") if data is None else data,
+                folds,
+                trainer_kwargs=options,
+                stratify=stratify,
+                metric=metric,
+                mode=mode,
+                seed=seed if type(seed) is int else 0,
+            )
+        )
+
+    def _fold_callbacks(self, given: Any) -> list[Any]:
+        """The callbacks that a Trainer of this command line has, but for the one that saves the configuration."""
+        callbacks = list(given) if isinstance(given, list) else [given]
+        callbacks += [self._get(self.config_init, key) for key in self._parser(self.subcommand).callback_keys]
+        default = self.trainer_defaults.get("callbacks")
+        callbacks += default if isinstance(default, list) else [default]
+        doctor = self._get(self.config_init, "doctor")
+        return [each for each in [*callbacks, doctor] if each is not None and not isinstance(each, bool)]
+
+    def _new_model(self) -> Any:
+        self.config_init = self.parser.instantiate_classes(self.config)
+        self.model = self._get(self.config_init, "model")
+        self._add_configure_optimizers_method_to_model(self.subcommand)
+        return self.model
+
+    def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
+        # The others are methods of the Trainer, which is where Lightning looks for all of them.
+        super()._add_subcommands(parser, **kwargs)
+        text = "Cross-validates the model on the data of its training loader."
+        own = self.init_parser(**{"description": text, **kwargs.get("crossval", {})})
+        self._add_arguments(own)
+        self._subcommand_method_arguments["crossval"] = own.add_method_arguments(DoctorCLI, "crossval")
+        self._subcommand_parsers["crossval"] = own
+        subcommands: Any = parser._subcommands_action
+        subcommands.add_subcommand("crossval", own, help=text)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        if subcommand != "crossval":
+            super()._run_subcommand(subcommand)
+            return
+        names = self._subcommand_method_arguments[subcommand]
+        self.crossval(**{name: value for name, value in self.config_init[subcommand].items() if name in names})
