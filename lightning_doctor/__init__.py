@@ -11,14 +11,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lightning_doctor.callbacks.activations import ActivationMonitor
     from lightning_doctor.callbacks.batches import BatchMonitor
+    from lightning_doctor.callbacks.comparison import ComparisonProbe
     from lightning_doctor.callbacks.curvature import CurvatureProbe
     from lightning_doctor.callbacks.doctor import Doctor
     from lightning_doctor.callbacks.generalization import GeneralizationMonitor
     from lightning_doctor.callbacks.gradients import GradientMonitor
     from lightning_doctor.callbacks.heads import HeadMonitor
+    from lightning_doctor.callbacks.holdout import HoldoutProbe
     from lightning_doctor.callbacks.leaks import LeakProbe
     from lightning_doctor.callbacks.losses import LossMonitor
     from lightning_doctor.callbacks.optimizers import OptimizerMonitor
+    from lightning_doctor.callbacks.reference import ReferenceProbe
     from lightning_doctor.callbacks.scans import StepScan
     from lightning_doctor.callbacks.updates import UpdateMonitor
     from lightning_doctor.crossval import cross_validate
@@ -32,6 +35,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "ActivationMonitor": "callbacks.activations",
     "BatchMonitor": "callbacks.batches",
+    "ComparisonProbe": "callbacks.comparison",
     "Confidence": "findings",
     "CurvatureProbe": "callbacks.curvature",
     "Doctor": "callbacks.doctor",
@@ -41,9 +45,11 @@ _HOMES = {
     "GradientMonitor": "callbacks.gradients",
     "HeadMonitor": "callbacks.heads",
     "History": "history",
+    "HoldoutProbe": "callbacks.holdout",
     "LeakProbe": "callbacks.leaks",
     "LossMonitor": "callbacks.losses",
     "OptimizerMonitor": "callbacks.optimizers",
+    "ReferenceProbe": "callbacks.reference",
     "Report": "report",
     "Severity": "findings",
     "StepScan": "callbacks.scans",
@@ -54,6 +60,7 @@ _HOMES = {
 __all__ = [
     "ActivationMonitor",
     "BatchMonitor",
+    "ComparisonProbe",
     "Confidence",
     "CurvatureProbe",
     "Doctor",
@@ -63,9 +70,11 @@ __all__ = [
     "GradientMonitor",
     "HeadMonitor",
     "History",
+    "HoldoutProbe",
     "LeakProbe",
     "LossMonitor",
     "OptimizerMonitor",
+    "ReferenceProbe",
     "Report",
     "Severity",
     "StepScan",

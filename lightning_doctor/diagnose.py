@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from lightning_doctor.findings import Finding, Severity
+from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.guide import walk
 from lightning_doctor.history import History
 from lightning_doctor.jsonable import MalformedError
@@ -86,12 +86,14 @@ def rank(findings: Iterable[Finding]) -> list[Finding]:
     hangs under the first in the order.
     """
     explains = {rule.code: set(rule.explains) for rule in all_rules()}
+    after = {rule.code: rule.after for rule in all_rules()}
     ordered = sorted(findings, key=_weight)
     parents: dict[str, str] = {}
     # The lightest first: of two that explain each other the weightier is the root.
     for finding in reversed(ordered):
         for other in ordered:
-            caused = finding.name in explains.get(other.code, ()) and _may_cause(other, finding)
+            first = other.confidence is Confidence.CONFIRMED and other.code.startswith(after.get(finding.code, ()))
+            caused = (first or finding.name in explains.get(other.code, ())) and _may_cause(other, finding)
             if caused and other.code != finding.code and _root(other.code, parents) != finding.code:
                 parents[finding.code] = other.code
                 break

@@ -14,7 +14,7 @@ VARIABLE = "LIGHTNING_DOCTOR"
 
 _OFF = ("", "0", "false", "no", "off")
 _ON = ("1", "true", "yes", "on")
-_OPTIONS = ("overhead", "every_n_steps", "select", "ignore", "metric", "stop_on", "strict")
+_OPTIONS = ("overhead", "every_n_steps", "select", "ignore", "metric", "stop_on", "holdout", "reference", "strict")
 _warned: set[str] = set()
 
 
@@ -63,7 +63,7 @@ def parse(value: str) -> dict[str, Any]:
             raise ValueError(f"there is no option {key!r}{hint}")
         elif key in ("select", "ignore"):
             options[key] = [name for name in text.split("+") if name]
-        elif key == "overhead":
+        elif key in ("overhead", "holdout", "reference"):
             options[key] = _number(key, text)
         elif key == "every_n_steps":
             options[key] = int(number) if (number := _number(key, text)).is_integer() else number

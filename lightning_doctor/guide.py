@@ -11,6 +11,9 @@ from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.jsonable import MalformedError
 from lightning_doctor.noise import levels
+from lightning_doctor.progress import GOOD
+from lightning_doctor.reference import Reference, read_reference
+from lightning_doctor.scores import gap, scores, unlike
 
 Reply = Literal["yes", "no", "unknown", "saddle", "minimum", "flat"]
 
@@ -80,11 +83,20 @@ def walk(history: History, findings: Sequence[Finding]) -> Guide:
     """Walks the tree with what is known; "unknown" wherever that is the truth."""
     ill = [finding for finding in findings if finding.severity is not Severity.NOTE]
     optimization = [f for f in ill if f.code[:3] in ("LD1", "LD2", "LD3", "LD4") and f.explained_by is None]
-    generalization = [f for f in ill if f.name in ("overfitting", "distribution_mismatch")]
-    training = _training_loss(history, optimization)
+    below = [f for f in ill if f.name in ("worse_than_reference", "model_bias") and f.explained_by is None]
+    nothing = [f for f in ill if f.name == "uninformative_labels" and f.explained_by is None]
+    generalization = [f for f in ill if f.name in ("overfitting", "distribution_mismatch") and _stands(f, ill)]
+    training = _training_loss(history, [*optimization, *below])
     answers = [training]
+    if nothing:
+        answers.append(Answer("Do the inputs say anything about the targets?", "no", _named(nothing)))
+        return Guide(answers, "nothing_to_learn")
     if training.reply == "no" or (optimization and not generalization):
-        answers.append(_better_possible(optimization))
+        bias = [f for f in below if f.name == "model_bias"]
+        if bias and not any(f.confidence is Confidence.CONFIRMED for f in optimization):
+            # Whatever was suspected of its training, another model shows what this one lacks.
+            return Guide([*answers, Answer("Could this model do better?", "no", _named(bias))], "model_bias")
+        answers.append(_better_possible(optimization, below))
         known, probe = answers[-1].reply == "yes", newest_probe(history)
         if known or probe is not None:
             answers.extend(_critical_point(history, probe))
@@ -92,9 +104,7 @@ def walk(history: History, findings: Sequence[Finding]) -> Guide:
     validation = _validation_loss(history, generalization)
     answers.append(validation)
     if validation.reply == "no":
-        answers.append(
-            Answer("Does held-out data of the training distribution do well?", "unknown", "no such data was held out")
-        )
+        answers.append(_held_out_does_well(history))
         return Guide(answers, generalization[0].name if generalization else "unknown")
     well = training.reply == "yes" and validation.reply == "yes" and not ill
     return Guide(answers, "healthy" if well else "unknown")
@@ -110,19 +120,39 @@ def _training_loss(history: History, causes: Sequence[Finding]) -> Answer:
         return Answer(question, "unknown", history.absent["train_loss"])
     if len(losses) < 10 or len(losses.finite()) < len(losses):
         return Answer(question, "unknown", f"{len(losses.finite())} finite training losses are too few to tell")
+    below = [finding for finding in causes if finding.name in ("worse_than_reference", "model_bias")]
+    if below:
+        return Answer(question, "no", _named(below))
     start, *_, now = levels(losses.values, 20)
     numbers = f"{now:.4g} now, {start:.4g} at the start"
     if min(losses.values) >= 0 and now <= _LOW * start:
         return Answer(question, "yes", numbers)
-    return Answer(question, "unknown", f"{numbers}, and there is no reference (a simpler model, a target) to compare")
+    compared = read_reference(history)
+    if compared is None:
+        return Answer(
+            question, "unknown", f"{numbers}, and there is no reference (a simpler model, a target) to compare"
+        )
+    numbers += f"; on the same rows {_rivals(compared)}"
+    # That no simple model does better does not make a loss low: the targets may hold more.
+    train = scores(history, "train")
+    good = train is not None and max(train.skills[-1:], default=0.0) >= GOOD
+    return Answer(question, "yes" if good else "unknown", numbers)
 
 
-def _better_possible(causes: Sequence[Finding]) -> Answer:
+def _rivals(compared: Reference) -> str:
+    named = [f"{rival.title} {rival.loss:.3g}" for rival in compared.rivals.values()]
+    return ", ".join([f"the network scores {compared.network:.3g}", *named, f"a constant {compared.constant:.3g}"])
+
+
+def _better_possible(causes: Sequence[Finding], below: Sequence[Finding]) -> Answer:
     question = "Could this model do better?"
     confirmed = [finding for finding in causes if finding.confidence is Confidence.CONFIRMED]
     if confirmed:
         return Answer(question, "yes", f"an optimization cause is confirmed: {_named(confirmed)}")
-    return Answer(question, "unknown", "no optimization cause is confirmed and no simpler model was fitted")
+    beaten = [finding for finding in below if finding.name == "worse_than_reference"]
+    if beaten:
+        return Answer(question, "yes", f"a simpler model does: {_named(beaten)}")
+    return Answer(question, "unknown", "no optimization cause is confirmed and no simpler model does better")
 
 
 def _critical_point(history: History, probe: Probe | None) -> list[Answer]:
@@ -175,6 +205,29 @@ def _validation_loss(history: History, causes: Sequence[Finding]) -> Answer:
     if min(validation) >= 0 and validation[-1] <= _LOW * start:
         return Answer(question, "yes", numbers)
     return Answer(question, "unknown", f"{numbers}, and there is no reference to compare")
+
+
+def _stands(finding: Finding, others: Sequence[Finding]) -> bool:
+    """Whether a finding is no mere symptom of another one of these."""
+    return finding.explained_by not in {other.code for other in others}
+
+
+def _held_out_does_well(history: History) -> Answer:
+    question = "Does held-out data of the training distribution do well?"
+    train, kept, validation = (scores(history, sample) for sample in ("train", "holdout", "validation"))
+    if train is None or kept is None:
+        reason = "no such data was held out"
+        told = [f"a two-sample test tells the {part.part} apart (p ≤ {part.p_value:.2g})" for part in unlike(history)]
+        return Answer(question, "unknown", "; ".join([reason, *told]))
+    distance, error = gap(train, kept)
+    numbers = f"training rows {train.losses[-1]:.4g}, held-out ones {kept.losses[-1]:.4g}"
+    if validation is None:
+        return Answer(question, "unknown", numbers)
+    numbers += f", validation {validation.losses[-1]:.4g}"
+    further, _ = gap(kept, validation)
+    if not distance > 2 * error or further > distance:
+        return Answer(question, "yes", numbers)
+    return Answer(question, "no", numbers)
 
 
 def _named(findings: Sequence[Finding]) -> str:

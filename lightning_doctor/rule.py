@@ -33,6 +33,7 @@ class Rule:
         non_finite: Whether the rule looks at series that hold NaN or infinite values.
         thresholds: The keyword arguments of ``check`` with their defaults.
         recent: Series whose newest value must not be old.
+        after: Beginnings of codes whose findings, where they are confirmed, come before this one.
     """
 
     code: str
@@ -44,6 +45,7 @@ class Rule:
     non_finite: bool
     thresholds: Mapping[str, float]
     recent: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
 
     def __call__(self, history: History, **thresholds: float) -> Finding | None:
         """Runs the check on a history that :meth:`lacks` nothing; names the finding after the rule."""
@@ -94,6 +96,7 @@ def rule(
     reads: tuple[str, ...] = (),
     recent: tuple[str, ...] = (),
     explains: tuple[str, ...] = (),
+    after: tuple[str, ...] = (),
     non_finite: bool = False,
 ) -> Callable[[Check], Rule]:
     """Makes a function of a history into a :class:`Rule`.
@@ -107,13 +110,16 @@ def rule(
         recent: Series whose newest value must not be old, where they are there; else the rule is unassessed, and what
             it has found stays found.
         explains: Names of the illnesses that this one causes.
+        after: Beginnings of codes: any of those illnesses, once confirmed, is taken for the cause of this one.
         non_finite: The rule wants to see the NaN and infinite values too.
     """
 
     def decorate(check: Check) -> Rule:
         keywords = [p for p in inspect.signature(check).parameters.values() if p.kind is p.KEYWORD_ONLY]
         thresholds = {p.name: p.default for p in keywords}
-        return Rule(code, check.__name__, check, dict(needs or {}), reads, explains, non_finite, thresholds, recent)
+        return Rule(
+            code, check.__name__, check, dict(needs or {}), reads, explains, non_finite, thresholds, recent, after
+        )
 
     return decorate
 

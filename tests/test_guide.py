@@ -9,6 +9,8 @@ from lightning_doctor.guide import Guide, walk
 from lightning_doctor.history import History
 from lightning_doctor.jsonable import MalformedError
 from tests.histories import SADDLE, decay, history_of, point
+from tests.rules.test_worse_than_reference import compared
+from tests.scored import FAR, scored
 
 LOW = decay(2.3, 0.01, 10, 200)
 HIGH = decay(2.3, 1.5, 10, 200)
@@ -132,6 +134,77 @@ def test_overfitting_ends_the_walk_where_it_says_so_and_asks_what_cannot_be_know
     guide = walk(lived(LOW, [0.5] * 10), [OVERFITTING])
     assert (guide.conclusion, replies(guide)) == ("overfitting", ["yes", "no", "unknown"])
     assert guide.answers[-1].because == "no such data was held out"
+
+
+MISMATCH = finding("LD502", "distribution_mismatch")
+
+
+def held_out(train: float, kept: float, validation: float) -> History:
+    history = lived(LOW, [0.5] * 10)
+    for sample, loss in (("train", train), ("holdout", kept), ("validation", validation)):
+        scored(history, sample, [loss])
+    return history
+
+
+def test_a_simpler_model_that_does_better_ends_in_optimization() -> None:
+    guide = walk(lived(HIGH), [finding("LD507", "worse_than_reference")])
+    assert (guide.conclusion, replies(guide)[:2]) == ("optimization", ["no", "yes"])
+    assert guide.answers[1].because == "a simpler model does: LD507 worse_than_reference"
+
+
+def test_a_model_that_lacks_what_another_has_ends_in_model_bias() -> None:
+    guide = walk(lived(HIGH), [finding("LD503", "model_bias"), PLATEAU])
+    assert (guide.conclusion, replies(guide)) == ("model_bias", ["no", "no"])
+
+
+def test_a_confirmed_cause_goes_before_any_word_of_model_bias() -> None:
+    cause = finding("LD103", "learning_rate_too_high")
+    guide = walk(lived(HIGH), [cause, finding("LD503", "model_bias")])
+    assert guide.conclusion == "optimization"
+
+
+def test_a_reference_is_quoted_and_rows_that_score_well_make_it_low() -> None:
+    history = lived(HIGH, [1.6] * 10)
+    history.facts["reference"] = compared(0.4, linear=0.5, shallow=0.6)
+    answer = walk(history, []).answers[0]
+    assert answer.reply == "unknown"
+    assert "the network scores 0.4, a linear model 0.5, a network of one hidden layer 0.6, a constant 2.3" in (
+        answer.because
+    )
+    scored(history, "train", [0.4], skills=[0.85])
+    assert walk(history, []).answers[0].reply == "yes"
+
+
+def test_held_out_rows_that_do_well_end_in_a_mismatch() -> None:
+    guide = walk(held_out(0.02, 0.05, 1.7), [MISMATCH])
+    assert (guide.conclusion, replies(guide)) == ("distribution_mismatch", ["yes", "no", "yes"])
+    assert guide.answers[-1].because == "training rows 0.02, held-out ones 0.05, validation 1.7"
+
+
+def test_held_out_rows_that_do_as_badly_end_in_overfitting() -> None:
+    guide = walk(held_out(0.02, 1.5, 1.7), [OVERFITTING])
+    assert (guide.conclusion, replies(guide)) == ("overfitting", ["yes", "no", "no"])
+
+
+def test_a_mismatch_that_looks_like_overfitting_is_concluded_from_the_cause() -> None:
+    symptom = finding("LD501", "overfitting", explained_by="LD502")
+    guide = walk(lived(LOW, [0.5] * 10), [symptom, MISMATCH])
+    assert guide.conclusion == "distribution_mismatch"
+
+
+def test_a_two_sample_test_is_quoted_where_nothing_was_held_out() -> None:
+    history = lived(LOW, [0.5] * 10)
+    history.facts["comparison"] = {"inputs": FAR}
+    because = walk(history, [MISMATCH]).answers[-1].because
+    assert because == "no such data was held out; a two-sample test tells the inputs apart (p ≤ 0.0025)"
+
+
+def test_inputs_that_say_nothing_end_the_walk_whatever_the_losses() -> None:
+    nothing = finding("LD508", "uninformative_labels")
+    symptom = finding("LD501", "overfitting", explained_by="LD508")
+    guide = walk(lived(HIGH, [2.4] * 10), [nothing, symptom])
+    assert guide.conclusion == "nothing_to_learn"
+    assert guide.answers[-1].because == "LD508 uninformative_labels"
 
 
 def test_a_high_training_loss_without_a_reference_is_unknown_not_no() -> None:

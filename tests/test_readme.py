@@ -22,6 +22,8 @@ from lightning_doctor.environment import parse
 from tests.runs import DigitsNet, digits, trainer, validation_digits
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
+# Signals that are facts, which are no charts.
+FACTS = ("parameters", "leak", "loss_head", "curvature", "comparison", "overlap", "reference")
 ROWS = re.findall(r"^\| `((?:doctor/|custom_scalars)[^`]*)` \|", README, flags=re.MULTILINE)
 
 
@@ -96,7 +98,9 @@ def tags(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
 
 
 def fits(row: str, tag: str) -> bool:
-    pattern = re.escape(row).replace("<n>", r"\d+").replace("<t>", r"[\d.]+").replace("<layer>", r"(?!optimizer\d).+")
+    pattern = re.escape(row)
+    for place, what in (("<n>", r"\d+"), ("<t>", r"[\d.]+"), ("<layer>", r"(?!optimizer\d).+"), ("<sample>", r"\w+")):
+        pattern = pattern.replace(place, what)
     return re.fullmatch(pattern, tag) is not None
 
 
@@ -112,8 +116,7 @@ def test_every_signal_of_a_monitor_stands_in_the_table() -> None:
     signals = [signal for monitor in MONITORS for signal in monitor.signals]
     assert len(signals) > len(MONITORS)
     families = {row.partition("/<")[0] for row in ROWS}
-    # These are facts, which are no charts.
-    signals = [signal for signal in signals if signal not in ("parameters", "leak", "loss_head", "curvature")]
+    signals = [signal for signal in signals if signal not in FACTS]
     unknown = [name for name in signals if not {f"doctor/{name}", f"doctor/{name.partition('/')[0]}"} & families]
     assert unknown == []
 

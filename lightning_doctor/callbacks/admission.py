@@ -36,6 +36,8 @@ def admit(monitor: Monitor, trainer: Trainer, module: LightningModule) -> None:
         case.carry_on(earlier)
     for other in monitors:
         other._case = case
+    for part in parts:
+        part.prepare(trainer)
     ranks.announce(True)
 
 
@@ -44,5 +46,6 @@ def _parts(leader: Monitor, monitors: list[Monitor]) -> list[Monitor]:
     own = [m for m in monitors if not isinstance(m, Doctor)]
     brought = leader.parts() if isinstance(leader, Doctor) else []
     # Whatever else is watched, every rule wants the loss, and it is the cheapest signal of all.
-    parts = [LossMonitor(), *brought, *own]
+    company = [kind() for part in own for kind in part.company]
+    parts = [LossMonitor(), *company, *brought, *own]
     return list({type(part): part for part in parts}.values())

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from lightning_doctor.callbacks.base import LightningModule, Trainer
+    from lightning_doctor.callbacks.holdout import ThinnedSource
     from lightning_doctor.callbacks.settings import Settings
 
 T = TypeVar("T")
@@ -51,6 +52,7 @@ class Case:
         stepped: Whether the current batch has reached an optimizer step.
         report: The newest report.
         closed: Whether the fit is over.
+        held_out: What was held out of the training set, if anything was.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Case:
         self.budget = Budget(settings.overhead)
         self.pace = Pace(self.budget, settings.every_n_steps)
         self.stepped = False
+        self.held_out: ThinnedSource | None = None
         self._trainer = weakref.ref(trainer)
         self._parts = list(parts)
         self._listeners: dict[str, tuple[Monitor, ...]] = {}
@@ -208,6 +211,10 @@ class Case:
         if self.pace.closes:
             self.close()
             self.consult()
+
+    def before_validation_batch(self, batch: Any, batch_idx: int, dataloader_idx: int) -> None:
+        """A validation batch is about to be scored."""
+        self._each("before_validation_batch", self, batch, batch_idx, dataloader_idx)
 
     def validation_batch(self, outputs: Any, dataloader_idx: int) -> None:
         """A validation batch is done."""

@@ -7,14 +7,17 @@ from typing import Any, Literal
 
 from lightning_doctor.callbacks.activations import ActivationMonitor
 from lightning_doctor.callbacks.batches import BatchMonitor
+from lightning_doctor.callbacks.comparison import ComparisonProbe
 from lightning_doctor.callbacks.curvature import CurvatureProbe
 from lightning_doctor.callbacks.generalization import GeneralizationMonitor
 from lightning_doctor.callbacks.gradients import GradientMonitor
 from lightning_doctor.callbacks.heads import HeadMonitor
+from lightning_doctor.callbacks.holdout import HoldoutProbe, check_share
 from lightning_doctor.callbacks.leaks import LeakProbe
 from lightning_doctor.callbacks.losses import LossMonitor
 from lightning_doctor.callbacks.monitor import Monitor
 from lightning_doctor.callbacks.optimizers import OptimizerMonitor
+from lightning_doctor.callbacks.reference import ReferenceProbe
 from lightning_doctor.callbacks.scans import StepScan
 from lightning_doctor.callbacks.settings import Settings
 from lightning_doctor.callbacks.updates import UpdateMonitor
@@ -31,6 +34,8 @@ MONITORS: tuple[type[Monitor], ...] = (
     StepScan,
     LeakProbe,
     CurvatureProbe,
+    ComparisonProbe,
+    ReferenceProbe,
     GeneralizationMonitor,
 )
 
@@ -55,6 +60,10 @@ class Doctor(Monitor):
         stop_on: Stop the run at a finding of this severity or a higher one.
         on_finding: Called with each new :class:`~lightning_doctor.Finding`, and again when it becomes more severe,
             on rank zero.
+        holdout: The share of the training rows to keep out of training, so that overfitting can be told from a
+            mismatch for sure, in [0, 1); this is the one option that changes what is trained on.
+        reference: What the training loss is compared with beside simple models: a loss, the log directory of another
+            run, or a model that is trained already.
         strict: Raise what goes wrong inside the doctor instead of noting it and letting the run go on.
 
     Raises:
@@ -72,6 +81,8 @@ class Doctor(Monitor):
         metric: str | None = None,
         stop_on: Literal["note", "warning", "error"] | None = None,
         on_finding: Callable[[Finding], Any] | None = None,
+        holdout: float = 0.0,
+        reference: Any = None,
         strict: bool = False,
     ) -> None:
         super().__init__()
@@ -85,11 +96,21 @@ class Doctor(Monitor):
             on_finding=on_finding,
             strict=strict,
         )
+        if holdout != 0:
+            check_share(holdout)
         self.metric = metric
+        self.holdout = holdout
+        # Refused here, where the user's call is on the stack.
+        ReferenceProbe(reference)
+        self.reference = reference
         self.from_environment = False
 
     def parts(self) -> list[Monitor]:
         """Returns new monitors for a case: one of each kind."""
-        return [
-            GeneralizationMonitor(metric=self.metric) if kind is GeneralizationMonitor else kind() for kind in MONITORS
-        ]
+        made: dict[type[Monitor], Callable[[], Monitor]] = {
+            GeneralizationMonitor: lambda: GeneralizationMonitor(metric=self.metric),
+            ReferenceProbe: lambda: ReferenceProbe(self.reference),
+        }
+        monitors = [made.get(kind, kind)() for kind in MONITORS]
+        # Before the probe that scores what it holds out.
+        return [*([HoldoutProbe(self.holdout)] if self.holdout else []), *monitors]

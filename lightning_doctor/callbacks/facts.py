@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _MOST_LAYERS = 1000
 _MOST_GROUPS = 16
+_MOST_TRANSFORMS = 64
 
 
 def describe(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
@@ -138,11 +139,30 @@ def _data(trainer: Trainer) -> dict[str, Any]:
         facts["sampler"] = type(sampler).__name__
     if (samples := _samples(loader)) is not None:
         facts["train_samples"] = samples
+    if (names := _augmentation(loader)) is not None:
+        facts["augmentation"] = names
     validation = trainer.val_dataloaders
     validation = validation[0] if isinstance(validation, (list, tuple)) and validation else validation
     if (samples := _samples(validation)) is not None:
         facts["val_samples"] = samples
     return facts
+
+
+def _augmentation(loader: Any) -> str | None:
+    """Returns the names of the random transforms of a data set, as torchvision keeps them; None where none is seen."""
+    waiting, names = [getattr(loader, "dataset", None)], []
+    for _ in range(_MOST_TRANSFORMS):
+        if not waiting:
+            break
+        held = waiting.pop()
+        name = type(held).__name__
+        if any(part in name for part in ("Random", "Jitter", "Augment", "AugMix", "CutOut", "GaussianNoise")):
+            names.append(name)
+        with suppress(Exception):
+            for value in (vars(held).get(key) for key in ("dataset", "transform", "transforms", "_modules")):
+                inner = list(value.values()) if isinstance(value, dict) else value
+                waiting.extend(inner if isinstance(inner, (list, tuple)) else [inner])
+    return ", ".join(dict.fromkeys(names)) or None
 
 
 def _samples(loader: Any) -> int | None:

@@ -33,6 +33,8 @@ class Monitor(Callback):
 
     signals: ClassVar[tuple[str, ...]] = ()
     """The series that this monitor records."""
+    company: ClassVar[tuple[type[Monitor], ...]] = ()
+    """Other monitors without which this one is of no use: they join where they are not there."""
     kept: float = 0.0
     """What is to be kept for it of a run's first look [seconds]."""
 
@@ -60,6 +62,9 @@ class Monitor(Callback):
     def handover(self) -> Handover:
         """Where a process that trains in this one's stead leaves the report."""
         return self._handover
+
+    def prepare(self, trainer: Trainer) -> None:
+        """Called when a ``fit`` is set up, before the Trainer asks for its loaders."""
 
     # --- measuring -----------------------------------------------------------------------------------------------
 
@@ -102,6 +107,9 @@ class Monitor(Callback):
 
     def before_close(self, case: Case) -> None:
         """Called before the window is fetched: the last chance to put something into it."""
+
+    def before_validation_batch(self, case: Case, batch: Any, batch_idx: int, dataloader_idx: int) -> None:
+        """Called before each validation batch, which is on the device already and as the model has not touched it."""
 
     def validation_batch(self, case: Case, outputs: Any, dataloader_idx: int) -> None:
         """Called after each validation batch, with what ``validation_step`` returned."""
@@ -164,6 +172,13 @@ class Monitor(Callback):
     ) -> None:
         """Lightning hook."""
         self._tell("after_batch", outputs, batch_idx)
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Lightning hook."""
+        if not trainer.sanity_checking:
+            self._tell("before_validation_batch", batch, batch_idx, dataloader_idx)
 
     def on_validation_batch_end(
         self,

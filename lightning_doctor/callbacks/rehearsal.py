@@ -83,7 +83,7 @@ class Rehearsal:
         step: Callable[..., Any] = self.module.training_step if by is None else partial(by, self.module)
         arguments = (batch, batch_idx) if len(inspect.signature(step).parameters) > 1 else (batch,)
         with (
-            _alone(self._trainer.strategy.root_device),
+            alone(self._trainer.strategy.root_device),
             torch.set_grad_enabled(with_graph),
             self._trainer.precision_plugin.train_step_context(),
             torch.compiler.set_stance("force_eager"),
@@ -179,7 +179,7 @@ class _Screen:
 
 
 @contextmanager
-def _alone(device: torch.device) -> Iterator[None]:
+def alone(device: torch.device) -> Iterator[None]:
     """Gives every random generator back as it was."""
     python, numpy = random.getstate(), np.random.get_state()
     devices = [device] if device.type == "cuda" else []

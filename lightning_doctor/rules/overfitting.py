@@ -11,13 +11,17 @@ from statistics import median
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History, Series
 from lightning_doctor.noise import levels, lucky, noise
+from lightning_doctor.progress import GOOD, held_out, standing
 from lightning_doctor.rule import rule
+from lightning_doctor.scores import gap, scores
 
 # A Kendall trend this many standard deviations from none is a trend: one in forty by chance.
 _TREND = 2.0
 # Trends are judged on at most so many levels: every pair is compared.
 _LEVELS = 10
 _METRIC = {"improves": "still improves: over-confidence", "holds": "holds", "falls": "gets worse too"}
+# A training loss under this share of its start is good without any other reference.
+_LOW = 0.1
 
 
 @rule("LD501", needs={"val_loss": 7}, explains=("stale_validation",))
@@ -36,7 +40,9 @@ def overfitting(
 
     What it looks at:
         ``val_loss``, one sample per validation pass, ``train_loss``, one per optimizer step [unit of your loss], and
-        ``val_metric``, where there is one.
+        ``val_metric``; where there is none, how many of the validation rows that a copy of the model scored it got
+        right, and the standard error of what it scored. Where training rows were held out, they must have become
+        worse than trained ones too.
 
     Why it matters:
         From the best pass on the network learns what is true of the training samples only.
@@ -62,8 +68,9 @@ def overfitting(
         capacity: From how many parameters a training sample on the network is called large for its data [ratio].
 
     Blind spots:
-        Without a training loss it is only suspected: a run that diverges looks the same. How good the metric is, is
-        not known: a small loss that doubles while 99 % stay right is a note.
+        It is confirmed once the training loss is good, by what the predictions avoid of a constant's errors or by how
+        far it has come; without a training loss it is only suspected: a run that diverges looks the same. Without
+        held-out training rows a validation set of another kind looks the same: see distribution_mismatch.
     """
     series = history["val_loss"]
     losses = series.values
@@ -82,7 +89,8 @@ def overfitting(
     if rise <= needed:
         return None
     training = _per_pass(history, series)
-    start = losses[0]
+    # What a constant scores is what there was to gain: a run may begin at less, or be seen late.
+    start = max([losses[0], *history.get("baseline_loss").finite().values[-1:]])
     drop = 0.0
     if training is not None:
         steps = history["train_loss"].values
@@ -111,22 +119,32 @@ def overfitting(
     if gain > blur:
         evidence["share_lost"] = rise / gain
         lost = f", {rise / gain:.0%} of what it had gained,"
-    confidence = Confidence.SUSPECTED
+    confidence, memorised = Confidence.SUSPECTED, True
     if training is not None:
         train_now = median(training[-patience:])
         evidence |= {"train_then": training[best], "train_now": train_now}
-        if train_now < lowest:
+        memorised = train_now < lowest
+        if memorised and _is_good(history, train_now, start):
             confidence = Confidence.CONFIRMED
-    metric = _metric(history, best_step, patience)
-    # A loss back where it began no metric excuses: its probabilities are worthless.
+    if _gap_is_elsewhere(history):
+        return None
+    metric = _metric(history, best_step, patience) or _predictions(history, best_step)
+    # A loss back where it began no metric excuses: its probabilities are worthless. Good predictions do.
     tolerated = {"improves": 1.0, "holds": held}.get(metric, share)
-    memorised = training is None or confidence is Confidence.CONFIRMED
-    severity = Severity.WARNING if memorised and rise >= tolerated * gain else Severity.NOTE
+    excused = metric in ("improves", "holds") and _validates_well(history)
+    error = _error(history)
+    if error is not None:
+        evidence["error"] = error
+        # Another validation set of this size may well have said something else.
+        excused = excused or rise < 2 * error
+    severity = Severity.WARNING if memorised and rise >= tolerated * gain and not excused else Severity.NOTE
     summary = f"the validation loss rose from {lowest:.3g} to {now:.3g}{lost} since step {best_step}" + (
         "" if training is None else ", while the training loss fell"
     )
     if metric:
         name = str(history.fact("validation.metric", "the validation metric"))
+        if "val_metric" not in history:
+            name = "the accuracy on validation rows" if "eval_accuracy/validation" in history else "skill"
         evidence |= {"metric": name, "metric_now": metric}
         summary += f"; {name} {_METRIC[metric]}"
     return Finding(
@@ -171,6 +189,53 @@ def _fell(training: Sequence[float], best: int, patience: int) -> bool:
     return drop > noise(training)
 
 
+def _is_good(history: History, now: float, start: float) -> bool:
+    """Whether the training loss is good: by its predictions, by a constant's loss, or by how far it has come."""
+    train, stands = scores(history, "train"), standing(history)
+    known = [*(train.skills[-1:] if train else []), *([] if stands.most is None else [stands.most])]
+    return max(known, default=0.0) >= GOOD or 0 <= now <= _LOW * start
+
+
+def _gap_is_elsewhere(history: History) -> bool:
+    """Whether rows that were not trained on do as well as those that were, in eval mode: no sample is learned by heart.
+
+    Of held-out training rows where there are any: validation rows may be of another kind.
+    """
+    train, others = scores(history, "train"), scores(history, "holdout") or scores(history, "validation")
+    if train is None or others is None:
+        return False
+    distance, error = gap(train, others)
+    return distance <= 2 * error
+
+
+def _validates_well(history: History) -> bool:
+    """Whether most of what there is to learn is right on validation rows."""
+    validation, held = scores(history, "validation"), held_out(history)
+    skills = validation.skills[-1:] if validation is not None else []
+    by_accuracy = "acc" in str(history.fact("validation.metric", "")).lower() and "val_metric" in history
+    return max([*skills, *([held] if by_accuracy and held is not None else [])], default=0.0) >= GOOD
+
+
+def _error(history: History) -> float | None:
+    """Returns the standard error of the validation loss for its few rows; None where it is unknown."""
+    errors = history.get("eval_error/validation").finite().values
+    return errors[-1] if errors else None
+
+
+def _predictions(history: History, since: int) -> str:
+    """Says of the validation rows that a copy of the model scored what :func:`_metric` says of a metric."""
+    validation = scores(history, "validation")
+    if validation is None or not validation.skills or len([s for s in validation.skill_steps if s >= since]) < 2:
+        return ""
+    error = validation.skill_error
+    if not math.isfinite(error):
+        # Of numbers the loss itself tells how good they are.
+        return ""
+    change = validation.skills[-1] - validation.skill_at(since)
+    # The same rows each time: they differ by less than two samples would.
+    return "improves" if change > error else "falls" if change < -error else "holds"
+
+
 def _metric(history: History, since: int, patience: int) -> str:
     """Says whether the metric ``improves``, ``holds`` or ``falls`` since the best pass; empty where there is none."""
     series = history.get("val_metric").finite()
@@ -210,7 +275,8 @@ def _remedy(history: History, best_step: int, capacity: float, evidence: dict[st
     layers = history.fact("model.layers")
     if isinstance(layers, dict) and layers and not any("Dropout" in str(name) for name in layers):
         advice.append("add Dropout(0.2) before the last layer")
-    advice.append("train on more or augmented data")
+    augmented = history.fact("data.augmentation")
+    advice.append("train on more data" if augmented else "train on more or augmented data")
     return "; ".join(advice)
 
 

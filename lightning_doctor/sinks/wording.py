@@ -16,6 +16,7 @@ _CONCLUSIONS = {
     "optimization": "optimization: this model could do better than its training takes it",
     "overfitting": "overfitting: it learned its training samples rather than the task",
     "distribution_mismatch": "mismatch: validation comes from another distribution; more training data will not help",
+    "nothing_to_learn": "nothing to learn: the inputs say nothing about the labels; check how they are paired",
     "model_bias": "model bias: this model cannot express the task",
     "healthy": "healthy",
     "unknown": "unknown: what is known does not settle it",

@@ -10,6 +10,7 @@ from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.rules.overfitting import overfitting
 from tests.histories import decay, gauss, noisy
+from tests.scored import scored
 
 STEPS = 10
 BARE: dict[str, Any] = {
@@ -219,6 +220,11 @@ def test_of_a_run_of_which_nothing_is_known_nothing_is_said_to_be_lacking() -> N
         assert advice not in remedy
 
 
+def test_augmentation_is_not_asked_of_data_that_is_augmented() -> None:
+    facts = {"data": {"augmentation": "RandomCrop"}}
+    assert found(turned(), MEMORISED, facts=facts).remedy.endswith("train on more data")
+
+
 @pytest.mark.parametrize(("parameters", "large"), [(4300, False), (4301, True)])
 def test_capacity_is_the_number_of_parameters_a_sample(parameters: int, large: bool) -> None:
     facts = {"model": {"parameters": parameters}, "data": {"train_samples": 430}}
@@ -236,3 +242,80 @@ def test_sick_validation_loss_that_has_risen_and_rests_up_there_is_still_ill() -
     finding = overfitting(history)
     assert finding is not None
     assert finding.severity == "warning"
+
+
+def scoring(
+    validation: Sequence[float],
+    *,
+    skills: Sequence[float] = (0.5, 0.9, 0.9),
+    train: float = 0.01,
+    train_skill: float = 1.0,
+    other: float = 0.92,
+    error: float = 0.02,
+    held_out: float | None = None,
+    training: Sequence[float] = MEMORISED,
+) -> Finding | None:
+    """The same with rows that a copy of the model scored at the first pass, at the best one and at the end."""
+    history = run(validation, training)
+    for sample, loss, found_skills in (("train", train, (0.5, 0.9, train_skill)), ("validation", other, skills)):
+        scored(history, sample, [0.69, 0.45, loss], skills=found_skills, error=error, every=130)
+    if held_out is not None:
+        scored(history, "holdout", [0.69, 0.45, held_out], error=error, every=130)
+    return overfitting(history)
+
+
+def test_healthy_a_loss_that_rises_while_the_predictions_stay_good_is_a_note() -> None:
+    finding = scoring(turned())
+    assert finding is not None
+    assert finding.severity is Severity.NOTE
+    assert "the accuracy on validation rows holds" in finding.summary
+
+
+def test_sick_predictions_that_were_never_good_do_not_excuse_a_loss_that_is_lost() -> None:
+    finding = scoring(turned(), skills=(0.3, 0.5, 0.5))
+    assert finding is not None
+    assert finding.severity is Severity.WARNING
+
+
+def test_sick_predictions_that_become_worse_do_not_excuse_it_either() -> None:
+    finding = scoring(turned(), skills=(0.5, 0.95, 0.85))
+    assert finding is not None
+    assert finding.evidence["metric_now"] == "falls"
+    assert finding.severity is Severity.WARNING
+
+
+@pytest.mark.parametrize(("error", "severity"), [(0.2, "warning"), (0.26, "note")])
+def test_a_rise_that_another_validation_set_may_not_have_is_a_note(error: float, severity: str) -> None:
+    # The rise from 0.45 to 0.92 is 0.47: twice 0.235. Scored rows lie further apart than that.
+    finding = scoring(turned(), skills=(0.3, 0.5, 0.5), other=2.0, error=error)
+    assert finding is not None
+    assert finding.severity == severity
+
+
+def test_healthy_held_out_rows_that_do_as_well_as_trained_ones_are_not_overfitted() -> None:
+    assert scoring(turned(), held_out=0.03) is None
+    assert scoring(turned(), held_out=0.9, skills=(0.3, 0.5, 0.5)) is not None
+
+
+def test_healthy_training_rows_that_score_as_badly_in_eval_mode_are_not_learned_by_heart() -> None:
+    assert scoring(turned(), train=0.9) is None
+
+
+def test_it_is_suspected_while_the_training_loss_is_not_good() -> None:
+    # From 0.7 to 0.3, under the best validation loss and far from nothing.
+    training = decay(0.7, 0.3, 5, 30)
+    finding = scoring(turned(), training=training, train_skill=0.6)
+    assert finding is not None
+    assert finding.confidence is Confidence.SUSPECTED
+    finding = scoring(turned(), training=training, train_skill=0.85)
+    assert finding is not None
+    assert finding.confidence is Confidence.CONFIRMED
+
+
+def test_what_a_constant_scores_is_what_there_was_to_gain() -> None:
+    history = run(turned(end=0.56, sigma=1e-4), MEMORISED)
+    history.record("baseline_loss", 9, 1.0)
+    finding = overfitting(history)
+    assert finding is not None
+    # A rise of 0.11, of 1.0 − 0.45 instead of 0.69 − 0.45.
+    assert finding.severity is Severity.NOTE

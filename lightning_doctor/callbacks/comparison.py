@@ -1,0 +1,266 @@
+"""Training rows against validation rows: where they differ, which are in both, and how the model scores on either."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lightning_doctor.callbacks.monitor import Monitor
+from lightning_doctor.callbacks.pace import LEFT_FOR_RULES
+from lightning_doctor.callbacks.rehearsal import Rehearsal, Unrehearsable, alone, obstacle
+from lightning_doctor.callbacks.scoring import Score, Scorer
+from lightning_doctor.measure.batches import Path, at, dense, key, leaves, roles_by_structure
+from lightning_doctor.measure.held_out_rows import Prints, RowSample, share_found, share_repeated
+from lightning_doctor.measure.side_by_side import side_by_side
+
+if TYPE_CHECKING:
+    from lightning_doctor.callbacks.case import Case
+
+_CAPACITY = 256
+# Rows a side that are compared and scored, and that are told apart by their fingerprints.
+_ROWS, _PRINTED = 500, 1 << 16
+# Batches that a sample is scored in, so that its loss has a standard error, and the rows each must have.
+_PARTS, _FEWEST = 8, 8
+# What fingerprints, and scores along the way, may take of a run's first look [seconds].
+_FIRST_PRINTS, _FIRST_SCORES = 0.15, 0.3
+# How many times longer a run must have become to be scored again.
+_GROWTH = 1.5
+# With several ranks, whose steps may communicate, scores are taken by the count of passes: budgets differ.
+_GROWTH_TOGETHER = 4
+
+SAMPLES = ("train", "validation", "holdout")
+_SCORES = ("eval_loss", "eval_error", "eval_accuracy", "eval_skill")
+_CLASSES = ("class_index", "one_hot", "binary")
+
+
+class ComparisonProbe(Monitor):
+    """Compares the training rows with the validation rows, as the loaders serve them.
+
+    Rows are taken evenly from the first epoch and the first validation pass, training rows with whatever augmentation
+    they come with. The fact ``comparison`` holds a two-sample test of their inputs and one of their targets, the fact
+    ``overlap`` how many validation rows were found among the training rows, by fingerprint.
+
+    Now and then a copy of the model scores both samples with its own ``training_step`` in eval mode, so that neither
+    dropout nor augmentation nor the lag of an epoch's mean poses as a gap: ``eval_loss/train``, its standard error
+    ``eval_error/train``, ``eval_accuracy/train``, ``eval_skill/train``, and the same of ``validation``.
+    """
+
+    signals = (*(f"{name}/{sample}" for name in _SCORES for sample in SAMPLES[:2]), "comparison", "overlap")
+
+    def begin(self, case: Case) -> None:
+        """Nothing is known yet."""
+        trainer = case.run.trainer
+        facts = case.history.fact
+        batches = facts("trainer.batches_per_epoch")
+        self._train = RowSample(_ROWS, batches)
+        self._validation = RowSample(_ROWS, _validation_batches(trainer))
+        self._train_prints = Prints(_PRINTED)
+        self._validation_prints: Prints | None = None
+        self._printing, self._scoring, self._cost = 0.0, 0.0, 0.0
+        self._inputs: Path | None = None
+        self._loaders = (loader_size(trainer.train_dataloader), loader_size(_first(trainer.val_dataloaders)))
+        self._epoch = trainer.current_epoch
+        self._passes, self._score_at = 0, 0
+        self._compared = False
+        self.kept = 0.2
+        reason = obstacle(trainer, case.run.module)
+        if reason is None and len(case.run.optimizers) > 1:
+            reason = f"{len(case.run.optimizers)} optimizers: no single loss is to be compared"
+        self._able = reason is None
+        case.history.lack(self.signals, "there was no validation pass")
+        if reason is not None:
+            case.history.lack([name for name in self.signals if "/" in name], reason)
+
+    def before_batch(self, case: Case, batch: Any, batch_idx: int) -> None:
+        """Takes training rows, in the first epoch."""
+        if case.trainer.current_epoch == self._epoch:
+            with torch.no_grad():
+                self._train.take(batch, batch_idx, *self._loaders[0])
+                self._print(case, batch, self._train_prints)
+
+    def before_validation_batch(self, case: Case, batch: Any, batch_idx: int, dataloader_idx: int) -> None:
+        """Takes validation rows, in the first pass, of the first loader."""
+        if self._passes == 0 and dataloader_idx == 0:
+            if self._validation_prints is None:
+                self._validation_prints = Prints(_PRINTED, like=self._train_prints)
+            with torch.no_grad():
+                self._validation.take(batch, batch_idx, *self._loaders[1])
+                self._print(case, batch, self._validation_prints)
+
+    def after_validation(self, case: Case) -> None:
+        """Compares the rows once, and scores them when it is time."""
+        self._passes += 1
+        if not self._train.rows or not self._validation.rows:
+            reason = self._train.reason or self._validation.reason or "no rows were seen"
+            case.history.lack(self.signals, reason)
+            return
+        if not self._compared and case.budget.allows(LEFT_FOR_RULES) and self._ripe(case):
+            self._compared = True
+            self._compare(case)
+        if self._able and self._due(case):
+            began = case.budget.clock()
+            self._score(case)
+            self._cost = case.budget.clock() - began
+            self._scoring += self._cost
+
+    def end(self, case: Case) -> None:
+        """Lets go of rows."""
+        self._train, self._validation = RowSample(0, None), RowSample(0, None)
+        self._train_prints, self._validation_prints = Prints(0), None
+
+    # --- comparing -----------------------------------------------------------------------------------------------
+
+    def _print(self, case: Case, batch: Any, prints: Prints) -> None:
+        if prints.full or (self._printing > _FIRST_PRINTS and not case.budget.has_earned(0.01)):
+            return
+        began = case.budget.clock()
+        found = dense(leaves(batch))
+        if self._inputs is None:
+            self._inputs = roles_by_structure(found).inputs
+        values = at(found, self._inputs)
+        if values is not None:
+            prints.add(values)
+        self._printing += case.budget.clock() - began
+
+    def _ripe(self, case: Case) -> bool:
+        """Whether training rows from all of an epoch are there; of a run of one epoch half of them have to do."""
+        trainer = case.trainer
+        over = trainer.current_epoch > self._epoch or trainer.is_last_batch
+        return self._train.full or over or self._passes > 1
+
+    def _compare(self, case: Case) -> None:
+        history = case.history
+        train, validation = (_whole(sample) for sample in (self._train, self._validation))
+        found = [dense(leaves(batch)) for batch in (train, validation)]
+        roles = roles_by_structure(found[0])
+        compared: dict[str, Any] = {"step": case.run.step}
+        augmented = history.fact("data.augmentation")
+        if augmented:
+            compared["augmentation"] = augmented
+        for part, path in (("inputs", roles.inputs), ("targets", roles.targets)):
+            first, second = (at(leaf, path) for leaf in found)
+            named = "" if path is None else key(path)
+            compared[part] = side_by_side(first, second, named, classes=part == "targets")
+        if "p_value" not in compared["inputs"] and "p_value" not in compared["targets"]:
+            history.lack(["comparison"], compared["inputs"]["reason"])
+        else:
+            history.facts["comparison"] = compared
+            history.absent.pop("comparison", None)
+        self._overlap(case)
+
+    def _overlap(self, case: Case) -> None:
+        train, validation = self._train_prints, self._validation_prints
+        if validation is None or not validation.rows or not train.rows:
+            case.history.lack(["overlap"], "which part of the batch is the input cannot be told")
+            return
+        if getattr(case.trainer, "overfit_batches", 0):
+            case.history.lack(["overlap"], "overfit_batches is set: the same few batches serve for both on purpose")
+            return
+        case.history.facts["overlap"] = {
+            "train_rows": train.rows,
+            "validation_rows": validation.rows,
+            "exact": share_found(validation.exact(), train.exact()),
+            "rounded": share_found(validation.rounded(), train.rounded()),
+            "repeated": share_repeated(train.rounded()),
+            "repeated_validation": share_repeated(validation.rounded()),
+        }
+        case.history.absent.pop("overlap", None)
+        self._train_prints, self._validation_prints = Prints(0), None
+
+    # --- scoring -------------------------------------------------------------------------------------------------
+
+    def _due(self, case: Case) -> bool:
+        step, planned = case.run.step + 1, case.history.fact("trainer.planned_steps")
+        if case.together:
+            due = self._passes >= max(1, self._score_at)
+            self._score_at = _GROWTH_TOGETHER * self._passes if due else self._score_at
+            return due
+        per_pass = step / self._passes
+        ends = isinstance(planned, int) and step > planned - per_pass
+        if step < self._score_at and not ends:
+            return False
+        first = self._scoring + self._cost <= _FIRST_SCORES or ends
+        affords = case.budget.has_earned(self._cost) or (first and case.budget.allows(self._cost + LEFT_FOR_RULES))
+        if affords:
+            self._score_at = math.ceil(_GROWTH * step)
+        return affords
+
+    def _score(self, case: Case) -> None:
+        clock = case.budget.clock
+        deadline = clock() + case.budget.left() - LEFT_FOR_RULES / 2
+        scores: list[Score] = [Score() for _ in SAMPLES]
+        try:
+            rehearsal = Rehearsal(case.run.trainer, case.run.module)
+            classes = case.history.fact("loss_head.targets") in _CLASSES
+            scorer = Scorer(rehearsal, classes=classes, may_go_on=lambda: case.together or clock() < deadline)
+            samples = (self._train, self._validation)
+            held_out = _held_out(case, rehearsal)
+            batches = [sample.batches(self._part_rows(case, sample))[:_PARTS] for sample in samples]
+            scores = [scorer.score(each) for each in (*batches, held_out)]
+            sizes = [sum(rows for _, rows in each) for each in (*batches, held_out)]
+            case.history.facts["scored"] = {name: size for name, size in zip(SAMPLES, sizes, strict=True) if size}
+        except Unrehearsable as error:
+            self._give_up(case, str(error))
+        except Exception as error:  # noqa: BLE001
+            # The user's own step, which may not bear being run apart from the run, or not on these rows.
+            self._give_up(case, f"a rehearsed training step failed ({type(error).__name__}: {error})")
+        numbers = [number for score in scores for number in score.numbers()]
+        case.window.put(case.run.step, torch.tensor(numbers, dtype=torch.float64), partial(_receive, case))
+
+    def _part_rows(self, case: Case, sample: RowSample) -> int:
+        """Returns the rows of a batch to score."""
+        rows = sample.rows
+        if case.history.fact("loss_head.reduction") != "mean":
+            # As many on either side: a loss that adds up has no other unit.
+            rows = min(self._train.rows, self._validation.rows)
+        return max(min(_FEWEST, rows), math.ceil(rows / _PARTS))
+
+    def _give_up(self, case: Case, reason: str) -> None:
+        self._able = False
+        case.history.lack([name for name in self.signals if "/" in name], reason)
+
+
+def _receive(case: Case, step: int, numbers: list[float]) -> None:
+    for sample, index in zip(SAMPLES, range(0, len(numbers), len(_SCORES)), strict=True):
+        for name, value in zip(_SCORES, numbers[index : index + len(_SCORES)], strict=True):
+            if math.isfinite(value):
+                case.history.record(f"{name}/{sample}", step, value, capacity=_CAPACITY)
+            elif math.isfinite(numbers[index]):
+                reason = "the predictions or the targets of these rows cannot be read"
+                case.history.lack([f"{name}/{sample}"], reason)
+
+
+def _held_out(case: Case, rehearsal: Rehearsal) -> list[tuple[Any, int]]:
+    """Returns batches of the rows that were held out, on the device; none where none were."""
+    if case.held_out is None:
+        return []
+    device = case.run.trainer.strategy.root_device
+    with alone(device):
+        return [
+            (rehearsal.module._apply_batch_transfer_handler(batch, device, 0), rows)
+            for batch, rows in case.held_out.batches()
+        ]
+
+
+def _validation_batches(trainer: Any) -> int | None:
+    batches = next(iter(trainer.num_val_batches), None) if trainer.num_val_batches else None
+    return int(batches) if batches is not None and math.isfinite(batches) else None
+
+
+def _first(loaders: Any) -> Any:
+    return loaders[0] if isinstance(loaders, (list, tuple)) and loaders else loaders
+
+
+def loader_size(loader: Any) -> tuple[Any, Any]:
+    """Returns what a loader says of its batches' size and of its samples, None where it does not."""
+    try:
+        return getattr(loader, "batch_size", None), len(loader.dataset)
+    except Exception:  # noqa: BLE001
+        return getattr(loader, "batch_size", None), None
+
+
+def _whole(sample: RowSample) -> Any:
+    return sample.batches(sample.rows)[0][0]

@@ -1,0 +1,245 @@
+"""What simpler models score on rows that the network was trained on: the reference for its training loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean, median, stdev
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_doctor.callbacks.comparison import loader_size
+from lightning_doctor.callbacks.monitor import Monitor
+from lightning_doctor.callbacks.pace import LEFT_FOR_RULES
+from lightning_doctor.callbacks.rehearsal import Rehearsal, Unrehearsable, obstacle
+from lightning_doctor.logs.runs import NothingToJudgeError, find_runs, read_run
+from lightning_doctor.measure.batches import Path as Place
+from lightning_doctor.measure.batches import at, dense, leaves, roles_by_structure
+from lightning_doctor.measure.held_out_rows import RowSample, columns
+from lightning_doctor.measure.references import HIDDEN, References, Task, task_of
+from lightning_doctor.measure.rows import take
+from lightning_doctor.progress import standing
+from lightning_doctor.sinks.report import read
+
+if TYPE_CHECKING:
+    from lightning_doctor.callbacks.case import Case
+
+# Rows that are kept, half of which are fitted, and the batches that the other half is scored in.
+_ROWS, _PARTS = 500, 8
+_FEWEST = 32
+# More columns than this are thinned out.
+_COLUMNS = 256
+# What fitting may take [seconds].
+_FITTING = 0.25
+# The first step at which a plateau is worth a look, and how many times longer a run must be for the next.
+_FIRST, _GROWTH = 128, 2.0
+# Share of the planned run before which no plateau counts.
+_LATE = 0.5
+_KINDS = {"class_index": "classes", "binary": "binary", "real": "numbers"}
+_NAMES = ("constant", "linear", "shallow")
+
+
+class ReferenceProbe(Monitor):
+    """Fits simple models to one half of some training rows, and scores them and the network on the other half.
+
+    The network was trained on both halves, the simple models on the first only: where one of them still does better,
+    the network could. A constant, a linear model and a network with one hidden layer, with penalties on their weights
+    that a quarter of the rows chooses; for cross-entropy, binary cross-entropy, squared and absolute errors that are
+    means and weigh all samples alike. The fact ``reference`` holds the losses, in the units of the training loss.
+
+    Args:
+        reference: What else to compare with: a loss that can be had, the log directory of another run, whose newest
+            training loss counts, or another model that is trained already.
+
+    Raises:
+        ValueError: For anything else, or a directory without a run.
+    """
+
+    signals = ("reference",)
+
+    def __init__(self, reference: Any = None) -> None:
+        super().__init__()
+        self.reference = reference
+        self._target = _target(reference)
+
+    def begin(self, case: Case) -> None:
+        """Notes the loss that is given, and asks whether the model can be copied."""
+        run = case.run
+        self._sample = RowSample(_ROWS, case.history.fact("trainer.batches_per_epoch"))
+        self._loader = loader_size(run.trainer.train_dataloader)
+        self._epoch = run.trainer.current_epoch
+        self._fitted: dict[str, list[float]] | None = None
+        self._parts: list[tuple[Any, int]] = []
+        self._look_at, self._cost = _FIRST, _FITTING
+        self.kept = _FITTING
+        reason = obstacle(run.trainer, run.module)
+        if reason is None and case.trainer.world_size > 1:
+            reason = "a run on several ranks is not compared with simple models"
+        self._able = reason is None
+        case.history.lack(self.signals, reason or "the run was not compared with simple models yet")
+        if self._target is not None:
+            case.history.facts["reference"] = {**self._target, "step": run.step}
+            case.history.absent.pop("reference", None)
+
+    def before_batch(self, case: Case, batch: Any, batch_idx: int) -> None:
+        """Takes training rows, in the first epoch."""
+        if self._able and case.trainer.current_epoch == self._epoch and not self._sample.full:
+            with torch.no_grad():
+                self._sample.take(batch, batch_idx, *self._loader)
+
+    def probe(self, case: Case) -> None:
+        """Compares when the loss rests, and at the end."""
+        if not self._able or not self._due(case):
+            return
+        began = case.budget.clock()
+        try:
+            self._compare(case)
+        except Unrehearsable as error:
+            self._give_up(case, str(error))
+        except Exception as error:  # noqa: BLE001
+            # The user's own step, which may not bear being run apart from the run.
+            self._give_up(case, f"a rehearsed training step failed ({type(error).__name__}: {error})")
+        self._cost = case.budget.clock() - began
+        self.kept = min(self._cost, _FITTING)
+
+    def end(self, case: Case) -> None:
+        """Lets go of rows."""
+        self._sample, self._parts, self._fitted = RowSample(0, None), [], None
+
+    def _due(self, case: Case) -> bool:
+        step, planned = case.pace.steps, case.history.fact("trainer.planned_steps")
+        # The steps are counted after the batch that was the last.
+        ends = isinstance(planned, int) and step + 1 >= planned
+        if step < self._look_at and not ends:
+            return False
+        now = standing(case.history)
+        # A network that rests at first may only be slow to start.
+        early = now.share is not None and now.share < _LATE
+        if not ends and (early or now.improving or now.good):
+            self._look_at = math.ceil(1.25 * step)
+            return False
+        self._look_at = math.ceil(_GROWTH * step)
+        affords = case.budget.allows if ends or self._fitted is None else case.budget.has_earned
+        return affords(self._cost + LEFT_FOR_RULES / 2)
+
+    def _compare(self, case: Case) -> None:
+        if self._fitted is None:
+            task, place = _task(case, self._sample)
+            self._fit(case, task, place)
+        assert self._fitted is not None
+        rehearsal = Rehearsal(case.run.trainer, case.run.module)
+        network = _scored(rehearsal, self._parts)
+        fact = {**(self._target or {}), "step": case.run.step, "rows": sum(rows for _, rows in self._parts)}
+        fact |= {"hidden": HIDDEN, "network": fmean(network)}
+        others = dict(self._fitted)
+        if isinstance(self.reference, nn.Module):
+            others["model"] = self._other(case)
+        for name, losses in others.items():
+            differences = [mine - theirs for mine, theirs in zip(network, losses, strict=True)]
+            fact[name] = fmean(losses)
+            # Of the same rows: what is hard for one is hard for the other.
+            fact[f"{name}_error"] = stdev(differences) / math.sqrt(len(differences))
+        if not all(math.isfinite(value) for value in fact.values() if isinstance(value, float)):
+            raise Unrehearsable("not every loss is finite")
+        case.history.facts["reference"] = fact
+        case.history.absent.pop("reference", None)
+
+    def _fit(self, case: Case, task: Task, place: tuple[Place | None, Place | None]) -> None:
+        whole, rows = self._sample.batches(self._sample.rows)[0]
+        if rows < 2 * _FEWEST:
+            raise Unrehearsable(f"{rows} rows are too few to fit a model to half of them")
+        inputs, targets = _table(take(whole, rows, torch.arange(0, rows, 2)), place, task)
+        clock = case.budget.clock
+        deadline = clock() + _FITTING
+        models = References(task, inputs, targets, lambda: clock() < deadline)
+        # Of all rows that were not fitted, some from everywhere in each part.
+        places = [torch.arange(2 * part + 1, rows, 2 * _PARTS) for part in range(_PARTS)]
+        self._parts = [(take(whole, rows, index), len(index)) for index in places]
+        tables = [_table(batch, place, task) for batch, _ in self._parts]
+        self._fitted = {name: [float(models.losses(name, *table).mean()) for table in tables] for name in _NAMES}
+
+    def _other(self, case: Case) -> list[float]:
+        rehearsal = Rehearsal(case.run.trainer, self.reference)
+        rehearsal.module.to(case.run.trainer.strategy.root_device)
+        return _scored(rehearsal, self._parts)
+
+    def _give_up(self, case: Case, reason: str) -> None:
+        self._able = False
+        if self._target is None:
+            case.history.lack(self.signals, reason)
+
+
+def _task(case: Case, sample: RowSample) -> tuple[Task, tuple[Place | None, Place | None]]:
+    """Returns what is to be predicted, and where inputs and targets are in a batch.
+
+    Raises:
+        Unrehearsable: Where that is not known, or none of those that simple models are fitted for.
+    """
+    head = case.history.fact("loss_head", {})
+    kind, loss = _KINDS.get(str(head.get("targets"))), str(head.get("loss"))
+    if not sample.rows or not head:
+        raise Unrehearsable(sample.reason or case.history.absent.get("loss_head", "the loss is not known"))
+    if head.get("reduction") != "mean" or head.get("weighted") or head.get("label_smoothing"):
+        raise Unrehearsable("the loss is no plain mean over samples")
+    if head.get("terms") != 1 or head.get("broadcast") or "baseline_loss" not in case.history:
+        raise Unrehearsable("the loss is more than that of its predictions")
+    whole, rows = sample.batches(sample.rows)[0]
+    found = dense(leaves(whole))
+    roles = roles_by_structure(found)
+    inputs, targets = at(found, roles.inputs), at(found, roles.targets)
+    if inputs is None or targets is None:
+        raise Unrehearsable("which part of the batch is the input and which the target cannot be told")
+    if not inputs.is_floating_point():
+        raise Unrehearsable("the inputs are no real numbers")
+    task = None
+    if kind is not None and targets.numel() == rows * (targets.numel() // rows):
+        outputs = int(head.get("classes") or 0) if kind == "classes" else targets.numel() // rows
+        task = task_of(loss, outputs)
+    if task is None or task.kind != kind or not 0 < task.outputs <= _COLUMNS or targets.ndim > 2:
+        raise Unrehearsable(f"no simple model is fitted for {loss or 'this loss'} with these targets")
+    return task, (roles.inputs, roles.targets)
+
+
+def _table(batch: Any, place: tuple[Place | None, Place | None], task: Task) -> tuple[Tensor, Tensor]:
+    found = dense(leaves(batch))
+    inputs, targets = at(found, place[0]), at(found, place[1])
+    assert inputs is not None
+    assert targets is not None
+    rows, wanted = columns(inputs, _COLUMNS).cpu(), targets.cpu()
+    if not rows.isfinite().all():
+        raise Unrehearsable("not every input is finite")
+    return rows, wanted.reshape(-1) if task.kind == "classes" else wanted.reshape(len(rows), -1)
+
+
+def _scored(rehearsal: Rehearsal, parts: Sequence[tuple[Any, int]]) -> list[float]:
+    losses = [rehearsal.loss(batch, index, train=False) for index, (batch, _) in enumerate(parts)]
+    if any(loss is None for loss in losses):
+        raise Unrehearsable("the training step returned no loss")
+    return [float(loss) for loss in losses if loss is not None]
+
+
+def _target(reference: Any) -> dict[str, Any] | None:
+    """Returns the loss that a number or a log directory gives; None where there is none to begin with."""
+    if reference is None or isinstance(reference, nn.Module):
+        return None
+    if isinstance(reference, (int, float)) and not isinstance(reference, bool) and math.isfinite(reference):
+        return {"target": float(reference), "target_of": "the target"}
+    if isinstance(reference, (str, Path)):
+        return {"target": _earlier(Path(reference)), "target_of": f"the run in {reference}"}
+    raise ValueError(f"reference must be a loss, a log directory or a model, got {reference!r}")
+
+
+def _earlier(folder: Path) -> float:
+    """Returns the training loss at the end of a run that was logged."""
+    try:
+        run = find_runs(folder)[-1]
+        history = read(run.files[0]).history if run.kind == "report" else read_run(run, {})[0]
+        losses = history.get("train_loss").finite().values
+    except (OSError, ValueError, IndexError, NothingToJudgeError) as error:
+        raise ValueError(f"no run can be read in {folder}: {error}") from error
+    if not losses:
+        raise ValueError(f"the run in {folder} has no training loss")
+    return median(losses[-max(1, len(losses) // 10) :])

@@ -1,0 +1,136 @@
+"""How well a copy of the model does on rows that were kept: its loss and its predictions, in eval mode."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.loss import _Loss
+from torchmetrics import Metric
+
+from lightning_doctor.callbacks.rehearsal import Rehearsal
+from lightning_doctor.measure.loss_graph import Graph, LayerOutputs, edge_of
+from lightning_doctor.measure.loss_head import UnreadError, read_head
+from lightning_doctor.measure.predictions import NUMBERS, Tally
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a model scores on a sample; NaN for what cannot be known.
+
+    Attributes:
+        loss: The mean of the batches' losses [unit of the loss].
+        error: Its standard error.
+        accuracy: The share of right classes.
+        skill: The share of the errors of the sample's own best constant that the predictions avoid: of its misses
+            where targets are classes, else of its squared error.
+    """
+
+    loss: float = math.nan
+    error: float = math.nan
+    accuracy: float = math.nan
+    skill: float = math.nan
+
+    def numbers(self) -> list[float]:
+        """Returns all four, in their order."""
+        return [self.loss, self.error, self.accuracy, self.skill]
+
+
+class Scorer:
+    """Runs the training step of a copy in eval mode, and reads its loss head.
+
+    Args:
+        rehearsal: The copy.
+        classes: Whether targets are classes.
+        may_go_on: Asked before each batch but the first of a sample.
+    """
+
+    def __init__(self, rehearsal: Rehearsal, *, classes: bool, may_go_on: Callable[[], bool] = lambda: True) -> None:
+        self._rehearsal = rehearsal
+        self._classes = classes
+        self._may_go_on = may_go_on
+        self._outputs = LayerOutputs()
+        for part in rehearsal.module.modules():
+            leaf = not any(True for _ in part.children()) and part is not rehearsal.module
+            if leaf and not isinstance(part, (_Loss, Metric)):
+                part.register_forward_hook(self._ran)
+
+    def score(self, batches: Sequence[tuple[Any, int]]) -> Score:
+        """Scores batches of about as many rows each, given with how many."""
+        losses: list[float] = []
+        heads = _Heads(classes=self._classes)
+        for index, (batch, rows) in enumerate(batches):
+            if index and not self._may_go_on():
+                break
+            self._outputs = LayerOutputs()
+            # Lightning validates without gradients, and a loss head is read off its graph.
+            with torch.enable_grad():
+                loss = self._rehearsal.loss(batch, index, train=False, with_graph=True)
+            if loss is None:
+                continue
+            losses.append(float(loss.detach()))
+            heads.add(self._outputs, loss, rows)
+        self._outputs = LayerOutputs()
+        if not losses:
+            return Score()
+        finite = all(map(math.isfinite, losses))
+        error = stdev(losses) / math.sqrt(len(losses)) if len(losses) > 1 and finite else math.nan
+        accuracy, skill = heads.read()
+        return Score(fmean(losses) if finite else math.nan, error, accuracy, skill)
+
+    def _ran(self, part: nn.Module, args: Any, output: Any) -> None:
+        self._outputs.keep(output)
+
+
+class _Heads:
+    """Adds up what the loss heads of several batches say."""
+
+    def __init__(self, *, classes: bool) -> None:
+        self._classes = classes
+        self._tally: Tally | None = None
+        self._counts: Tensor | None = None
+        self._errors: list[tuple[float, float, int]] = []
+        self._read = True
+
+    def add(self, outputs: LayerOutputs, loss: Tensor, rows: int) -> None:
+        """Reads one batch's, while its graph is there."""
+        root = edge_of(loss)
+        if root is None or not self._read:
+            self._read = False
+            return
+        try:
+            head = read_head(Graph(outputs, reads=True), root)
+            if head.target is None or head.prediction is None:
+                self._read = False
+                return
+            self._tally = self._tally or Tally(head)
+            with torch.no_grad():
+                numbers = self._tally.measure(head, loss.detach()).cpu()
+        except (UnreadError, RuntimeError, TypeError, ValueError, IndexError, AttributeError):
+            self._read = False
+            return
+        found = dict(zip(NUMBERS, numbers[: len(NUMBERS)].tolist(), strict=True))
+        counts = numbers[len(NUMBERS) :]
+        if self._classes and len(counts):
+            self._counts = counts if self._counts is None else self._counts + counts
+            # Each class counted by its weight in the loss.
+            self._errors.append((found["missed"], found["constant_missed"], 1))
+        elif not self._classes:
+            self._errors.append((found["error"], found["constant_error"], rows))
+
+    def read(self) -> tuple[float, float]:
+        """Returns the accuracy and the skill."""
+        if not self._read:
+            return math.nan, math.nan
+        known = [each for each in self._errors if all(map(math.isfinite, each))]
+        constant = sum(weight * error for _, error, weight in known)
+        skill = 1 - sum(weight * error for error, _, weight in known) / constant if constant > 0 else math.nan
+        if self._counts is None:
+            return math.nan, skill
+        seen, _, hits = self._counts.reshape(3, -1)
+        return (float(hits.sum() / seen.sum()) if float(seen.sum()) else math.nan), skill

@@ -1,0 +1,98 @@
+"""The fact ``reference`` as rules read it: what simpler models score where the network was trained."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lightning_doctor.history import History
+
+# Layers whose outputs are sums of what goes in, weighed; two of them with an activation between are a network.
+_WEIGHING = ("Linear", "Conv", "LSTM", "GRU", "RNN", "Embedding", "Attention", "Bilinear")
+_TITLES = {"linear": "a linear model", "shallow": "a network of one hidden layer", "model": "the model given"}
+
+
+@dataclass(frozen=True)
+class Rival:
+    """One simpler model.
+
+    Attributes:
+        name: ``"linear"``, ``"shallow"`` or ``"model"``.
+        title: What it is, in words.
+        loss: What it scores.
+        gap: How far the network lies over it.
+        error: The standard error of that, on the same rows.
+    """
+
+    name: str
+    title: str
+    loss: float
+    gap: float
+    error: float
+
+    def wins(self, sigmas: float) -> bool:
+        """Whether it does better beyond noise."""
+        return self.gap > sigmas * self.error
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a network was compared with.
+
+    Attributes:
+        step: When.
+        rows: How many training rows were scored that no simple model was fitted to.
+        constant: The loss of the best constant.
+        network: That of the network, in eval mode.
+        rivals: The models it was compared with, whether or not simpler than it.
+        hidden: The units of the network of one hidden layer.
+    """
+
+    step: int
+    rows: int
+    constant: float
+    network: float
+    rivals: dict[str, Rival]
+    hidden: int
+
+
+def read_reference(history: History) -> Reference | None:
+    """Reads the fact; None where the network was not compared."""
+    fact: Any = history.fact("reference", {})
+    if not isinstance(fact, Mapping):
+        return None
+    constant, network = _number(fact, "constant"), _number(fact, "network")
+    if not (math.isfinite(constant) and math.isfinite(network)):
+        return None
+    rivals = {}
+    for name, title in _TITLES.items():
+        loss, error = _number(fact, name), _number(fact, f"{name}_error")
+        if math.isfinite(loss) and math.isfinite(error):
+            rivals[name] = Rival(name, title, loss, network - loss, error)
+    whole = {
+        name: int(value) if math.isfinite(value := _number(fact, name)) else 0 for name in ("step", "rows", "hidden")
+    }
+    return Reference(whole["step"], whole["rows"], constant, network, rivals, whole["hidden"])
+
+
+def target(history: History) -> tuple[float, str] | None:
+    """Returns the loss that was given as one that can be had, and whose it is."""
+    fact: Any = history.fact("reference", {})
+    loss = _number(fact, "target") if isinstance(fact, Mapping) else math.nan
+    return (loss, str(fact.get("target_of", "the target"))) if math.isfinite(loss) else None
+
+
+def has_hidden_layer(history: History) -> bool | None:
+    """Whether the network has two layers that weigh; None where its layers are unknown."""
+    layers = history.fact("model.layers")
+    if not isinstance(layers, Mapping) or not layers:
+        return None
+    counts = [count for name, count in layers.items() if any(kind in str(name) for kind in _WEIGHING)]
+    return sum(count for count in counts if isinstance(count, int)) >= 2
+
+
+def _number(fact: Mapping[str, Any], name: str) -> float:
+    value = fact.get(name)
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else math.nan

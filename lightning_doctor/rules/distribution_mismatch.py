@@ -1,0 +1,145 @@
+"""LD502: validation rows come from another distribution than training rows."""
+
+from __future__ import annotations
+
+import math
+
+from lightning_doctor.findings import Confidence, Finding, Severity
+from lightning_doctor.history import History
+from lightning_doctor.progress import GOOD, standing
+from lightning_doctor.rule import rule
+from lightning_doctor.scores import Scores, Unlike, gap, scores, unlike
+
+
+@rule(
+    "LD502",
+    needs={"eval_loss/train": 1, "eval_loss/validation": 1},
+    explains=("overfitting", "stale_validation", "uninformative_labels"),
+)
+def distribution_mismatch(
+    history: History, *, sigmas: float = 4.0, learned: float = 0.5, lost: float = 0.15, share: float = 0.5
+) -> Finding | None:
+    """Validation rows come from another distribution than training rows.
+
+    What it looks at:
+        ``eval_loss/train``, ``eval_loss/validation`` and, with ``Doctor(holdout=…)``, ``eval_loss/holdout``: what a
+        copy of the model scores on fixed rows in eval mode [unit of your loss]; a two-sample test of the inputs and
+        of the targets as the loaders serve them, with whatever augmentation training rows have.
+
+    Why it matters:
+        Overfitting and mismatch look alike in the curves and need opposite cures: more data of the kind that is
+        trained on does not help against mismatch.
+
+    Sick:
+        Training 0.11, held-out training rows 0.13, validation 1.72; or a column of mean 0.3 in training and 82.1 in
+        validation
+
+    Healthy:
+        Training 0.02, held-out training rows 0.61, validation 0.63, which is overfitting; or inputs that differ
+        while validation does well
+
+    Remedy:
+        Prepare both sides alike; split anew by chance; train on data like that of validation.
+
+    Thresholds:
+        sigmas: How surely validation must do worse [standard errors].
+        learned: How much of the constant predictor's errors training or held-out rows must avoid, once the run
+            has come to rest; before that four fifths [share].
+        lost: How much more of them validation must make, twice as much where rows differ moderately and none were
+            held out; of the constant's loss, where predictions are unknown [share].
+        share: How much of the gap to training rows must open beyond held-out rows, where there are any [share].
+
+    Blind spots:
+        Without held-out rows it is a suspicion but for differences that no draw makes: a network may overfit as well.
+        Augmentation of training rows makes them differ. Of many columns only some are compared, and of text its ids.
+    """
+    train, validation = scores(history, "train"), scores(history, "validation")
+    if train is None or validation is None:
+        return None
+    kept = scores(history, "holdout")
+    inner, (distance, error) = kept or train, gap(kept or train, validation)
+    whole, _ = gap(train, validation)
+    parts = unlike(history)
+    now = standing(history)
+    settled = now.ended or (not now.improving and (now.share is None or now.share >= 0.5))
+    if not distance > sigmas * error or _learned(history, inner) < (learned if settled else GOOD):
+        return None
+    if kept is None and not parts:
+        return None
+    # A moderate difference of a few rows may be harmless, and the gap another's doing.
+    needed = lost if kept is not None or any(part.far for part in parts) else 2 * lost
+    if _harm(history, inner, validation) < needed or (kept is not None and distance < share * whole):
+        return None
+    augmented = history.fact("comparison.augmentation")
+    sure = kept is not None or (any(part.far for part in parts) and not augmented)
+    return Finding(
+        # Where validation does well there is little to gain.
+        severity=Severity.NOTE if max(validation.skills[-1:], default=0.0) >= GOOD else Severity.WARNING,
+        summary=_summary(train, kept, validation, parts),
+        evidence={
+            "train": train.losses[-1],
+            **({} if kept is None else {"holdout": kept.losses[-1]}),
+            "validation": validation.losses[-1],
+            **({"error": error} if math.isfinite(error) else {}),
+            **{name: value for part in reversed(parts) for name, value in part.evidence.items()},
+            **({"augmentation": str(augmented)} if augmented else {}),
+        },
+        remedy=_remedy(parts, bool(augmented)),
+        confidence=Confidence.CONFIRMED if sure else Confidence.SUSPECTED,
+        onset=validation.steps[0],
+        signals=("train_loss", "val_loss"),
+    )
+
+
+def _learned(history: History, inner: Scores) -> float:
+    """Returns what of a constant's errors, or of its loss where no predictions are known, training rows avoid."""
+    if inner.skills:
+        return inner.skills[-1]
+    baselines = history.get("baseline_loss").finite().values
+    start = baselines[-1] if baselines else inner.losses[0]
+    return 1 - inner.losses[-1] / start if start > 0 else 0.0
+
+
+def _harm(history: History, inner: Scores, validation: Scores) -> float:
+    """Returns how much less validation avoids of a constant's errors, or of its loss where no predictions are known."""
+    if inner.skills and validation.skills:
+        # Probabilities may be far off where classes are right: that is another matter.
+        return min(1.0, inner.skills[-1]) - min(1.0, validation.skills[-1])
+    baselines = history.get("baseline_loss").finite().values
+    if baselines and baselines[-1] > 0:
+        return (validation.losses[-1] - inner.losses[-1]) / baselines[-1]
+    return math.inf
+
+
+def _summary(train: Scores, kept: Scores | None, validation: Scores, parts: list[Unlike]) -> str:
+    words = f"validation rows score {validation.losses[-1]:.3g} and training rows {train.losses[-1]:.3g}"
+    if kept is not None:
+        words += f", held-out training rows {kept.losses[-1]:.3g}: more training data will not help"
+    for part in parts:
+        words += f"; their {part.part} differ (p ≤ {part.p_value:.2g}; {part.names})"
+    return words
+
+
+def _remedy(parts: list[Unlike], augmented: bool) -> str:
+    advice = []
+    kinds = {part.part: part for part in parts}
+    if "inputs" in kinds:
+        far = kinds["inputs"].far
+        advice.append(
+            "prepare both sides alike: the same scaling, with the training set's own numbers, and the same order and "
+            "orientation"
+            if far
+            else "find what sets the validation inputs apart (another source, time or preparation)"
+        )
+    if "targets" in kinds:
+        advice.append("split by chance within each class, so that both sides have the same labels")
+    if not parts:
+        advice.append(
+            "find what sets validation rows apart (source, time, preparation); their inputs alone do not show it"
+        )
+    advice.append(
+        "split anew by chance if it is to measure what was trained, or train on rows like those of validation"
+    )
+    if augmented:
+        advice.append("compare again with augmentation off")
+    return "; ".join(advice)

@@ -1,0 +1,83 @@
+"""LD506: validation rows are found in the training set."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from lightning_doctor.findings import Confidence, Finding, Severity
+from lightning_doctor.history import History
+from lightning_doctor.rule import rule
+
+
+@rule("LD506", needs={"val_loss": 1}, reads=("overlap",))
+def leaked_validation(history: History, *, share: float = 0.01, sigmas: float = 4.0, least: int = 3) -> Finding | None:
+    """Validation rows are found in the training set.
+
+    What it looks at:
+        Fingerprints of the inputs of the validation rows and of the training rows of the first epoch, exact and
+        rounded; how often rows of either side come twice within it, as rows that hold little do.
+
+    Why it matters:
+        What was trained on is no test: the validation loss is too good, and early stopping and model choice go wrong.
+
+    Sick:
+        97 of 397 validation rows are among the 1,400 training rows, none of which comes twice
+
+    Healthy:
+        31 of 400 rows of three yes-or-no answers are, where most training rows are like another too
+
+    Remedy:
+        Split anew, after duplicates are removed and with what belongs together on one side.
+
+    Thresholds:
+        share: Share of the validation rows from which more than a note is due [share].
+        sigmas: How surely more must be found than come twice on either side [standard errors].
+        least: How many must be found [rows].
+
+    Blind spots:
+        Augmented or differently prepared copies are not found. Rows beyond the first some ten thousands, or those for
+        whose fingerprints there was no time, are not looked at. Sampling with replacement looks like duplicates.
+    """
+    fact = history.fact("overlap", {})
+    count, train_rows = _number(fact, "validation_rows"), _number(fact, "train_rows")
+    exact, rounded = _number(fact, "exact"), _number(fact, "rounded")
+    found = max(exact, rounded)
+    usual = max(_number(fact, "repeated"), _number(fact, "repeated_validation"))
+    if not (count > 0 and train_rows > 0 and 0 <= found <= 1 and 0 <= usual <= 1):
+        return None
+    error = math.sqrt(max(usual * (1 - usual), 1 / count) / count)
+    if round(found * count) < least or found - usual <= sigmas * error:
+        return None
+    samples = history.fact("data.train_samples")
+    # Each of them was found among the training rows that were looked at only.
+    seen = min(1.0, train_rows / samples) if isinstance(samples, int) and samples > 0 else 1.0
+    likely = min(1.0, (found - usual) / seen)
+    return Finding(
+        severity=Severity.WARNING if likely >= share else Severity.NOTE,
+        summary=f"{round(found * count)} of {count:.0f} validation rows ({found:.1%}) are among {train_rows:.0f} "
+        f"training rows{'' if exact >= found else ' but for rounding'}"
+        + (f", and {usual:.1%} of the rows of a side come twice" if usual else ""),
+        evidence={
+            "found": round(found * count),
+            "validation_rows": round(count),
+            "train_rows": round(train_rows),
+            "exact_share": exact,
+            "rounded_share": rounded,
+            "repeated_share": usual,
+            "likely_share": likely,
+        },
+        remedy="the training set itself serves for validation: split off rows that are not trained on"
+        if found > 0.95
+        else "remove duplicates and split anew, with what belongs together (one patient, one video) on one side; "
+        "augment and oversample after the split",
+        confidence=Confidence.CONFIRMED,
+        onset=0,
+        signals=("val_loss",),
+    )
+
+
+def _number(fact: Mapping[str, Any], name: str) -> float:
+    value = fact.get(name) if isinstance(fact, Mapping) else None
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else math.nan

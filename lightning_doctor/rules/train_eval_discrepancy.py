@@ -1,0 +1,108 @@
+"""LD509: the same batch scores far worse in eval mode than in train mode."""
+
+from __future__ import annotations
+
+from statistics import median
+
+from lightning_doctor.findings import Confidence, Finding, Severity
+from lightning_doctor.history import History, Series
+from lightning_doctor.progress import GOOD
+from lightning_doctor.rule import rule
+from lightning_doctor.scores import scores
+
+# Layers that do another thing in eval mode than to leave something out.
+_NORMALISING = "BatchNorm"
+
+
+@rule(
+    "LD509",
+    needs={"mode_gap": 3, "train_loss": 32},
+    recent=("mode_gap",),
+    explains=(
+        "overfitting",
+        "stale_validation",
+        "distribution_mismatch",
+        "uninformative_labels",
+        "worse_than_reference",
+        "model_bias",
+    ),
+)
+def train_eval_discrepancy(
+    history: History, *, factor: float = 2.0, share: float = 0.2, scans: int = 3
+) -> Finding | None:
+    """The same batch scores far worse in eval mode than in train mode.
+
+    What it looks at:
+        ``mode_gap``, how far the loss of a batch in train mode lies over the one in eval mode, by a copy of the model
+        with the same weights.
+
+    Why it matters:
+        In eval mode the network is another one than was trained: validation, and every use of it, sees that one.
+        Dropout makes the loss in train mode the higher one, never the lower.
+
+    Sick:
+        0.12 in train mode and 1.9 in eval mode, scan after scan: batch statistics that the running ones never reach
+
+    Healthy:
+        0.62 in train mode and 0.41 in eval mode, which is dropout; or a gap in the first steps only
+
+    Remedy:
+        Larger batches or another normalisation; a larger momentum of batch normalisation; statistics computed anew.
+
+    Thresholds:
+        factor: How many times the loss in train mode the one in eval mode must be [ratio].
+        share: How much of the best constant's loss, or of the loss at the start, lies between them [share].
+        scans: How many of the latest scans must agree [count].
+
+    Blind spots:
+        Models without batch normalisation or dropout are not scanned. Layers that somebody keeps in eval mode while
+        training are left as they are.
+    """
+    gaps = history["mode_gap"]
+    latest = gaps.values[-scans:]
+    losses = history["train_loss"].values
+    if len(latest) < scans or any(gap <= -1 for gap in latest):
+        return None
+    # The gap is (train − eval) / eval.
+    ratios = [1 / (1 + gap) for gap in latest]
+    trained = median(losses[-max(8, len(losses) // 8) :])
+    baselines = history.get("baseline_loss").finite().values
+    start = baselines[-1] if baselines else losses[0]
+    evaluated = trained * median(ratios)
+    if min(ratios) < factor or not start > 0 or trained < 0 or evaluated - trained < share * start:
+        return None
+    layers = history.fact("model.layers", {})
+    normalises = isinstance(layers, dict) and any(_NORMALISING in str(name) for name in layers)
+    validation = scores(history, "validation")
+    good = validation is not None and max(validation.skills[-1:], default=0.0) >= GOOD
+    batch = history.fact("data.batch_size")
+    evidence: dict[str, float | int | str] = {"ratio": median(ratios), "train_mode": trained, "eval_mode": evaluated}
+    if isinstance(batch, int):
+        evidence["batch_size"] = batch
+    return Finding(
+        severity=Severity.NOTE if good else Severity.WARNING,
+        summary=f"the same batch scores {median(ratios):.2g} times as high in eval mode as in train mode (about "
+        f"{evaluated:.3g} against {trained:.3g})",
+        evidence=evidence,
+        remedy=_remedy(batch if isinstance(batch, int) else None)
+        if normalises
+        else "look for what the model does otherwise in eval mode: `self.training` in its forward pass, a layer with "
+        "statistics of its own",
+        confidence=Confidence.CONFIRMED if normalises else Confidence.SUSPECTED,
+        onset=_since(gaps, factor),
+        signals=("mode_gap", "train_loss", "val_loss"),
+    )
+
+
+def _since(gaps: Series, factor: float) -> int:
+    """Returns the step since which every scan has shown it."""
+    healthy = [index for index, gap in enumerate(gaps.values) if 1 + gap > 1 / factor]
+    return gaps.steps[min(max(healthy, default=-1) + 1, len(gaps) - 1)]
+
+
+def _remedy(batch: int | None) -> str:
+    small = f" (now of {batch})" if batch is not None and batch < 16 else ""
+    return (
+        f"take GroupNorm or LayerNorm in place of BatchNorm, or larger batches{small}; else raise BatchNorm's momentum "
+        "so that its running statistics keep up, and mix training data well"
+    )

@@ -1,0 +1,121 @@
+"""LD508: the network learns its training samples by heart, and nothing of what the inputs say about the targets."""
+
+from __future__ import annotations
+
+import math
+from statistics import median
+
+from lightning_doctor.findings import Confidence, Finding, Severity
+from lightning_doctor.history import History
+from lightning_doctor.rule import rule
+from lightning_doctor.scores import Scores, gap, scores, unlike
+
+
+@rule(
+    "LD508",
+    needs={"train_loss": 32, "baseline_loss": 2, "eval_loss/train": 2, "eval_loss/validation": 2},
+    explains=("overfitting", "stuck_at_baseline", "stale_validation", "loss_plateau", "undertrained", "model_bias"),
+)
+def uninformative_labels(
+    history: History,
+    *,
+    learned: float = 0.02,
+    memorised: float = 0.03,
+    sigmas: float = 3.0,
+    surely: float = 0.25,
+) -> Finding | None:
+    """The network learns its training samples by heart, and nothing of what the inputs say about the targets.
+
+    What it looks at:
+        ``eval_loss/train`` and ``eval_loss/validation``, what a copy of the model scores on fixed training and
+        validation rows in eval mode [unit of your loss], beside ``baseline_loss``, what the best constant scores, and
+        the skill of its predictions; of held-out training rows where there are any. In the first epoch
+        ``train_loss``, where every sample is new.
+
+    Why it matters:
+        Where inputs and labels have been shuffled apart, a training loss that falls looks like learning, and the rest
+        looks like overfitting; no regularisation helps.
+
+    Sick:
+        Training 2.30, 2.26, 2.11, 1.73 over a constant's 2.30, and validation 2.30, 2.31, 2.34, 2.45 from the first
+        pass on
+
+    Healthy:
+        Validation 2.30, 1.91, 1.42, 1.71, 2.02 while the training loss falls to zero: that first learned, and
+        overfits
+
+    Remedy:
+        Look at ten training samples with their labels; compare ids if inputs and labels come from two files.
+
+    Thresholds:
+        learned: How far under the constant's loss validation must once have come to have learned something [share].
+        memorised: How far under it the training rows must be [share].
+        sigmas: How surely they must lie under the validation rows [standard errors].
+        surely: From which share of the constant's loss learned by heart it is sure [share].
+
+    Blind spots:
+        Too few samples for too many inputs look the same, and so does a validation set whose labels alone are wrong.
+        A model that cannot be tried on a copy is not judged.
+    """
+    train, sample = scores(history, "train"), "holdout"
+    other = scores(history, sample)
+    if other is None:
+        sample = "validation"
+        other = scores(history, sample)
+        if unlike(history):
+            # On rows of another kind a network that has learned may well be at chance.
+            return None
+    baseline = median(history["baseline_loss"].values[-3:])
+    if train is None or other is None or baseline <= 0 or min(*train.losses, *other.losses) < 0:
+        return None
+    distance, error = gap(train, other)
+    gained = baseline - train.losses[-1]
+    if not (gained > memorised * baseline and gained > 3 * train.errors[-1] and distance > sigmas * error):
+        return None
+    if _ever_learned(other, baseline, learned) or _learned_at_first(history, baseline, learned):
+        return None
+    share = gained / baseline
+    where = "held-out" if sample == "holdout" else sample
+    return Finding(
+        severity=Severity.WARNING,
+        summary=f"training rows are learned by heart, from {baseline:.4g} for a constant to {train.losses[-1]:.4g}, "
+        f"while {where} rows are at chance since the first pass (best {min(other.losses):.4g}): the inputs say nothing "
+        "about the labels",
+        evidence={
+            "train": train.losses[-1],
+            "sample": where,
+            "other": other.losses[-1],
+            "best": min(other.losses),
+            "baseline": baseline,
+            "error": error,
+            **({"train_skill": train.skills[-1]} if train.skills else {}),
+            **({"other_skill": other.skills[-1]} if other.skills else {}),
+        },
+        remedy="look at ten training samples with their labels: check that inputs and labels are paired (one shuffled "
+        "or sorted without the other, rows dropped from one file only); if they are, these inputs do not tell these "
+        "labels for so few samples",
+        confidence=Confidence.CONFIRMED if share > surely else Confidence.SUSPECTED,
+        onset=other.steps[0],
+        signals=("train_loss", "val_loss", "baseline_loss"),
+    )
+
+
+def _ever_learned(other: Scores, baseline: float, learned: float) -> bool:
+    """Whether rows that were not trained on were ever predicted better than by a constant."""
+    for loss, error in zip(other.losses, other.errors, strict=True):
+        if baseline - loss > max(learned * baseline, 2 * error if math.isfinite(error) else 0.0):
+            return True
+    if not other.skills or not math.isfinite(other.skill_error):
+        return False
+    # Of a dozen looks at the same rows the best is lucky.
+    return max(other.skills) > 3.5 * other.skill_error or median(other.skills) > 2.5 * other.skill_error
+
+
+def _learned_at_first(history: History, baseline: float, learned: float) -> bool:
+    """Whether the loss came under the constant's within the first epoch, on samples that were all new."""
+    steps = history.fact("trainer.steps_per_epoch")
+    losses = history["train_loss"].finite()
+    if not isinstance(steps, int) or steps < 8:
+        return False
+    late = [loss for step, loss in zip(losses.steps, losses.values, strict=True) if 3 * steps <= 4 * step < 4 * steps]
+    return len(late) >= 4 and median(late) < (1 - max(3 * learned, 0.1)) * baseline

@@ -1,0 +1,114 @@
+"""LD507: a simpler model does better where the network was trained."""
+
+from __future__ import annotations
+
+import math
+from statistics import median
+
+from lightning_doctor.findings import Confidence, Finding, Severity
+from lightning_doctor.history import History
+from lightning_doctor.noise import noise, stretch
+from lightning_doctor.progress import standing
+from lightning_doctor.reference import Rival, has_hidden_layer, read_reference, target
+from lightning_doctor.rule import rule
+
+
+@rule(
+    "LD507",
+    needs={"train_loss": 32},
+    reads=("reference",),
+    explains=("model_bias", "loss_plateau", "undertrained", "poor_minimum"),
+    after=("LD1", "LD2", "LD3", "LD6"),
+)
+def worse_than_reference(history: History, *, sigmas: float = 4.0, share: float = 0.1) -> Finding | None:
+    """A simpler model does better where the network was trained.
+
+    What it looks at:
+        The losses of a linear model and of a network of one hidden layer, fitted with penalties to one half of some
+        training rows, on the other half, which the network was trained on as well and they were not; those of a
+        trained model, of an earlier run, or a loss, given as ``Doctor(reference=…)``.
+
+    Why it matters:
+        The network could do at least as well, by copying the simpler one: it is not its size that holds it back, but
+        its training.
+
+    Sick:
+        Losses of 0.28, 0.18, 0.14, 0.10 and 0.34 for one to five layers: the last
+
+    Healthy:
+        0.02 for the network and 0.31 for a linear model; or a difference inside the noise of the rows
+
+    Remedy:
+        That of optimization: learning rate, initialization, normalisation, skips, longer training.
+
+    Thresholds:
+        sigmas: How surely it must do better [standard errors].
+        share: How much of what the simpler model gains over a constant the network must lack [share].
+
+    Blind spots:
+        Weighted, summed and unread losses, tokens and several ranks are not compared. Augmented rows are compared as
+        they were served. A penalty in the training step counts against the network.
+    """
+    now = standing(history)
+    if not (now.ended or (not now.improving and (now.share is None or now.share >= 0.5))):
+        return None
+    compared = read_reference(history)
+    best: Rival | None = None
+    if compared is not None:
+        simpler = [rival for rival in compared.rivals.values() if rival.name != "shallow" or has_hidden_layer(history)]
+        better = [
+            rival
+            for rival in simpler
+            if rival.wins(sigmas) and rival.gap > share * max(compared.constant - rival.loss, 0.0) and rival.gap > 0
+        ]
+        best = min(better, key=lambda rival: rival.loss, default=None)
+    if compared is None or best is None:
+        return _under_target(history, sigmas, share)
+    return Finding(
+        # A loss that still falls may get there: that is for undertrained to say.
+        severity=Severity.NOTE if now.improving else now.unless_good(Severity.WARNING),
+        summary=f"{best.title} scores {best.loss:.3g} on {compared.rows} training rows that it was not fitted to, and "
+        f"the network, which was, {compared.network:.3g} (a constant {compared.constant:.3g})",
+        evidence={
+            "reference": best.loss,
+            "network": compared.network,
+            "constant": compared.constant,
+            "error": best.error,
+            "rows": compared.rows,
+        },
+        remedy=_remedy(history),
+        # That it could do better is sure; what keeps it from that another finding may say, and goes first.
+        confidence=Confidence.SUSPECTED,
+        signals=("train_loss", "baseline_loss"),
+    )
+
+
+def _under_target(history: History, sigmas: float, share: float) -> Finding | None:
+    given = target(history)
+    if given is None:
+        return None
+    wanted, whose = given
+    losses = history["train_loss"]
+    late = stretch(losses, 0.8)
+    now, error = median(late), 1.25 * noise(late) / math.sqrt(len(late))
+    start = median(losses.values[:8])
+    if now - wanted <= max(sigmas * error, share * max(start - wanted, 0.0)):
+        return None
+    return Finding(
+        severity=Severity.WARNING,
+        summary=f"the training loss is {now:.3g}, and {whose} has {wanted:.3g}",
+        evidence={"reference": wanted, "network": now, "error": error, "whose": whose},
+        remedy=_remedy(history),
+        confidence=Confidence.SUSPECTED,
+        signals=("train_loss",),
+    )
+
+
+def _remedy(history: History) -> str:
+    layers = history.fact("model.layers")
+    deep = isinstance(layers, dict) and sum(n for name, n in layers.items() if "Linear" in name or "Conv" in name) >= 8
+    depth = "add skips and normalisation, or take fewer layers; " if deep else ""
+    return (
+        f"{depth}treat the training rather than the size: change lr, warm up, check initialization and input scale, "
+        "train longer"
+    )

@@ -1,0 +1,159 @@
+"""What a copy of the model scored in eval mode on rows that were kept, and whether rows of two kinds are alike."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lightning_doctor.history import History
+
+# Under which two samples are taken to be of two distributions: a test that is asked once or twice a run.
+_SURE = 0.005
+# How far a column's mean must have moved [standard deviations], its spread have changed [ratio], or a linear
+# classifier tell the samples apart [area under its curve] for the difference to be able to matter.
+_SHIFT, _RATIO, _SEPARATION = 0.25, 1.3, 0.62
+# From which it is no accident of how rows were drawn: another scale, another preparation.
+_FAR_SHIFT, _FAR_RATIO, _FAR_SEPARATION = 2.0, 3.0, 0.9
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What was scored on one sample.
+
+    Attributes:
+        steps: When.
+        losses: In eval mode [unit of the loss].
+        errors: Their standard errors; as many.
+        skills: The share of the errors of a constant prediction that were avoided; empty where unknown.
+        skill_steps: When those were taken.
+        skill_error: The standard error of the last of them, for classes; NaN where unknown.
+    """
+
+    steps: list[int]
+    losses: list[float]
+    errors: list[float]
+    skills: list[float]
+    skill_steps: list[int]
+    skill_error: float
+
+    def skill_at(self, step: int) -> float:
+        """Returns the first skill at a step or later, the last one where there is none."""
+        return self.skills[min(bisect_left(self.skill_steps, step), len(self.skills) - 1)]
+
+
+def scores(history: History, sample: str) -> Scores | None:
+    """Returns the scores of ``"train"``, ``"validation"`` or ``"holdout"``; None where there are none.
+
+    Args:
+        history: The run.
+        sample: Which rows.
+    """
+    losses = history.get(f"eval_loss/{sample}").finite()
+    if not losses:
+        return None
+    known = history.get(f"eval_error/{sample}").finite()
+    by_step = dict(zip(known.steps, known.values, strict=True))
+    skills = history.get(f"eval_skill/{sample}").finite()
+    return Scores(
+        losses.steps,
+        losses.values,
+        [by_step.get(step, math.nan) for step in losses.steps],
+        skills.values,
+        skills.steps,
+        _skill_error(history, sample, skills.values[-1] if skills else math.nan),
+    )
+
+
+def gap(here: Scores, there: Scores) -> tuple[float, float]:
+    """Returns how far the last loss ``there`` lies over the one ``here``, and the standard error of that."""
+    error = math.hypot(here.errors[-1], there.errors[-1])
+    return there.losses[-1] - here.losses[-1], error
+
+
+@dataclass(frozen=True)
+class Unlike:
+    """How training and validation rows differ.
+
+    Attributes:
+        part: ``"inputs"`` or ``"targets"``.
+        p_value: Of the two-sample test.
+        separation: How well a linear classifier tells them apart, 0.5 for not at all.
+        far: Whether they differ by more than how rows were drawn can do.
+        names: The most different columns, with their means and deviations.
+        evidence: The numbers of the first of them.
+    """
+
+    part: str
+    p_value: float
+    separation: float
+    far: bool
+    names: str
+    evidence: dict[str, float | str]
+
+
+def unlike(history: History) -> list[Unlike]:
+    """Returns the parts of a batch in which training and validation rows surely and noticeably differ."""
+    found = (_unlike(part, history.fact(f"comparison.{part}")) for part in ("inputs", "targets"))
+    return [each for each in found if each is not None]
+
+
+def _unlike(part: str, fact: Any) -> Unlike | None:
+    if not isinstance(fact, Mapping):
+        return None
+    p_value, separation = _number(fact.get("p_value")), _number(fact.get("separation"))
+    listed = fact.get("largest")
+    columns = [each for each in listed if isinstance(each, Mapping)] if isinstance(listed, Sequence) else []
+    shifts = [abs(_number(each.get("shift"))) for each in columns]
+    ratios = [abs(math.log(ratio)) for each in columns if (ratio := _number(each.get("ratio"))) > 0]
+    shift, ratio = max(shifts, default=0.0), math.exp(min(700.0, max(ratios, default=0.0)))
+    if not p_value <= _SURE or not (shift >= _SHIFT or ratio >= _RATIO or separation >= _SEPARATION):
+        return None
+    first = columns[0] if columns else {}
+    evidence: dict[str, float | str] = {f"{part}_p_value": p_value, f"{part}_separation": separation}
+    (before, after), (spread, spread_after) = _two(first.get("means")), _two(first.get("spreads"))
+    if columns:
+        evidence |= {"most_different": str(first.get("name", "")), "train_mean": before, "validation_mean": after}
+        evidence |= {"train_std": spread, "validation_std": spread_after}
+    return Unlike(
+        part,
+        p_value,
+        separation,
+        shift >= _FAR_SHIFT or ratio >= _FAR_RATIO or separation >= _FAR_SEPARATION,
+        ", ".join(map(_named, columns[:2])),
+        {name: value for name, value in evidence.items() if isinstance(value, str) or math.isfinite(value)},
+    )
+
+
+def _named(column: Mapping[str, Any]) -> str:
+    (before, after), (spread, spread_after) = _two(column.get("means")), _two(column.get("spreads"))
+    name = column.get("name", "")
+    return (
+        f"{name}: mean {before:.3g} and std {spread:.3g} in training, {after:.3g} and {spread_after:.3g} in validation"
+    )
+
+
+def _skill_error(history: History, sample: str, skill: float) -> float:
+    """Returns the binomial standard error of an accuracy, as a share of what a constant leaves to be gained."""
+    accuracies = history.get(f"eval_accuracy/{sample}").finite().values
+    rows = _number(history.fact(f"scored.{sample}"))
+    if not accuracies or not rows > 0 or not 0 <= accuracies[-1] <= 1:
+        return math.nan
+    right = accuracies[-1]
+    # The skill is 1 − (1 − accuracy) / (1 − that of the constant).
+    left = (1 - right) / (1 - skill) if skill < 1 else math.nan
+    # Near 0 and 1 a sample of so many cannot tell.
+    spread = math.sqrt(max(right * (1 - right), 1 / (4 * rows)) / rows)
+    return spread / left if left > 0 else math.nan
+
+
+def _two(values: Any) -> tuple[float, float]:
+    if isinstance(values, Sequence) and not isinstance(values, str) and len(values) == 2:
+        return _number(values[0]), _number(values[1])
+    return math.nan, math.nan
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan

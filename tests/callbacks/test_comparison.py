@@ -1,0 +1,240 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import seed_everything
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+from lightning_doctor import Doctor
+from lightning_doctor.callbacks.comparison import ComparisonProbe
+from lightning_doctor.callbacks.heads import HeadMonitor
+from lightning_doctor.history import History
+from tests.callbacks.test_scans import ByHand, Memory, Uncopied
+from tests.runs import IMAGES, LABELS, DigitsNet, digits, fit, flat, trainer, validation_digits
+
+
+def comparing() -> ComparisonProbe:
+    monitor = ComparisonProbe()
+    monitor.settings.strict = True
+    monitor.settings.overhead = 1.0
+    return monitor
+
+
+def watch(folder: Path, net: Any, *loaders: Any, **options: Any) -> History:
+    seed_everything(0, verbose=False)
+    monitor = comparing()
+    run = trainer(folder, HeadMonitor(), monitor, **options)
+    run.fit(net, loaders[0] if loaders else digits(), loaders[1] if len(loaders) > 1 else validation_digits())
+    assert monitor.report is not None
+    return monitor.report.history
+
+
+def test_the_samples_are_scored_as_the_model_scores_them_itself(tmp_path: Path) -> None:
+    net = DigitsNet()
+    # Batches of a size that divides all: the mean over batches is that over rows.
+    history = watch(tmp_path, net, digits(), digits(1400, 1720, 64, shuffle=False))
+    with torch.no_grad():
+        scores = net.net(IMAGES[:320])
+        held = net.net(IMAGES[1400:1720])
+    loss = nn.functional.cross_entropy
+    # All 320 rows of each side are kept; float32 sums in another order differ in the seventh digit.
+    assert history["eval_loss/train"].values[-1] == pytest.approx(float(loss(scores, LABELS[:320])), rel=1e-5)
+    assert history["eval_loss/validation"].values[-1] == pytest.approx(float(loss(held, LABELS[1400:1720])), rel=1e-5)
+    right = float((held.argmax(1) == LABELS[1400:1720]).float().mean())
+    assert history["eval_accuracy/validation"].values[-1] == pytest.approx(right, rel=1e-6)
+    assert history["eval_loss/train"].steps == [9, 19]
+    assert history.fact("scored") == {"train": 320, "validation": 320}
+
+
+def test_the_standard_error_is_that_of_a_mean_of_batches(tmp_path: Path) -> None:
+    net = DigitsNet()
+    history = watch(tmp_path, net)
+    with torch.no_grad():
+        losses = nn.functional.cross_entropy(net.net(IMAGES[1400:]), LABELS[1400:], reduction="none")
+    # Estimated from eight batches: within a factor of 2 in all but 1 % of draws (chi squared with 7 degrees).
+    expected = float(losses.std() / len(losses) ** 0.5)
+    assert 0.45 * expected < history["eval_error/validation"].values[-1] < 1.9 * expected
+
+
+def test_regression_has_a_skill_and_no_accuracy(tmp_path: Path) -> None:
+    class Straight(DigitsNet):
+        def __init__(self) -> None:
+            super().__init__(lr=0.02)
+            self.net = nn.Sequential(nn.Linear(64, 1))
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return nn.functional.mse_loss(self.net(batch[0])[:, 0], batch[0].mean(1) * 10)
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.log("val_loss", self.training_step(batch, batch_idx))
+
+    history = watch(tmp_path, Straight(), max_epochs=12)
+    assert history["eval_skill/validation"].values[-1] > 0.5
+    assert "eval_accuracy/train" not in history
+
+
+def scaled(factor: float) -> DataLoader[Any]:
+    return DataLoader(TensorDataset(IMAGES[1400:] * factor, LABELS[1400:]), 100)
+
+
+def test_inputs_that_are_scaled_on_one_side_are_named_with_their_numbers(tmp_path: Path) -> None:
+    history = watch(tmp_path, DigitsNet(), digits(), scaled(16.0))
+    inputs = history.fact("comparison.inputs")
+    # One of 400 permutations, the data itself.
+    assert inputs["p_value"] == 1 / 400
+    assert inputs["separation"] > 0.99
+    most = inputs["largest"][0]
+    assert most["name"].startswith("[0][")
+    assert most["means"][1] > 8 * most["means"][0] > 0
+    assert history.fact("comparison.targets.p_value") > 0.01
+
+
+def test_labels_in_other_proportions_are_named_by_class(tmp_path: Path) -> None:
+    rare = LABELS[1000:] < 5
+    validation = DataLoader(TensorDataset(IMAGES[1000:][rare], LABELS[1000:][rare]), 100)
+    history = watch(tmp_path, DigitsNet(), digits(0, 1000), validation)
+    targets = history.fact("comparison.targets")
+    assert targets["p_value"] <= 0.005
+    assert targets["largest"][0]["name"].startswith("class ")
+
+
+def test_rows_that_are_in_both_are_found(tmp_path: Path) -> None:
+    history = watch(tmp_path, DigitsNet(), digits(0, 1000), digits(950, 1150, 64, shuffle=False))
+    overlap = history.fact("overlap")
+    assert (overlap["train_rows"], overlap["validation_rows"]) == (1000, 200)
+    assert overlap["exact"] == overlap["rounded"] == 0.25
+    assert overlap["repeated"] == 0.0
+
+
+def test_a_step_that_changes_its_batch_does_not_make_it_look_different(tmp_path: Path) -> None:
+    class InPlace(DigitsNet):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            batch[0].add_(5.0)
+            return super().training_step(batch, batch_idx)
+
+    history = watch(tmp_path, InPlace(), digits(0, 1000))
+    # Pixels are in [0, 1] before the step.
+    assert all(max(column["means"]) <= 1 for column in history.fact("comparison.inputs.largest"))
+
+
+def test_nothing_of_the_run_changes_whatever_its_step_does(tmp_path: Path) -> None:
+    def train(*callbacks: Any) -> tuple[Any, ...]:
+        torch.manual_seed(1)
+        net = Memory()
+        run = fit(tmp_path, net, *callbacks)
+        metrics = {name: float(value) for name, value in run.callback_metrics.items()}
+        state = {name: value.clone() for name, value in net.state_dict().items()}
+        return state, len(net.queue), metrics, torch.get_rng_state()
+
+    watched, plain = train(monitor := comparing()), train()
+    assert len(monitor.report.history["eval_loss/train"]) == 2
+    assert all(torch.equal(watched[0][name], plain[0][name]) for name in plain[0])
+    assert watched[1:3] == plain[1:3]
+    assert torch.equal(watched[3], plain[3])
+
+
+class Fed(DigitsNet):
+    """Takes its batch from a dictionary, or images of any size."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return nn.functional.cross_entropy(self.net(batch["image"]), batch["label"])
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_loss", self.training_step(batch, batch_idx))
+
+
+def test_labels_inside_a_dictionary_are_found(tmp_path: Path) -> None:
+    rows = [{"image": image, "label": label} for image, label in zip(IMAGES, LABELS, strict=True)]
+    history = watch(tmp_path, Fed(), DataLoader(rows[:320], 32), DataLoader(rows[320:640], 32))  # type: ignore[arg-type]
+    assert len(history["eval_loss/validation"]) == 2
+    assert history.fact("comparison.targets.rows") == [320, 320]
+
+
+class Wider(DigitsNet):
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_loss", nn.functional.cross_entropy(self.net(batch[0][:, :64]), batch[1]))
+
+
+def test_validation_rows_of_another_shape_leave_the_reason(tmp_path: Path) -> None:
+    wide = DataLoader(TensorDataset(torch.cat([IMAGES[:100], IMAGES[:100]], 1), LABELS[:100]), 50)
+    history = watch(tmp_path, Wider(), digits(), wide)
+    assert history.fact("comparison.inputs.reason") == "a training row has shape [64], a validation row [128]"
+    assert "a rehearsed training step failed" in history.absent["eval_loss/validation"]
+
+
+@pytest.mark.parametrize(
+    ("net", "reason"),
+    [
+        (ByHand, "a step in manual optimization changes the weights, so that it cannot be rehearsed"),
+        (Uncopied, "the model cannot be copied (TypeError: there is only one of me)"),
+    ],
+)
+def test_a_model_that_cannot_be_copied_is_not_scored_and_its_rows_are_still_compared(
+    tmp_path: Path, net: type[DigitsNet], reason: str
+) -> None:
+    plain, watched = net(), net()
+    fit(tmp_path, plain)
+    fit(tmp_path, watched, monitor := comparing())
+    history = monitor.report.history
+    assert history.absent["eval_loss/train"] == reason
+    assert "p_value" in history.fact("comparison.inputs")
+    assert torch.equal(flat(plain), flat(watched))
+
+
+def test_without_validation_there_is_nothing_to_compare(tmp_path: Path) -> None:
+    fit(tmp_path, DigitsNet(), monitor := comparing(), validate=False)
+    assert monitor.report.history.absent["comparison"] == "there was no validation pass"
+
+
+class Stream(IterableDataset[Any]):
+    def __iter__(self) -> Any:
+        yield from zip(IMAGES[:320], LABELS[:320], strict=True)
+
+
+def test_a_stream_is_compared_by_what_it_serves(tmp_path: Path) -> None:
+    history = watch(tmp_path, DigitsNet(), DataLoader(Stream(), 32))
+    # Sixteen rows of each of its first 32 batches, of which there are ten.
+    assert history.fact("comparison.inputs.rows") == [160, 397]
+
+
+def test_five_rows_are_too_few_to_compare(tmp_path: Path) -> None:
+    history = watch(tmp_path, DigitsNet(), digits(0, 5, 5), digits(5, 10, 5))
+    assert history.fact("comparison.inputs") is None
+    assert history.absent["comparison"] == "5 rows are too few to compare"
+    assert len(history["eval_loss/train"]) > 0
+
+
+def test_scores_are_spaced_by_what_the_budget_allows(tmp_path: Path) -> None:
+    doctor = Doctor(strict=True, overhead=0.02)
+    seed_everything(0, verbose=False)
+    trainer(tmp_path, doctor, max_epochs=40).fit(DigitsNet(), digits(), validation_digits())
+    steps = doctor.report.history["eval_loss/train"].steps
+    # From ten steps to four hundred in steps of a half more, and once at the end.
+    assert 3 <= len(steps) <= 12
+    assert steps[-1] == 399
+
+
+class RandomShift:
+    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        return image
+
+
+class Compose:
+    def __init__(self, *transforms: Any) -> None:
+        self.transforms = list(transforms)
+
+
+class Transformed(TensorDataset):
+    def __init__(self) -> None:
+        super().__init__(IMAGES[:320], LABELS[:320])
+        self.transform = Compose(str, RandomShift())
+
+
+def test_random_transforms_of_training_rows_are_named(tmp_path: Path) -> None:
+    subset = torch.utils.data.Subset(Transformed(), range(320))
+    history = watch(tmp_path, DigitsNet(), DataLoader(subset, 32, shuffle=True))
+    assert history.fact("comparison.augmentation") == "RandomShift"

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import seed_everything
+from lightning.pytorch.loggers import CSVLogger
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_doctor import Doctor
+from lightning_doctor.callbacks.heads import HeadMonitor
+from lightning_doctor.callbacks.reference import ReferenceProbe
+from lightning_doctor.history import History
+from tests.callbacks.test_scans import ByHand, Uncopied
+from tests.runs import IMAGES, LABELS, DigitsNet, Fitted, digits, flat, trainer
+
+
+def watch(folder: Path, net: Any, loader: Any = None, reference: Any = None, **options: Any) -> History:
+    seed_everything(0, verbose=False)
+    probe = ReferenceProbe(reference)
+    probe.settings.strict = True
+    probe.settings.overhead = 1.0
+    trainer(folder, HeadMonitor(), probe, **options).fit(net, loader or digits(0, 640))
+    assert probe.report is not None
+    return probe.report.history
+
+
+def test_the_network_is_scored_at_the_end_on_rows_that_no_simple_model_was_fitted_to(tmp_path: Path) -> None:
+    net = DigitsNet(1e-3, torch.optim.Adam)
+    history = watch(tmp_path, net, max_epochs=10)
+    fact = history.fact("reference")
+    assert fact["step"] == 199
+    assert fact["rows"] == 250
+    # Ten classes, about as frequent.
+    assert fact["constant"] == pytest.approx(2.303, abs=0.05)
+    assert 0 < fact["linear"] < 0.7
+    # Half of 500 of the 640 rows; the loss of all of them is within a few standard errors, each some 8 % of it.
+    with torch.no_grad():
+        whole = float(nn.functional.cross_entropy(net.net(IMAGES[:640]), LABELS[:640]))
+    assert fact["network"] == pytest.approx(whole, rel=0.3)
+
+
+def test_a_network_that_is_hardly_trained_is_worse_than_a_linear_model(tmp_path: Path) -> None:
+    fact = watch(tmp_path, DigitsNet(1e-4), max_epochs=5).fact("reference")
+    assert fact["network"] - fact["linear"] > 10 * fact["linear_error"]
+
+
+def test_regression_in_one_dimension_is_compared_too(tmp_path: Path) -> None:
+    targets = IMAGES.sum(1, keepdim=True)
+    rows = DataLoader(TensorDataset(IMAGES[:640], targets[:640]), 32, shuffle=True)
+    fact = watch(tmp_path, Fitted(nn.Linear(64, 1), nn.functional.mse_loss, 1e-3), rows, max_epochs=5).fact("reference")
+    assert fact["linear"] < 0.1 * fact["constant"]
+
+
+def test_nothing_of_the_run_changes(tmp_path: Path) -> None:
+    plain, watched = DigitsNet(), DigitsNet()
+    seed_everything(0, verbose=False)
+    trainer(tmp_path, max_epochs=5).fit(plain, digits(0, 640))
+    state = torch.get_rng_state()
+    assert "network" in watch(tmp_path, watched, max_epochs=5).fact("reference")
+    assert torch.equal(flat(plain), flat(watched))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+class Weighted(DigitsNet):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return nn.functional.cross_entropy(self.net(batch[0]), batch[1], weight=torch.arange(1.0, 11.0))
+
+
+class Penalised(DigitsNet):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+        return loss + 0.01 * self.net[0].weight.square().sum()
+
+
+@pytest.mark.parametrize(
+    ("net", "reason"),
+    [
+        (ByHand, "a step in manual optimization changes the weights, so that it cannot be rehearsed"),
+        (Uncopied, "the model cannot be copied (TypeError: there is only one of me)"),
+        (Weighted, "the loss is no plain mean over samples"),
+        (Penalised, "the loss is more than that of its predictions"),
+    ],
+)
+def test_what_cannot_be_compared_leaves_the_reason(tmp_path: Path, net: type[DigitsNet], reason: str) -> None:
+    assert watch(tmp_path, net(), max_epochs=4).absent["reference"] == reason
+
+
+def test_few_rows_are_too_few(tmp_path: Path) -> None:
+    reason = watch(tmp_path, DigitsNet(), digits(0, 40, 8), max_epochs=10).absent["reference"]
+    assert reason == "40 rows are too few to fit a model to half of them"
+
+
+def test_a_loss_may_be_given(tmp_path: Path) -> None:
+    fact = watch(tmp_path, ByHand(), reference=0.25).fact("reference")
+    assert (fact["target"], fact["target_of"]) == (0.25, "the target")
+
+
+def test_the_log_of_another_run_may_be_given(tmp_path: Path) -> None:
+    class Logging(DigitsNet):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            self.log("train_loss", 0.125, on_step=True)
+            return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+
+    logger = CSVLogger(tmp_path, name="earlier")
+    trainer(tmp_path, logger=logger, log_every_n_steps=1).fit(Logging(), digits())
+    fact = watch(tmp_path, ByHand(), reference=logger.log_dir).fact("reference")
+    assert fact["target"] == 0.125
+    assert str(logger.log_dir) in fact["target_of"]
+
+
+def test_a_model_that_is_trained_already_may_be_given(tmp_path: Path) -> None:
+    teacher = DigitsNet()
+    seed_everything(0, verbose=False)
+    trainer(tmp_path, max_epochs=20).fit(teacher, digits(0, 640))
+    fact = watch(tmp_path, DigitsNet(1e-4), reference=teacher, max_epochs=5).fact("reference")
+    assert fact["model"] < 0.5 < fact["network"]
+
+
+@pytest.mark.parametrize(
+    ("reference", "complaint"),
+    [
+        (True, "reference must be a loss, a log directory or a model, got True"),
+        ([1], "reference must be a loss"),
+        (float("nan"), "reference must be a loss"),
+        ("/no/such/folder", "no run can be read in /no/such/folder"),
+    ],
+)
+def test_anything_else_is_refused_at_once(reference: Any, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        Doctor(reference=reference)

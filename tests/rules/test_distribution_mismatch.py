@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from lightning_doctor.findings import Confidence, Finding, Severity
+from lightning_doctor.rules.distribution_mismatch import distribution_mismatch
+from tests.histories import COMPLETED, LOGITS, decay, headed
+from tests.scored import ALIKE, FAR, NEAR, SLIGHT, scored
+
+
+def judge(
+    validation: float = 1.7,
+    skill: float | None = 0.4,
+    *,
+    held_out: float | None = None,
+    inputs: dict[str, Any] = ALIKE,
+    targets: dict[str, Any] = ALIKE,
+    error: float = 0.03,
+    augmentation: str | None = None,
+    train: float = 0.97,
+    ended: bool = True,
+    **thresholds: float,
+) -> Finding | None:
+    """Training rows at 0.1 and a skill of 0.97, of a constant's 2.3."""
+    comparison: dict[str, Any] = {"inputs": inputs, "targets": targets}
+    if augmentation:
+        comparison["augmentation"] = augmentation
+    run = COMPLETED if ended else {}
+    history = headed(LOGITS, skill=0.97, losses=decay(2.3, 0.1, 20, 200), baseline=2.3, comparison=comparison, run=run)
+    scored(history, "train", [1.0, 0.1], skills=[0.6, train], error=0.01)
+    scored(history, "validation", [1.9, validation], skills=[] if skill is None else [0.2, skill], error=error)
+    if held_out is not None:
+        scored(history, "holdout", [1.0, held_out], skills=[0.6, max(0.0, 1 - held_out / 2.3)], error=0.03)
+    return distribution_mismatch(history, **thresholds)
+
+
+def found(*args: Any, **kwargs: Any) -> Finding:
+    finding = judge(*args, **kwargs)
+    assert finding is not None
+    return finding
+
+
+def test_sick_inputs_scaled_on_one_side_are_named_with_both_means_and_sure() -> None:
+    finding = found(inputs=FAR)
+    assert (finding.code, finding.severity, finding.confidence) == ("LD502", Severity.WARNING, Confidence.CONFIRMED)
+    assert "[0][3]: mean 0.3 and std 1 in training, 82.1 and 30 in validation" in finding.summary
+    assert (finding.evidence["train_mean"], finding.evidence["validation_mean"]) == (0.3, 82.1)
+    assert "scaling" in finding.remedy
+
+
+def test_sick_without_held_out_rows_a_moderate_difference_is_suspected() -> None:
+    finding = found(inputs=NEAR)
+    assert (finding.severity, finding.confidence) == (Severity.WARNING, Confidence.SUSPECTED)
+
+
+def test_sick_held_out_rows_that_do_well_tell_it_even_where_no_test_does() -> None:
+    finding = found(held_out=0.15)
+    assert finding.confidence is Confidence.CONFIRMED
+    assert "held-out training rows 0.15" in finding.summary
+    assert "their inputs alone do not show it" in finding.remedy
+
+
+def test_sick_other_labels_are_a_mismatch_too() -> None:
+    assert "within each class" in found(targets=NEAR).remedy
+
+
+def test_healthy_held_out_rows_that_do_as_badly_are_overfitting_whatever_a_test_says() -> None:
+    assert judge(held_out=1.65, inputs=FAR) is None
+
+
+def test_healthy_rows_that_differ_do_no_harm_where_validation_does_well() -> None:
+    assert judge(0.2, 0.95, inputs=FAR) is None
+
+
+def test_healthy_a_high_validation_loss_on_rows_that_are_alike_is_overfitting() -> None:
+    assert judge() is None
+
+
+def test_healthy_a_sure_but_slight_difference_is_no_reason() -> None:
+    assert judge(inputs=SLIGHT) is None
+
+
+def test_augmentation_of_training_rows_leaves_it_a_suspicion_and_is_said() -> None:
+    finding = found(inputs=FAR, augmentation="RandomCrop")
+    assert finding.confidence is Confidence.SUSPECTED
+    assert finding.evidence["augmentation"] == "RandomCrop"
+    assert "augmentation off" in finding.remedy
+
+
+@pytest.mark.parametrize(("learned", "ill"), [(0.9, True), (0.98, False)])
+def test_learned_is_what_training_rows_must_avoid_first(learned: float, ill: bool) -> None:
+    # They avoid 97 %.
+    assert (judge(inputs=FAR, learned=learned) is not None) is ill
+
+
+def test_healthy_a_run_that_has_hardly_begun_has_no_gap_to_explain() -> None:
+    assert judge(2.2, 0.0, inputs=FAR, held_out=2.0) is None
+
+
+@pytest.mark.parametrize(("train", "ill"), [(0.78, False), (0.82, True)])
+def test_a_run_that_goes_on_must_have_learned_most_first(train: float, ill: bool) -> None:
+    assert (judge(inputs=FAR, train=train, ended=False) is not None) is ill
+    assert judge(inputs=FAR, train=train, ended=True) is not None
+
+
+@pytest.mark.parametrize(("skill", "ill"), [(0.68, False), (0.66, True)])
+def test_a_moderate_difference_must_have_done_twice_the_harm(skill: float, ill: bool) -> None:
+    assert (judge(1.7, skill, inputs=NEAR) is not None) is ill
+
+
+def test_where_validation_does_well_all_the_same_it_is_a_note() -> None:
+    assert found(1.7, 0.81, inputs=FAR).severity is Severity.NOTE
+
+
+@pytest.mark.parametrize(("error", "ill"), [(0.3, True), (0.5, False)])
+def test_sigmas_is_how_surely_validation_must_do_worse(error: float, ill: bool) -> None:
+    # 1.7 − 0.1 are 1.6: four times 0.4.
+    assert (judge(inputs=FAR, error=error) is not None) is ill
+
+
+@pytest.mark.parametrize(("skill", "ill"), [(0.83, False), (0.81, True)])
+def test_lost_is_what_it_must_lose_of_what_predictions_avoid(skill: float, ill: bool) -> None:
+    # 15 % less than 97 %.
+    assert (judge(1.7, skill, inputs=FAR) is not None) is ill
+
+
+@pytest.mark.parametrize(("loss", "ill"), [(0.40, False), (0.48, True)])
+def test_lost_is_a_share_of_a_constants_loss_where_no_predictions_are_known(loss: float, ill: bool) -> None:
+    # 15 % of 2.3 are 0.345.
+    assert (judge(loss, None, inputs=FAR) is not None) is ill
+
+
+@pytest.mark.parametrize(("held_out", "ill"), [(0.8, True), (1.0, False)])
+def test_share_of_the_gap_must_open_beyond_held_out_rows(held_out: float, ill: bool) -> None:
+    # Half of the way from 0.1 to 1.7.
+    assert (judge(held_out=held_out) is not None) is ill

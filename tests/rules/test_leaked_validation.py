@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from lightning_doctor.findings import Finding, Severity
+from lightning_doctor.history import History
+from lightning_doctor.rules.leaked_validation import leaked_validation
+
+
+def judge(
+    found: float, *, usual: float = 0.0, rows: int = 397, samples: int = 1400, **thresholds: Any
+) -> Finding | None:
+    history = History()
+    history.record("val_loss", 9, 0.5)
+    exact = thresholds.pop("exact", found)
+    history.facts = {
+        "data": {"train_samples": samples},
+        "overlap": {
+            "train_rows": 1400,
+            "validation_rows": rows,
+            "exact": exact,
+            "rounded": found,
+            "repeated": usual,
+            "repeated_validation": 0.0,
+        },
+    }
+    assert leaked_validation.lacks(history) is None
+    return leaked_validation(history, **thresholds)
+
+
+def test_sick_a_quarter_of_validation_among_the_training_rows_is_a_warning() -> None:
+    finding = judge(97 / 397)
+    assert finding is not None
+    assert (finding.code, finding.severity) == ("LD506", Severity.WARNING)
+    assert finding.summary.startswith("97 of 397 validation rows (24.4%) are among 1400 training rows")
+
+
+def test_sick_the_training_set_itself_is_named() -> None:
+    finding = judge(1.0)
+    assert finding is not None
+    assert "the training set itself" in finding.remedy
+
+
+def test_sick_rows_that_are_the_same_but_for_rounding_are_said_to_be() -> None:
+    finding = judge(0.2, exact=0.0)
+    assert finding is not None
+    assert "but for rounding" in finding.summary
+
+
+def test_sick_of_a_large_training_set_that_was_seen_in_part_more_are_likely() -> None:
+    finding = judge(0.009, rows=4000, samples=140_000)
+    assert finding is not None
+    assert finding.severity is Severity.WARNING
+    # 0.9 % found among one row in a hundred.
+    assert finding.evidence["likely_share"] == pytest.approx(0.9)
+
+
+def test_healthy_no_row_of_the_other_side() -> None:
+    assert judge(0.0) is None
+
+
+def test_healthy_rows_that_hold_little_come_twice_by_themselves() -> None:
+    assert judge(0.9, usual=0.93) is None
+    assert judge(0.05, usual=0.04) is None
+
+
+@pytest.mark.parametrize(("count", "ill"), [(8, False), (9, True)])
+def test_rows_is_how_many_must_be_found(count: int, ill: bool) -> None:
+    assert (judge(count / 397, least=9) is not None) is ill
+
+
+@pytest.mark.parametrize(("share", "severity"), [(0.01, "warning"), (0.05, "note")])
+def test_share_makes_a_warning(share: float, severity: str) -> None:
+    finding = judge(0.03, share=share)
+    assert finding is not None
+    assert finding.severity == severity
+
+
+@pytest.mark.parametrize(("found", "ill"), [(0.26, False), (0.32, True)])
+def test_sigmas_is_how_surely_more_must_be_found_than_come_twice(found: float, ill: bool) -> None:
+    # The standard error of 20 % of 397 rows is 2 %: four of them are 8 %.
+    assert (judge(found, usual=0.2) is not None) is ill
+
+
+def test_a_fact_that_cannot_be_read_is_no_finding() -> None:
+    history = History()
+    history.facts["overlap"] = {"train_rows": "many"}
+    assert leaked_validation(history) is None

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from lightning_doctor.findings import Confidence, Finding, Severity
+from lightning_doctor.rules.train_eval_discrepancy import train_eval_discrepancy
+from tests.histories import LOGITS, decay, headed, reading
+from tests.scored import scored
+
+NORMALISED: dict[str, Any] = {"layers": {"Linear": 2, "BatchNorm1d": 1}}
+
+
+def judge(
+    gaps: Sequence[float],
+    *,
+    losses: Sequence[float] = tuple(decay(2.3, 0.1, 10, 200)),
+    model: dict[str, Any] | None = None,
+    batch: int = 4,
+    skill: float | None = None,
+    **thresholds: Any,
+) -> Finding | None:
+    history = headed(
+        LOGITS, losses=losses, baseline=2.3, model=NORMALISED if model is None else model, data={"batch_size": batch}
+    )
+    reading(history, "mode_gap", gaps, every=40)
+    if skill is not None:
+        scored(history, "validation", [0.3], skills=[skill])
+    assert train_eval_discrepancy.lacks(history) is None
+    return train_eval_discrepancy(history, **thresholds)
+
+
+def test_sick_batch_statistics_that_the_running_ones_never_reach() -> None:
+    finding = judge([-0.9, -0.92, -0.9, -0.95, -0.9])
+    assert finding is not None
+    assert (finding.code, finding.severity, finding.confidence) == ("LD509", Severity.WARNING, Confidence.CONFIRMED)
+    # Of 1, 0.1 in train mode are ten times less.
+    assert finding.evidence["ratio"] == pytest.approx(10)
+    assert "larger batches (now of 4)" in finding.remedy
+
+
+def test_sick_without_batch_normalisation_it_is_suspected_and_another_place_is_named() -> None:
+    finding = judge([-0.9] * 5, model={"layers": {"Linear": 2, "Dropout": 1}})
+    assert finding is not None
+    assert finding.confidence is Confidence.SUSPECTED
+    assert "self.training" in finding.remedy
+
+
+def test_healthy_dropout_makes_the_loss_in_train_mode_the_higher_one() -> None:
+    assert judge([0.5, 0.8, 1.2, 0.9, 3.0]) is None
+
+
+def test_healthy_statistics_lag_in_the_first_steps_only() -> None:
+    assert judge([-0.9, -0.9, -0.6, -0.1, 0.0]) is None
+
+
+def test_healthy_a_tiny_loss_may_double() -> None:
+    assert judge([-0.7] * 5, losses=decay(2.3, 0.01, 10, 200)) is None
+
+
+def test_where_validation_does_well_all_the_same_it_is_a_note() -> None:
+    finding = judge([-0.9] * 5, skill=0.9)
+    assert finding is not None
+    assert finding.severity is Severity.NOTE
+
+
+def test_a_gap_that_cannot_be_is_none() -> None:
+    assert judge([-1.0] * 5) is None
+    assert judge([-2.0] * 5) is None
+
+
+@pytest.mark.parametrize(("gap", "ill"), [(-0.85, False), (-0.87, True)])
+def test_factor_is_how_many_times_as_high_it_must_be(gap: float, ill: bool) -> None:
+    # 1 / 0.15 are 6.7, 1 / 0.13 are 7.7.
+    assert (judge([gap] * 5, factor=7.0) is not None) is ill
+
+
+@pytest.mark.parametrize(("gap", "ill"), [(-0.80, False), (-0.84, True)])
+def test_share_is_what_of_a_constants_loss_lies_between(gap: float, ill: bool) -> None:
+    # 20 % of 2.3 are 0.46: from 0.1 to 0.56, or 5.6 times as high.
+    assert (judge([gap] * 5) is not None) is ill
+
+
+@pytest.mark.parametrize(("scans", "ill"), [(3, True), (4, False)])
+def test_scans_is_how_many_must_agree(scans: int, ill: bool) -> None:
+    assert (judge([-0.1, -0.1, -0.9, -0.9, -0.9], scans=scans) is not None) is ill

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from lightning_doctor.findings import Confidence, Finding, Severity
+from lightning_doctor.history import History
+from lightning_doctor.rules.uninformative_labels import uninformative_labels
+from tests.histories import LOGITS, headed, noisy
+from tests.scored import FAR, scored
+
+# Ten classes, all as frequent.
+CHANCE = 2.303
+BY_HEART = [2.30, 2.26, 2.19, 2.02, 1.71, 1.22]
+AT_CHANCE = [2.30, 2.31, 2.31, 2.34, 2.41, 2.55]
+
+
+def judge(
+    train: Sequence[float] = BY_HEART,
+    validation: Sequence[float] = AT_CHANCE,
+    *,
+    first_epoch: float = CHANCE,
+    facts: dict[str, Any] | None = None,
+    error: float = 0.02,
+    train_skills: Sequence[float] = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4),
+    skills: Sequence[float] = (0.0, 0.01, -0.01, 0.01, 0.0, -0.01),
+    held_out: Sequence[float] = (),
+    **thresholds: float,
+) -> Finding | None:
+    losses = noisy([first_epoch] * 40 + [2.1] * 80, 0.02)
+    history = headed(LOGITS, skill=0.2, losses=losses, baseline=CHANCE, trainer={"steps_per_epoch": 40})
+    history.facts |= facts or {}
+    scored(history, "train", train, skills=train_skills, error=error)
+    scored(history, "validation", validation, skills=skills, error=error, rows=400)
+    if held_out:
+        scored(history, "holdout", held_out, skills=skills, error=error, rows=400)
+    assert uninformative_labels.lacks(history) is None
+    return uninformative_labels(history, **thresholds)
+
+
+def test_sick_training_rows_learned_by_heart_while_validation_is_at_chance_from_the_first_pass() -> None:
+    finding = judge()
+    assert finding is not None
+    assert (finding.code, finding.severity, finding.confidence) == ("LD508", Severity.WARNING, Confidence.CONFIRMED)
+    assert finding.evidence["best"] == 2.30
+    assert "paired" in finding.remedy
+
+
+def test_sick_it_is_suspected_while_little_is_learned_by_heart() -> None:
+    finding = judge(BY_HEART[:4], AT_CHANCE[:4])
+    assert finding is not None
+    assert finding.confidence is Confidence.SUSPECTED
+
+
+def test_healthy_a_network_that_first_learns_overfits() -> None:
+    assert judge(validation=[2.30, 1.91, 1.42, 1.71, 2.02, 2.55], skills=[0.0, 0.3, 0.5, 0.5, 0.5, 0.5]) is None
+
+
+def test_healthy_a_network_whose_classes_are_right_and_whose_probabilities_are_not_has_learned() -> None:
+    assert judge(skills=[0.05, 0.1, 0.3, 0.3, 0.3, 0.3]) is None
+
+
+def test_healthy_a_slow_start_is_the_same_on_both_sides() -> None:
+    assert judge([2.30, 2.29, 2.28, 2.27], [2.30, 2.29, 2.285, 2.28], skills=[0.0, 0.01, 0.02, 0.03]) is None
+
+
+def test_healthy_a_loss_that_fell_while_every_sample_was_new_is_learning_and_validation_is_of_another_kind() -> None:
+    assert judge(first_epoch=1.6) is None
+
+
+def test_healthy_validation_rows_of_another_kind_tell_nothing_of_labels() -> None:
+    assert judge(facts={"comparison": {"inputs": FAR}}) is None
+
+
+def test_held_out_training_rows_at_chance_tell_whatever_validation_is_like() -> None:
+    finding = judge(held_out=AT_CHANCE, facts={"comparison": {"inputs": FAR}})
+    assert finding is not None
+    assert finding.evidence["sample"] == "held-out"
+
+
+@pytest.mark.parametrize(("best", "ill"), [(2.27, True), (2.24, False)])
+def test_learned_is_how_far_under_a_constant_counts(best: float, ill: bool) -> None:
+    # 2 % of 2.303 are 0.046: over 2.257 nothing is learned.
+    losses = [2.30, best, *AT_CHANCE[2:]]
+    assert (judge(validation=losses, error=0.001) is not None) is ill
+
+
+@pytest.mark.parametrize(("level", "ill"), [(2.25, False), (2.22, True)])
+def test_memorised_is_how_far_the_training_rows_must_be(level: float, ill: bool) -> None:
+    # 3 % of 2.303 are 0.069.
+    assert (judge([2.3, level], AT_CHANCE[:2], error=0.005, train_skills=(0.0, 0.1)) is not None) is ill
+
+
+@pytest.mark.parametrize(("error", "ill"), [(0.02, True), (0.4, False)])
+def test_the_gap_is_judged_by_its_standard_error(error: float, ill: bool) -> None:
+    # From 1.22 to 2.55 are 1.33, and √2 · 0.4 · 3 = 1.7.
+    assert (judge(error=error) is not None) is ill
+
+
+def test_surely_is_the_share_from_which_it_is_confirmed() -> None:
+    # 2.303 − 1.22 are 47 % of 2.303.
+    finding = judge(surely=0.5)
+    assert finding is not None
+    assert finding.confidence is Confidence.SUSPECTED
+
+
+def test_without_scores_it_is_unassessed() -> None:
+    history = headed(LOGITS, losses=[2.3] * 40, baseline=CHANCE)
+    history.absent["eval_loss/train"] = "2 optimizers: no single loss is to be compared"
+    assert uninformative_labels.lacks(history) == "2 optimizers: no single loss is to be compared"
+    assert isinstance(history, History)
