@@ -12,13 +12,12 @@ from typing import Any
 from lightning_doctor.history import History
 from lightning_doctor.noise import shift, stretch
 from lightning_doctor.progress import standing
+from lightning_doctor.rule import is_recent
 
 # Standard errors by which the loss must have gone on falling, and the share of it, for a probe to be of the past.
 _SURE, _MOVED = 3.0, 0.05
 # Losses before a probe that tell where the run was then.
 _BEFORE = 32
-# Share of the steps so far before which what a probe saw is old.
-_RECENT = 0.4
 # Share of the loss by which it may differ while the run rests.
 _REST = 0.1
 
@@ -183,11 +182,6 @@ def does_badly(history: History) -> bool:
     late = now.ended or now.share is None or now.share >= 0.25
     recent = stretch(losses, 0.8)
     return late and not now.improving and bool(recent) and median(recent) > 0.5 * losses.values[0] > 0
-
-
-def is_recent(history: History, step: int) -> bool:
-    """Whether what was probed at a step may still hold: probes become rarer as a run goes on, and may have to stop."""
-    return step >= _RECENT * history.last_step
 
 
 def late_values(history: History, name: str) -> list[float]:

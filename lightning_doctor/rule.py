@@ -73,8 +73,9 @@ class Rule:
             lacks = [self._lacks(history, member, least) for member in members or [name.removesuffix("/*")]]
             if None not in lacks:
                 return lacks[0]
-        old = next((name for name in self.recent if name in history and not is_recent(history, name)), None)
-        return None if old is None else f"the newest {old} is of step {history[old].steps[-1]}: too old to tell of now"
+        newest = {name: history[name].steps[-1] for name in self.recent if name in history}
+        old = next((name for name, step in newest.items() if not is_recent(history, step)), None)
+        return None if old is None else f"the newest {old} is of step {newest[old]}: too old to tell of now"
 
     def _lacks(self, history: History, name: str, least: int) -> str | None:
         reason = history.absent.get(name) or history.absent.get(name.partition("/")[0])
@@ -124,6 +125,6 @@ def rule(
     return decorate
 
 
-def is_recent(history: History, name: str) -> bool:
-    """Whether the newest value of a series that is there may still tell how the run is now."""
-    return history[name].steps[-1] >= _RECENT * history.last_step
+def is_recent(history: History, step: int) -> bool:
+    """Whether what was seen at a step may still tell how the run is now."""
+    return step >= _RECENT * history.last_step

@@ -294,21 +294,13 @@ class Case:
             self.trainer.should_stop = True
         self.pace.heed(means[len(wanted) :])
         if prober is not None and not alone:
-            self._ask(prober, lambda: prober.heed(self, means[: len(wanted)]))
+            self._ask(prober, "heed", self, means[: len(wanted)])
         self.budget.spent += self.budget.clock() - began
 
     def _wishes(self, prober: Monitor | None) -> list[float]:
         # As many on a rank whose probe has failed.
-        wishes = None if prober is None else self._ask(prober, lambda: prober.wishes(self))
+        wishes = None if prober is None else self._ask(prober, "wishes", self)
         return [0.0, 0.0] if wishes is None else wishes
-
-    def _ask(self, part: Monitor, act: Callable[[], T]) -> T | None:
-        try:
-            return act()
-        except Exception as error:  # noqa: BLE001
-            self._drop(part)
-            self.consultation.failed(type(part).__name__, error)
-            return None
 
     def _window_failed(self, error: Exception) -> None:
         self.consultation.failed("reading the window", error)
@@ -386,14 +378,18 @@ class Case:
             return
         began = self.budget.clock()
         for part in listeners:
-            try:
-                getattr(part, hook)(*args)
-            except Exception as error:  # noqa: BLE001, PERF203
-                self._drop(part)
-                self.consultation.failed(type(part).__name__, error)
+            self._ask(part, hook, *args)
         spent = self.budget.clock() - began
         self.budget.spent += spent
         self.pace.spent(hook, spent)
+
+    def _ask(self, part: Monitor, hook: str, *args: Any) -> Any:
+        try:
+            return getattr(part, hook)(*args)
+        except Exception as error:  # noqa: BLE001
+            self._drop(part)
+            self.consultation.failed(type(part).__name__, error)
+            return None
 
     def _drop(self, part: Monitor) -> None:
         self._parts.remove(part)

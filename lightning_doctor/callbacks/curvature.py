@@ -131,15 +131,11 @@ class CurvatureProbe(Monitor):
     def before_step(self, case: Case, optimizer: Optimizer) -> None:
         """Keeps the weights that the step to be looked along starts from."""
         if self._collecting and len(self._batches) == self._wanted:
-            self._before = [p.detach().clone() for p in case.run.module.parameters() if p.requires_grad]
+            self._before = [parameter.detach().clone() for parameter in _trained(case)]
 
     def probe(self, case: Case) -> None:
         """Collects batches when it is time, and probes when they are there."""
-        if not self._able:
-            return
-        if not self._collecting:
-            return
-        if len(self._batches) < self._wanted:
+        if not self._collecting or len(self._batches) < self._wanted:
             return
         self._collecting = False
         batches, self._batches = self._batches, []
@@ -222,7 +218,7 @@ class CurvatureProbe(Monitor):
         samples, most = self._fitting(rehearsal, samples, notes, meeting)
         while True:
             try:
-                self._measure(case, Point(rehearsal, samples, self.probe_loss, meeting), before, notes, most, meeting)
+                self._measure(case, Point(rehearsal, samples, self.probe_loss, meeting), before, notes, most)
                 return
             except (RuntimeError, MemoryError) as error:  # noqa: PERF203
                 # One rank of several cannot begin again on its own.
@@ -247,15 +243,7 @@ class CurvatureProbe(Monitor):
             notes.append(f"it looks at {samples.rows} of {whole} samples, for the memory of two training steps")
         return samples, max(_LEAST_PRODUCTS, min(_MOST_PRODUCTS, limit // vector))
 
-    def _measure(
-        self,
-        case: Case,
-        point: Point,
-        before: list[Tensor] | None,
-        notes: list[str],
-        most: int,
-        meeting: Meeting,
-    ) -> None:
+    def _measure(self, case: Case, point: Point, before: list[Tensor] | None, notes: list[str], most: int) -> None:
         point.prepare()
         gauges = point.gauges(_update(case, before))
         noise = point.noise_scale()
@@ -269,11 +257,11 @@ class CurvatureProbe(Monitor):
             diagonal = preconditioner(case.run.optimizers[0], _trained(case))
             if diagonal is not None:
                 gauges["curvature/preconditioned"] = point.preconditioned(diagonal)
-            verdict = point.judge(meeting.may_go_on, most)
+            verdict = point.judge(most)
             if verdict.ends is not None:
                 gauges |= {"curvature/high": verdict.ends.high, "curvature/low": verdict.ends.low}
             way = {"step": step, "backend": point.backend, "notes": [*notes, *point.notes]}
-            line = point.line(verdict, meeting.may_go_on)
+            line = point.line(verdict)
             case.history.facts["curvature"] = {**way, **described(verdict, noise), **({"line": line} if line else {})}
             case.history.absent.pop("curvature", None)
         numbers = torch.tensor([gauges.get(name, math.nan) for name in GAUGES], dtype=torch.float64)

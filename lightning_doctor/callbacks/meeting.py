@@ -92,9 +92,9 @@ class SharedLandscape(Landscape):
         """Returns products with the Hessian of the mean loss of the ranks' batches."""
         return SharedHessian(super().hessian(batch), self._meeting)
 
-    def own_hessian(self, batch: Any) -> Hessian:
-        """Returns products with the Hessian of this rank's batch alone, without meeting the others."""
-        return super().hessian(batch)
+    def own(self) -> Landscape:
+        """Returns the landscape of this rank's batches alone, which meets nobody."""
+        return Landscape(self._module, self._loss)
 
     def gradient(self, batch: Any, offset: Tensor | None = None) -> Tensor:
         """Returns the gradient of the mean loss of the ranks' batches, [n]."""

@@ -18,8 +18,8 @@ from lightning_doctor.measure.descent import LossesAt
 from lightning_doctor.measure.halves import half_norms
 from lightning_doctor.measure.hessian import DifferencedHessian
 from lightning_doctor.measure.lanczos import ends
-from lightning_doctor.measure.landscape import Landscape, as_double
-from lightning_doctor.measure.rows import count_rows, join, take
+from lightning_doctor.measure.landscape import as_double
+from lightning_doctor.measure.rows import count_rows, cut_rows, join
 from lightning_doctor.measure.sharpness import batch_sharpness, preconditioned, step_ratio
 from lightning_doctor.measure.verdict import CriticalPoint, judge
 
@@ -77,12 +77,12 @@ def supply(batches: Sequence[Sample], *, whole: bool, batch_size: Any = None, sa
         return Supply(list(batches[:1]), list(batches[:1]), list(batches[:1]), False, sizes[:1], sizes[0], sizes[0])
     half = len(batches) // 2
     most = math.ceil(_PARTS / (len(batches) - half))
-    parts = [
+    tested = [
         part
         for batch, rows in zip(batches[half:], sizes[half:], strict=True)
         for part in cut(batch, rows, min(most, (rows or 0) // _FEWEST))
     ]
-    return Supply(list(batches), list(batches[:half]), parts, True, sizes, _total(sizes[:half]), _total(sizes[half:]))
+    return Supply(list(batches), list(batches[:half]), tested, True, sizes, _total(sizes[:half]), _total(sizes[half:]))
 
 
 def _joined(batches: Sequence[Sample], rows: int) -> tuple[list[Sample], list[int | None]]:
@@ -100,8 +100,7 @@ def cut(sample: Sample, rows: int | None, count: int) -> list[Sample]:
     if rows is None or count < 2:
         return [sample]
     batch, index = sample
-    size = rows // count
-    return [(take(batch, rows, torch.arange(i * size, (i + 1) * size)), index) for i in range(count)]
+    return [(part, index) for part in cut_rows(batch, rows, count)]
 
 
 def halved(samples: Supply) -> Supply | None:
@@ -195,11 +194,11 @@ class Point:
         Raises:
             Unrehearsable: Where neither works.
         """
-        first = self._samples.choosing[:1]
-        obstacle = ""
+        first, obstacle = self._samples.choosing[:1], ""
+        # Without the others: what fails on one rank must not keep them waiting.
+        own = self._land.own()
         try:
-            # Without the others: what fails on one rank must not keep them waiting.
-            hessian = self._land.own_hessian(first)
+            hessian = own.hessian(first)
             hessian(hessian.gradient)
             checked = hessian.has_custom_functions
             hessian.release()
@@ -208,7 +207,7 @@ class Point:
                 raise
             obstacle, checked = _first_line(error), False
         if not obstacle and checked:
-            check = cross_check(Landscape(self._land._module, self._land._loss), first)
+            check = cross_check(own, first)
             if check.agrees is False:
                 obstacle = check.because
             elif check.agrees is None:
@@ -280,7 +279,7 @@ class Point:
         hessian.release()
         return math.nan if found is None else found.high
 
-    def judge(self, may_go_on: Callable[[], bool], most: int) -> CriticalPoint:
+    def judge(self, most: int) -> CriticalPoint:
         """Says what kind of point this is, by at most so many products, each of which keeps a vector."""
         chosen = self._samples.choosing
         hessian = self._hessian(chosen)
@@ -291,7 +290,7 @@ class Point:
             self._losses([[sample] for sample in self._samples.testing]),
             length=float(self._land.weights.norm()),
             held_out=self._samples.held_out,
-            may_go_on=may_go_on,
+            may_go_on=self._meeting.may_go_on,
             most=most,
         )
         rows, tested = self._samples.rows, self._samples.tested
@@ -300,7 +299,7 @@ class Point:
             point, samples=None if rows is None else world * rows, tested=None if tested is None else world * tested
         )
 
-    def line(self, verdict: CriticalPoint, may_go_on: Callable[[], bool]) -> list[list[float]]:
+    def line(self, verdict: CriticalPoint) -> list[list[float]]:
         """Returns the loss along the way down that the verdict is about: distances, and the loss of testing samples.
 
         Both ways along an escape, else down the gradient; empty where there is neither, or no time.
@@ -311,12 +310,12 @@ class Point:
             direction, reach, begin = self._down, 2 * verdict.slope.distance, 0
         else:
             return []
-        found = []
+        found, tested = [], self._losses([[sample] for sample in self._samples.testing])
         for index in range(begin, _POINTS + 1):
-            if not may_go_on():
+            if not self._meeting.may_go_on():
                 return []
             distance = reach * index / _POINTS
-            loss = float(self._land.losses([[sample] for sample in self._samples.testing], distance * direction).mean())
+            loss = float(tested(distance * direction).mean())
             if math.isfinite(loss):
                 found.append([distance, loss])
         return found

@@ -12,7 +12,7 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
 from lightning_doctor.measure.hessian import Hessian, flat, unflat, vector_dtype
-from lightning_doctor.measure.rows import take, tensors
+from lightning_doctor.measure.rows import cut_rows, tensors
 from lightning_doctor.measure.twice import twice_differentiable
 
 Loss = Callable[[Any, Any], Tensor]
@@ -130,8 +130,7 @@ def samples(batch: Any) -> int | None:
 
 def parts(batch: Any, begin: int, end: int, count: int) -> list[Any]:
     """Cuts samples ``begin`` to ``end`` of a batch into so many parts of equal size; what is left over is left out."""
-    rows, size = samples(batch) or 0, (end - begin) // count
-    return [take(batch, rows, torch.arange(begin + i * size, begin + (i + 1) * size)) for i in range(count)]
+    return cut_rows(batch, samples(batch) or 0, count, begin, end)
 
 
 def as_double(batch: Any) -> Any:

@@ -51,6 +51,12 @@ def take(batch: Any, rows: int, index: Tensor) -> Any:
     return apply_to_collection(batch, Tensor, chosen)
 
 
+def cut_rows(batch: Any, rows: int, count: int, begin: int = 0, end: int | None = None) -> list[Any]:
+    """Cuts rows ``begin`` to ``end`` into so many parts of equal size; what is left over is left out."""
+    size = ((rows if end is None else end) - begin) // count
+    return [take(batch, rows, torch.arange(begin + i * size, begin + (i + 1) * size)) for i in range(count)]
+
+
 def join(batches: Sequence[Any], rows: int) -> Any | None:
     """Returns batches of ``rows`` rows each as one; None where they are of kinds that cannot be joined."""
     first = batches[0]
