@@ -14,6 +14,8 @@ _RIDGE = 0.1
 _FARTHEST = 5.0
 # The least spread of a column that a shift is measured in [largest value].
 _FLOOR = 1e-3
+# Units of the untrained layer that the classifier sees beside the columns themselves.
+_UNITS = 64
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class TwoSample:
     Attributes:
         p_value: Of the three tests together, in [1/400, 1]: under one distribution it is under α in a share α of
             draws, whatever the distribution.
-        separation: How well a linear classifier tells rows that it was not fitted on, as the area under its curve:
+        separation: How well the classifier tells rows that it was not fitted on, as the area under its curve:
             0.5 for not at all, 1 for always.
         rows: How many rows each sample has.
         differences: Every column, the most clearly different first.
@@ -61,7 +63,8 @@ def two_sample(first: Tensor, second: Tensor, *, seed: int = 0) -> TwoSample:
     Three statistics are compared with what they are when the rows' labels are permuted, and the smallest of their
     p-values once more with its own permutations (Westfall & Young 1993): the cross-fitted score of a ridge classifier
     for differences over many columns (Lopez-Paz & Oquab 2017), the largest difference of a mean and the largest of a
-    spread for differences in a few.
+    spread for differences in a few. The classifier is linear in the columns and in the outputs of an untrained layer
+    (Rahimi & Recht 2008), which show how columns hang together.
 
     Args:
         first: ``[N, D]``.
@@ -86,7 +89,7 @@ def two_sample(first: Tensor, second: Tensor, *, seed: int = 0) -> TwoSample:
         -_FARTHEST, _FARTHEST
     )
     labels = _permuted(len(first), len(second), seed)
-    scores = _cross_fitted(rows.float(), labels, seed)
+    scores = _cross_fitted(torch.cat([rows.float(), _untrained(rows.float(), seed)], dim=1), labels, seed)
     means = _by_column(rows.float(), labels)
     spreads = _by_column((rows - rows.median(0).values).abs().float(), labels)
     statistics = torch.stack([_gap(scores, labels), means.amax(0), spreads.amax(0)])
@@ -105,6 +108,14 @@ def _permuted(first: int, second: int, seed: int) -> Tensor:
     order = torch.rand(rows, _PERMUTATIONS, generator=generator).argsort(0)
     truth = (torch.arange(rows) >= first)[:, None]
     return torch.cat([truth, order >= first], dim=1).float()
+
+
+def _untrained(rows: Tensor, seed: int) -> Tensor:
+    """Returns what a layer of random weights and an activation makes of rows ``[N, D]``, standardised ``[N, units]``."""
+    generator = torch.Generator().manual_seed(seed + 2)
+    weights = torch.randn(rows.shape[1], _UNITS, generator=generator) / rows.shape[1] ** 0.5
+    outputs = torch.relu(rows @ weights + torch.randn(_UNITS, generator=generator))
+    return (outputs - outputs.mean(0)) / outputs.std(0).clamp(min=1e-6)
 
 
 def _cross_fitted(rows: Tensor, labels: Tensor, seed: int) -> Tensor:

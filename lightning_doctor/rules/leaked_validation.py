@@ -9,15 +9,20 @@ from typing import Any
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.rule import rule
+from lightning_doctor.scores import gap, scores, unlike
 
 
 @rule("LD506", needs={"val_loss": 1}, reads=("overlap",))
-def leaked_validation(history: History, *, share: float = 0.01, sigmas: float = 4.0, least: int = 3) -> Finding | None:
+def leaked_validation(
+    history: History, *, share: float = 0.01, sigmas: float = 4.0, least: int = 3, factor: float = 2.0
+) -> Finding | None:
     """Validation rows are found in the training set.
 
     What it looks at:
         Fingerprints of the inputs of the validation rows and of the training rows of the first epoch, exact and
-        rounded; how often rows of either side come twice within it, as rows that hold little do.
+        rounded; how often rows of either side come twice within it, as rows that hold little do. Where none are found,
+        ``eval_loss/train`` and ``eval_loss/validation``, what a copy of the model scores on fixed rows of either side
+        in eval mode [unit of your loss].
 
     Why it matters:
         What was trained on is no test: the validation loss is too good, and early stopping and model choice go wrong.
@@ -26,7 +31,8 @@ def leaked_validation(history: History, *, share: float = 0.01, sigmas: float = 
         97 of 397 validation rows are among the 1,400 training rows, none of which comes twice
 
     Healthy:
-        31 of 400 rows of three yes-or-no answers are, where most training rows are like another too
+        31 of 400 rows of three yes-or-no answers are, where most training rows are like another too; or validation
+        under the training loss where training rows are augmented
 
     Remedy:
         Split anew, after duplicates are removed and with what belongs together on one side.
@@ -35,10 +41,13 @@ def leaked_validation(history: History, *, share: float = 0.01, sigmas: float = 
         share: Share of the validation rows from which more than a note is due [share].
         sigmas: How surely more must be found than come twice on either side [standard errors].
         least: How many must be found [rows].
+        factor: How many times the loss of validation rows that of training rows must be, by twice as many standard
+            errors, for a note where no row is found [ratio].
 
     Blind spots:
         Augmented or differently prepared copies are not found. Rows beyond the first some ten thousands, or those for
         whose fingerprints there was no time, are not looked at. Sampling with replacement looks like duplicates.
+        Validation rows that are merely easier, or whose labels alone are clean, do better too: that is but a note.
     """
     fact = history.fact("overlap", {})
     count, train_rows = _number(fact, "validation_rows"), _number(fact, "train_rows")
@@ -49,7 +58,7 @@ def leaked_validation(history: History, *, share: float = 0.01, sigmas: float = 
         return None
     error = math.sqrt(max(usual * (1 - usual), 1 / count) / count)
     if round(found * count) < least or found - usual <= sigmas * error:
-        return None
+        return _too_good(history, factor, 2 * sigmas)
     samples = history.fact("data.train_samples")
     # Each of them was found among the training rows that were looked at only.
     seen = min(1.0, train_rows / samples) if isinstance(samples, int) and samples > 0 else 1.0
@@ -75,6 +84,27 @@ def leaked_validation(history: History, *, share: float = 0.01, sigmas: float = 
         confidence=Confidence.CONFIRMED,
         onset=0,
         signals=("val_loss",),
+    )
+
+
+def _too_good(history: History, factor: float, sigmas: float) -> Finding | None:
+    """Notes a loss on validation rows that is far under the one on training rows, in the same mode."""
+    train, validation = scores(history, "train"), scores(history, "validation")
+    if train is None or validation is None or history.fact("data.augmentation") or unlike(history):
+        return None
+    above, error = gap(validation, train)
+    if not 0 <= factor * validation.losses[-1] < train.losses[-1] or not above > sigmas * error:
+        return None
+    return Finding(
+        severity=Severity.NOTE,
+        summary=f"validation rows score {validation.losses[-1]:.3g} and training rows {train.losses[-1]:.3g}, both in "
+        "eval mode: rows that were trained on should do better",
+        evidence={"train": train.losses[-1], "validation": validation.losses[-1], "error": error},
+        remedy="look for what tells the answer in validation rows only; unless they are easier on purpose, or their "
+        "labels alone were cleaned",
+        confidence=Confidence.SUSPECTED,
+        onset=validation.steps[-1],
+        signals=("val_loss", "train_loss"),
     )
 
 

@@ -107,6 +107,7 @@ class Program:
         gain: How much better than the constant predictor the trained model is, 0 for as good.
         by_trainer: Whether a Trainer runs it even without the doctor, as what it is about is Lightning's: precision,
             accumulation, several optimizers.
+        doctor: Options of the Doctor.
     """
 
     module: Patient
@@ -115,6 +116,7 @@ class Program:
     val: DataLoader[Any] | None = None
     options: dict[str, Any] = field(default_factory=dict)
     by_trainer: bool = False
+    doctor: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

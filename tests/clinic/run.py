@@ -151,7 +151,7 @@ class _Witness(Callback):
 
 
 def _examine(program: Program, folder: str) -> tuple[Doctor, _Witness]:
-    doctor = Doctor(strict=True)
+    doctor = Doctor(strict=True, **program.doctor)
     witness = _Witness(doctor)
     trainer = Trainer(callbacks=[doctor, witness], default_root_dir=folder, **{**QUIET, **program.options})
     trainer.fit(program.module, program.train, program.val)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from time import perf_counter
 
 import pytest
 import torch
@@ -78,11 +77,11 @@ def test_what_differs_is_told_with_means_and_spreads_of_both_sides() -> None:
     assert most.shift == pytest.approx(82 / ((most.spreads[0] ** 2 + most.spreads[1] ** 2) / 2) ** 0.5, rel=1e-12)
 
 
-def test_rows_that_are_told_apart_every_time_have_a_separation_of_one_and_the_same_rows_of_a_half() -> None:
+def test_rows_that_are_told_apart_every_time_have_a_separation_of_one_and_the_same_rows_none() -> None:
     first = drawn(100, 3, 0)
     assert two_sample(first, first + 20).separation == 1.0
-    # Scores of the two copies of a row differ, as either half has a classifier of its own.
-    assert two_sample(first, first).separation == pytest.approx(0.5, abs=0.1)
+    # Fitted on a row's copy from the other sample a classifier is wrong about it more often than by chance.
+    assert two_sample(first, first).separation < 0.5
 
 
 def test_constant_columns_say_nothing() -> None:
@@ -91,16 +90,12 @@ def test_constant_columns_say_nothing() -> None:
     assert result.differences[0].shift == 0.0
 
 
-def test_it_is_quick_enough_for_a_training_run() -> None:
-    first, second = drawn(500, 64, 0), drawn(500, 64, 1)
-    two_sample(first, second)
-    times = []
-    for _ in range(5):
-        began = perf_counter()
-        two_sample(first, second)
-        times.append(perf_counter() - began)
-    # 40 ms on one core; a machine that is busy with other things may take twice as long.
-    assert min(times) < 0.1
+def test_it_finds_columns_that_hang_together_in_one_sample_only() -> None:
+    first, second = drawn(400, 4, 0), drawn(400, 4, 1)
+    second[:, 1] = 0.9 * second[:, 0] + (1 - 0.9**2) ** 0.5 * second[:, 1]
+    result = two_sample(first, second)
+    assert result.p_value <= 0.01
+    assert result.separation > 0.6
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 
-from lightning_doctor.findings import Finding, Severity
+from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.rules.leaked_validation import leaked_validation
+from tests.scored import FAR, scored
 
 
 def judge(
@@ -88,3 +89,50 @@ def test_a_fact_that_cannot_be_read_is_no_finding() -> None:
     history = History()
     history.facts["overlap"] = {"train_rows": "many"}
     assert leaked_validation(history) is None
+
+
+def too_good(
+    train: float = 0.6, validation: float = 0.2, *, data: dict[str, Any] | None = None, **options: Any
+) -> Finding | None:
+    history = History()
+    history.record("val_loss", 9, validation)
+    history.facts = {
+        "data": data or {},
+        "overlap": {
+            "train_rows": 1400,
+            "validation_rows": 400,
+            "exact": 0.0,
+            "rounded": 0.0,
+            "repeated": 0.0,
+            "repeated_validation": 0.0,
+        },
+    }
+    if compared := options.pop("compared", None):
+        history.facts["comparison"] = {"inputs": compared}
+    scored(history, "train", [train])
+    scored(history, "validation", [validation])
+    return leaked_validation(history, **options)
+
+
+def test_validation_far_better_than_training_is_a_note() -> None:
+    finding = too_good()
+    assert finding is not None
+    assert (finding.severity, finding.confidence) == (Severity.NOTE, Confidence.SUSPECTED)
+    assert "validation rows score 0.2 and training rows 0.6" in finding.summary
+
+
+def test_healthy_augmented_training_rows_score_worse() -> None:
+    assert too_good(data={"augmentation": "RandomCrop"}) is None
+
+
+def test_healthy_rows_of_another_kind_may_be_easier() -> None:
+    assert too_good(compared=FAR) is None
+
+
+def test_healthy_validation_within_the_error_of_few_rows() -> None:
+    assert too_good(0.3, 0.1) is None
+
+
+@pytest.mark.parametrize(("factor", "ill"), [(2.9, True), (3.1, False)])
+def test_factor_is_how_many_times_the_training_loss_must_be(factor: float, ill: bool) -> None:
+    assert (too_good(factor=factor) is not None) is ill

@@ -255,6 +255,25 @@ def _tiny_validation(vary: Variation) -> Program:
     return _split(vary, patient, train, (inputs[1300:1312], labels[1300:1312]), 12, 32, scored=rest)
 
 
+def _kept(program: Program) -> Program:
+    """The same with a tenth of the training rows held out."""
+    program.doctor = {"holdout": 0.1}
+    return program
+
+
+def _other_relation(vary: Variation, *, other: bool) -> Program:
+    """Inputs and targets lie where they lay, and one column says the opposite in validation."""
+    inputs = torch.randn(1500, 5)
+    turned = torch.ones(1500, 1)
+    if other:
+        turned[1000:] = -1
+    targets = torch.tanh(2 * turned * inputs[:, :1]) + 0.5 * torch.sin(2 * inputs[:, 1:2])
+    patient = Patient(stack(vary.widths(5, 32, 1), nn.Tanh), _MSE, lambda p: Adam(p, vary.rate(5e-3)))
+    return _kept(
+        _split(vary, patient, (inputs[:1000], targets[:1000]), (inputs[1000:], targets[1000:]), 20, 32, gain=error_gain)
+    )
+
+
 _DEEP = (
     "vanishing_gradients",
     "bad_initialization",
@@ -349,6 +368,27 @@ PAIRS = (
         ("train_eval_discrepancy",),
         lambda vary: _lagging(vary, momentum=0.1),
         lambda vary: _lagging(vary, momentum=1e-4),
+    ),
+    Pair(
+        164,
+        "a column that says the opposite in validation, rows held out",
+        ("distribution_mismatch",),
+        lambda vary: _other_relation(vary, other=False),
+        lambda vary: _other_relation(vary, other=True),
+    ),
+    Pair(
+        165,
+        "150 patients in a wide network, rows held out",
+        ("overfitting",),
+        lambda vary: _kept(_few_patients(vary, fits=True)),
+        lambda vary: _kept(_few_patients(vary, fits=False)),
+    ),
+    Pair(
+        166,
+        "few rows, validation rows off, rows held out",
+        ("distribution_mismatch", "overfitting"),
+        lambda vary: _kept(_shifted(vary, shift=0.0)),
+        lambda vary: _kept(_shifted(vary, shift=1.5, rows=80, epochs=150)),
     ),
     Pair(157, "surer and surer, and as often right", ("overfitting",), _sure_of_itself, reachable=0.85),
     Pair(158, "the same without a logged accuracy", ("overfitting",), _unlogged, reachable=0.85),
