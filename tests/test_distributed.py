@@ -30,7 +30,9 @@ TRAIN = textwrap.dedent(
         os.environ["LIGHTNING_DOCTOR"] = "1"
     lr = 10.0 if mode in ("sick", "stop") else 0.1
     strict = mode not in ("broken", "broken late", "one validation")
-    doctor = Doctor(strict=strict, stop_on="error" if mode == "stop" else None)
+    doctor = Doctor(
+        strict=strict, stop_on="error" if mode == "stop" else None, holdout=0.1 if mode == "held out" else 0.0
+    )
     callbacks = [] if mode in ("one rank", "plain") else [doctor]
     if mode.startswith("probed"):
         from lightning_doctor.callbacks.curvature import CurvatureProbe
@@ -137,6 +139,22 @@ def test_a_doctor_on_one_rank_only_does_not_hang(tmp_path: Path) -> None:
     assert "Doctor" not in first["callbacks"]
     assert "Doctor" in second["callbacks"]
     assert first["weights"] == second["weights"] == plain["weights"]
+
+
+def test_two_ranks_hold_out_the_rows_that_one_process_does(tmp_path: Path) -> None:
+    first, second = train(tmp_path / "two", "held out", 2)
+    (alone,) = train(tmp_path / "one", "held out", 1)
+    histories = [result["report"]["history"] for result in (first, second, alone)]
+    for history in histories:
+        assert history["facts"]["holdout"] == {"rows": 32, "share": 0.1}
+    series = [history["series"]["eval_loss/holdout"] for history in histories]
+    scored = [dict(zip(each["steps"], each["values"], strict=True)) for each in series]
+    # Of 288 rows nine batches are left; after three epochs the ranks have scored once, after the first.
+    assert scored[0] == scored[1]
+    assert 8 in scored[0]
+    # float32 sums in another order, over nine steps.
+    assert scored[0][8] == pytest.approx(scored[2][8], rel=1e-4)
+    assert first["report"]["notes"] == second["report"]["notes"] == []
 
 
 def test_a_rank_that_fails_inside_the_doctor_does_not_hang_the_others(tmp_path: Path) -> None:

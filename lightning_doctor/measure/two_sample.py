@@ -111,7 +111,7 @@ def _permuted(first: int, second: int, seed: int) -> Tensor:
 
 
 def _untrained(rows: Tensor, seed: int) -> Tensor:
-    """Returns what a layer of random weights and an activation makes of rows ``[N, D]``, standardised ``[N, units]``."""
+    """Returns what a layer of random weights and an activation makes of rows, standardised ``[N, units]``."""
     generator = torch.Generator().manual_seed(seed + 2)
     weights = torch.randn(rows.shape[1], _UNITS, generator=generator) / rows.shape[1] ** 0.5
     outputs = torch.relu(rows @ weights + torch.randn(_UNITS, generator=generator))
