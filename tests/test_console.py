@@ -483,9 +483,10 @@ def test_a_terminal_that_knows_only_ascii_gets_no_traceback(tmp_path: Path) -> N
 
 
 def test_ctrl_c_ends_the_command_with_130(tmp_path: Path) -> None:
-    # A rule that never returns stands in for a long log.
+    # A rule that never returns stands in for a long log. Of a job in the background the signal is ignored.
     code = (
-        "import sys, time; from lightning_doctor import console\n"
+        "import signal, sys, time; from lightning_doctor import console\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "def wait(options):\n    print('waiting', flush=True)\n    time.sleep(60)\n    return 0\n"
         "console._rules = wait\n"
         "sys.exit(console.main(['rules']))"
