@@ -14,7 +14,7 @@ from lightning_doctor.callbacks import facts, ranks
 from lightning_doctor.callbacks.consultation import Consultation
 from lightning_doctor.callbacks.examination import Examination
 from lightning_doctor.callbacks.monitor import Monitor
-from lightning_doctor.callbacks.pace import Pace
+from lightning_doctor.callbacks.pace import LEFT_FOR_RULES, Pace
 from lightning_doctor.callbacks.publisher import Publisher, log_folder
 from lightning_doctor.callbacks.rehearsal import Unrehearsable
 from lightning_doctor.callbacks.run import Run
@@ -119,6 +119,13 @@ class Case:
         """Whether the step after the coming one is examined."""
         return self.pace.examining_next
 
+    def room(self, part: Monitor) -> float:
+        """Returns what a probe may spend now: what is kept for the others, examinations and rules is left [seconds]."""
+        return self.budget.left() - LEFT_FOR_RULES - self.pace.kept - self._kept_for_probes() + part.kept
+
+    def _kept_for_probes(self) -> float:
+        return sum(part.kept for part in self._parts)
+
     # --- the Trainer's hooks -------------------------------------------------------------------------------------
 
     def begin(self) -> None:
@@ -134,7 +141,7 @@ class Case:
             self.budget,
             self._settings.every_n_steps,
             self.history.fact("trainer.planned_steps"),
-            lambda: sum(part.kept for part in self._parts),
+            self._kept_for_probes,
         )
         if self.trainer.is_global_zero:
             folder = self._try("finding the log directory", lambda: log_folder(self.trainer))

@@ -97,7 +97,7 @@ class ComparisonProbe(Monitor):
             reason = self._train.reason or self._validation.reason or "no rows were seen"
             case.history.lack(self.signals, reason)
             return
-        if not self._compared and case.budget.allows(LEFT_FOR_RULES) and self._ripe(case):
+        if not self._compared and case.room(self) > 0 and self._ripe(case):
             self._compared = True
             self._compare(case)
         if self._able and self._due(case):
@@ -182,8 +182,9 @@ class ComparisonProbe(Monitor):
         ends = isinstance(planned, int) and step > planned - per_pass
         if step < self._score_at and not ends:
             return False
-        first = self._scoring + self._cost <= _FIRST_SCORES or ends
-        affords = case.budget.has_earned(self._cost) or (first and case.budget.allows(self._cost + LEFT_FOR_RULES))
+        # Of the first look some scores on the way, and one at the end; the others must be earned.
+        first = ends or (self._scoring + self._cost <= _FIRST_SCORES and self._cost <= case.room(self) - self.kept)
+        affords = case.budget.has_earned(self._cost) or (first and self._cost <= case.room(self))
         if affords:
             self._score_at = math.ceil(_GROWTH * step)
         return affords

@@ -179,15 +179,14 @@ class CurvatureProbe(Monitor):
             self._ends = step <= last < case.pace.following(step)
         verdict = self._ends or (step >= self._verdict_at and (self.every_n_steps is not None or _is_plateau(case)))
         gauge = verdict or step >= self._gauge_at
-        affords = case.budget.has_earned if self._costs[True] and not self._ends else case.budget.allows
         # Of the first look one verdict on the way, and one at the end; the others must be earned.
-        dear = max(self._costs[True], _DEARER * self._costs[False]) + LEFT_FOR_RULES
-        verdict = verdict and affords(dear)
+        dear, room = max(self._costs[True], _DEARER * self._costs[False]), case.room(self)
+        earned = self._costs[True] and not self._ends
+        verdict = verdict and (case.budget.has_earned(dear) if earned else dear <= room)
         cost = self._costs[False]
         # What no verdict will be had for need not be kept.
-        kept = LEFT_FOR_RULES + (0.0 if self._ends else self.kept)
-        first = self._gauged + cost <= _FIRST_GAUGES or self._ends
-        gauge = gauge and ((first and case.budget.allows(cost + kept)) or case.budget.has_earned(cost))
+        first = self._ends or (self._gauged + cost <= _FIRST_GAUGES and cost <= room - self.kept)
+        gauge = gauge and ((first and cost <= room) or case.budget.has_earned(cost))
         return [float(verdict or gauge), float(verdict)]
 
     def heed(self, case: Case, means: list[float]) -> None:

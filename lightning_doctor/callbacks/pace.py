@@ -11,8 +11,8 @@ from lightning_doctor.budget import FIRST_LOOK, Budget
 _FIRST_WINDOWS = (1, 2, 4, 8, 16, 32)
 # What sampling may take of the share, and of the first look; the rest is for examinations, windows, rules and sinks.
 _SAMPLING_SHARE, _SAMPLING_LOOK = 0.4, 0.25
-# What is left of the first look for the rules and the sinks [seconds].
-LEFT_FOR_RULES = 0.4
+# What examinations are sure of, and what is left of the first look for the rules and the sinks [seconds].
+_EXAMINING_LOOK, LEFT_FOR_RULES = 0.2, 0.4
 # How many times longer a run without a planned end must have become to be examined before the time is earned.
 _GROWTH = 1.1
 _STEP_HOOKS = ("before_batch", "before_backward", "after_backward", "before_step", "after_batch")
@@ -56,7 +56,7 @@ class Pace:
         self._sampling_time, self._samples = 0.0, 0
         self._sample_cost, self._sampled = 0.0, 0.0
         self._examining_time, self._examinations = 0.0, 0
-        self._examination_cost = 0.0
+        self._examination_cost, self._examined = 0.0, 0.0
         self._closed_at = (budget.clock(), 0)
 
     @property
@@ -73,6 +73,11 @@ class Pace:
         return self._affordable and self.steps + 1 == following
 
     @property
+    def kept(self) -> float:
+        """What is to be kept for examinations of the first look [seconds]: most rules rest on them."""
+        return max(0.0, _EXAMINING_LOOK - self._examined)
+
+    @property
     def closes(self) -> bool:
         """Whether the window is full."""
         return self.steps >= self._next_close
@@ -83,6 +88,7 @@ class Pace:
         follows = hook == "before_batch" and self.steps == self._examined_at
         if (self.examining and hook in _EXAMINING_HOOKS) or follows:
             self._examining_time += seconds
+            self._examined += seconds
         elif self.sampling and hook in _STEP_HOOKS:
             self._sampling_time += seconds
             self._sampled += seconds
@@ -134,14 +140,15 @@ class Pace:
     def _may_examine(self, cost: float) -> bool:
         if self._budget.has_earned(cost):
             return True
-        kept = LEFT_FOR_RULES + self._kept()
-        if not self._budget.allows(cost + kept):
+        # Where the probes have taken what was kept for others too.
+        left = self._budget.left() - LEFT_FOR_RULES
+        left = max(left - self._kept(), min(left, self.kept))
+        if cost > left:
             return False
         # The first look is shared out over what is left of the run.
         coming = self.following(self.steps)
         if self._planned is None:
             return coming >= _GROWTH * self._examined_at
-        left = self._budget.left() - kept
         spacing = (self._planned - self.steps) * cost / max(left, 1e-9)
         return coming <= _FIRST_WINDOWS[-1] or coming - self._examined_at >= spacing
 

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from lightning_doctor.callbacks.comparison import loader_size
 from lightning_doctor.callbacks.monitor import Monitor
-from lightning_doctor.callbacks.pace import LEFT_FOR_RULES
 from lightning_doctor.callbacks.rehearsal import Rehearsal, Unrehearsable, obstacle
 from lightning_doctor.logs.runs import NothingToJudgeError, find_runs, read_run
 from lightning_doctor.measure.batches import Path as Place
@@ -122,8 +121,9 @@ class ReferenceProbe(Monitor):
             self._look_at = math.ceil(1.25 * step)
             return False
         self._look_at = math.ceil(_GROWTH * step)
-        affords = case.budget.allows if ends or self._fitted is None else case.budget.has_earned
-        return affords(self._cost + LEFT_FOR_RULES / 2)
+        if ends or self._fitted is None:
+            return self._cost <= case.room(self)
+        return case.budget.has_earned(self._cost)
 
     def _compare(self, case: Case) -> None:
         if self._fitted is None:

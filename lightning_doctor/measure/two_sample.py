@@ -105,9 +105,9 @@ def _permuted(first: int, second: int, seed: int) -> Tensor:
     """Returns which rows are of the second sample, ``[N + M, 1 + permutations]``, the truth first."""
     generator = torch.Generator().manual_seed(seed)
     rows = first + second
-    order = torch.rand(rows, _PERMUTATIONS, generator=generator).argsort(0)
-    truth = (torch.arange(rows) >= first)[:, None]
-    return torch.cat([truth, order >= first], dim=1).float()
+    drawn = torch.rand(_PERMUTATIONS, rows, generator=generator, dtype=torch.float64)
+    truth = (torch.arange(rows) >= first)[None]
+    return torch.cat([truth, drawn <= drawn.kthvalue(second, dim=1, keepdim=True).values]).T.float().contiguous()
 
 
 def _untrained(rows: Tensor, seed: int) -> Tensor:

@@ -46,7 +46,8 @@ def uncertain_validation(history: History, *, coarse: float = 0.15) -> Finding |
     Blind spots:
         The inequality holds for any distribution and is wide for most. A sample's loss may be larger than the first
         mean loss: where their scatter is not known, the bar of a loss is at least as wide as is said. Samples that
-        are alike, such as frames of one video, count as fewer than they are.
+        are alike, such as frames of one video, count as fewer than they are. A loss that weighs its classes is made by
+        few of the samples, and models are hardly chosen by it: that is but a note.
     """
     samples = history.fact("data.val_samples")
     if not isinstance(samples, int) or samples < 1:
@@ -135,7 +136,8 @@ def _loss(history: History, samples: int) -> _Figure:
     # One sample's loss may be larger than the first mean loss: by Hoeffding the bar is at least that of the share.
     bar = _hoeffding(samples) if error is None or gain is None else _normal(error / start)
     of = " of its start to either side"
-    return _Figure("the validation loss", of, gain, bool(baselines) and gain is not None, bar, ("val_loss",))
+    over_guessing = bool(baselines) and gain is not None and not history.fact("loss_head.weighted")
+    return _Figure("the validation loss", of, gain, over_guessing, bar, ("val_loss",))
 
 
 def _hoeffding(samples: int) -> Callable[[int], float]:

@@ -8,7 +8,7 @@ from statistics import median
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.noise import noise, stretch
-from lightning_doctor.progress import standing
+from lightning_doctor.progress import Standing, standing
 from lightning_doctor.reference import Rival, has_hidden_layer, read_reference, target
 from lightning_doctor.rule import rule
 
@@ -65,8 +65,8 @@ def worse_than_reference(history: History, *, sigmas: float = 4.0, share: float 
     if compared is None or best is None:
         return _under_target(history, sigmas, share)
     return Finding(
-        # A loss that still falls may get there: that is for undertrained to say.
-        severity=Severity.NOTE if now.improving else now.unless_good(Severity.WARNING),
+        # A loss that still falls, or a run that is not over, may get there: that is for undertrained to say.
+        severity=_severity(now),
         summary=f"{best.title} scores {best.loss:.3g} on {compared.rows} training rows that it was not fitted to, and "
         f"the network, which was, {compared.network:.3g} (a constant {compared.constant:.3g})",
         evidence={
@@ -81,6 +81,12 @@ def worse_than_reference(history: History, *, sigmas: float = 4.0, share: float 
         confidence=Confidence.SUSPECTED,
         signals=("train_loss", "baseline_loss"),
     )
+
+
+def _severity(now: Standing) -> Severity:
+    if now.improving:
+        return Severity.NOTE
+    return now.unless_good(Severity.WARNING) if now.ended else now.if_harmed(Severity.WARNING)
 
 
 def _under_target(history: History, sigmas: float, share: float) -> Finding | None:

@@ -83,6 +83,14 @@ def test_sick_a_loss_whose_samples_scatter_widely_may_be_luck() -> None:
     assert finding.evidence["bar"] == pytest.approx(0.40171, abs=1e-5)
 
 
+def test_a_loss_that_weighs_its_classes_is_made_by_few_samples_and_noted_only() -> None:
+    history = scattered(0.2)
+    history.facts["loss_head"] = {"reduction": "mean", "weighted": True}
+    finding = uncertain_validation(history)
+    assert finding is not None
+    assert finding.severity is Severity.NOTE
+
+
 def test_healthy_a_loss_whose_samples_are_alike_is_known_however_few_there_are() -> None:
     # 1.95996 · 0.07 / √2 / 0.69 is 0.141, of 0.15.
     assert uncertain_validation(scattered(0.07)) is None

@@ -108,6 +108,14 @@ def test_a_run_that_does_well_all_the_same_is_told_in_a_note() -> None:
     assert finding.severity is Severity.NOTE
 
 
+@pytest.mark.parametrize(("skill", "severity"), [(0.2, "warning"), (0.6, "note")])
+def test_of_a_run_that_goes_on_only_one_that_does_badly_is_warned(skill: float, severity: str) -> None:
+    losses = decay(2.3, 1.8, 5, 200) if skill < 0.5 else decay(2.3, 0.9, 5, 200)
+    finding = judge(compared(losses[-1]), skill=skill, losses=losses, ended=False)
+    assert finding is not None
+    assert finding.severity == severity
+
+
 @pytest.mark.parametrize(("sigmas", "ill"), [(74.0, True), (76.0, False)])
 def test_sigmas_is_how_surely_it_must_do_better(sigmas: float, ill: bool) -> None:
     # 1.5 over 0.02 are 75.

@@ -244,7 +244,7 @@ PAIRS = (
     Pair(
         55,
         "pairs of one kind only",
-        ("collapsed_output", "constant_labels"),
+        ("collapsed_output", "constant_labels", "distribution_mismatch"),
         lambda vary: _likeness(vary, negatives=True),
         lambda vary: _likeness(vary, negatives=False),
     ),
