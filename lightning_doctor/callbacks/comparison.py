@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from lightning_doctor.callbacks.monitor import Monitor
 from lightning_doctor.callbacks.pace import LEFT_FOR_RULES
@@ -55,8 +56,9 @@ class ComparisonProbe(Monitor):
         trainer = case.run.trainer
         facts = case.history.fact
         batches = facts("trainer.batches_per_epoch")
-        self._train = RowSample(_ROWS, batches)
-        self._validation = RowSample(_ROWS, _validation_batches(trainer))
+        weights = model_bytes(case.run.module)
+        self._train = RowSample(_ROWS, batches, weights)
+        self._validation = RowSample(_ROWS, _validation_batches(trainer), weights)
         self._train_prints = Prints(_PRINTED)
         self._validation_prints: Prints | None = None
         self._printing, self._scoring, self._cost = 0.0, 0.0, 0.0
@@ -261,6 +263,11 @@ def loader_size(loader: Any) -> tuple[Any, Any]:
         return getattr(loader, "batch_size", None), len(loader.dataset)
     except Exception:  # noqa: BLE001
         return getattr(loader, "batch_size", None), None
+
+
+def model_bytes(module: nn.Module) -> int:
+    """Returns what the weights of a model take [bytes]."""
+    return sum(weight.numel() * weight.element_size() for weight in module.parameters())
 
 
 def _whole(sample: RowSample) -> Any:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from lightning_doctor.callbacks.comparison import loader_size
+from lightning_doctor.callbacks.comparison import loader_size, model_bytes
 from lightning_doctor.callbacks.monitor import Monitor
 from lightning_doctor.callbacks.rehearsal import Rehearsal, Unrehearsable, obstacle
 from lightning_doctor.logs.runs import NothingToJudgeError, find_runs, read_run
@@ -67,7 +67,7 @@ class ReferenceProbe(Monitor):
     def begin(self, case: Case) -> None:
         """Notes the loss that is given, and asks whether the model can be copied."""
         run = case.run
-        self._sample = RowSample(_ROWS, case.history.fact("trainer.batches_per_epoch"))
+        self._sample = RowSample(_ROWS, case.history.fact("trainer.batches_per_epoch"), model_bytes(run.module))
         self._loader = loader_size(run.trainer.train_dataloader)
         self._epoch = run.trainer.current_epoch
         self._fitted: dict[str, list[float]] | None = None

@@ -14,8 +14,8 @@ from lightning_doctor.measure.rows import count_rows, join, take, tensors
 
 # Batches that rows are taken from: of a few only, as in sorted data, they would all be of one kind.
 _PICKS = 32
-# What is kept at most [bytes].
-_MOST_BYTES = 1 << 25
+# What may always be kept [bytes], and what of the memory that a model itself takes.
+_SMALL, _SHARE = 3 << 20, 8
 # Columns that samples are compared in: the test must be quick, and many columns hide a difference of one.
 _COLUMNS = 96
 # Of the largest value in the first batch: rows that differ by less were stored or scaled in another way.
@@ -30,15 +30,16 @@ class RowSample:
     Args:
         most: How many rows to keep, at most.
         batches: How many batches a pass has; None where nobody knows.
+        model_bytes: What the weights of the model take: beside a large one large rows do not count.
     """
 
-    def __init__(self, most: int, batches: int | None) -> None:
+    def __init__(self, most: int, batches: int | None, model_bytes: int = 0) -> None:
         self._most = most
+        self._most_bytes = max(_SMALL, model_bytes // _SHARE)
         self._of = batches
         self._stride, self._per_pick = 1, 0
         self._pieces: list[Any] = []
         self._sizes: list[int] = []
-        self._bytes = 0
         self._next = 0
         self._batches: dict[int, list[tuple[Any, int]]] = {}
         self.reason: str | None = None
@@ -51,7 +52,7 @@ class RowSample:
     @property
     def full(self) -> bool:
         """Whether nothing more will be kept."""
-        return self.rows >= self._most or self._bytes >= _MOST_BYTES
+        return self.rows >= self._most
 
     def take(self, batch: Any, batch_idx: int, batch_size: Any = None, samples: Any = None) -> None:
         """Takes rows of this batch, if it is one of those.
@@ -72,25 +73,23 @@ class RowSample:
             self.reason = "the first dimension of the batch is not known to be that of its samples"
             return
         if not self._per_pick:
-            self._plan(rows)
+            self._plan(rows, _bytes(batch) / rows)
         self._next = batch_idx + self._stride
         count = min(rows, self._per_pick, self._most - self.rows)
-        piece = take(batch, rows, torch.arange(count) * rows // count)
-        size = sum(tensor.numel() * tensor.element_size() for tensor in tensors(piece))
-        if self._bytes + size > _MOST_BYTES and self._sizes:
-            self._bytes = _MOST_BYTES
-            return
         self._batches.clear()
-        self._pieces.append(piece)
+        self._pieces.append(take(batch, rows, torch.arange(count) * rows // count))
         self._sizes.append(count)
-        self._bytes += size
 
-    def _plan(self, rows: int) -> None:
+    def _plan(self, rows: int, row_bytes: float) -> None:
+        self._most = max(1, min(self._most, int(self._most_bytes // max(row_bytes, 1))))
         picks = _PICKS if self._of is None else max(1, min(_PICKS, self._of))
-        # Of small batches all rows, and more batches.
-        self._per_pick = min(rows, ceil(self._most / picks))
+        # Of small batches all rows, and more batches; as many of each.
+        self._per_pick = min(rows, max(1, self._most // picks))
+        picks = self._most // self._per_pick
         if self._of is not None:
-            self._stride = max(1, self._of // ceil(self._most / self._per_pick))
+            picks = max(1, min(picks, self._of))
+            self._stride = self._of // picks or 1
+        self._most = picks * self._per_pick
 
     def batches(self, rows: int) -> list[tuple[Any, int]]:
         """Returns what was kept as batches of ``rows`` rows, each from all over the pass, and how many each has.
@@ -111,6 +110,10 @@ class RowSample:
         parts = max(1, total // max(1, rows))
         index = [torch.arange(part, total, parts) for part in range(parts)]
         return [(take(whole, total, chosen), len(chosen)) for chosen in index]
+
+
+def _bytes(batch: Any) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors(batch))
 
 
 def columns(values: Tensor, most: int = _COLUMNS) -> Tensor:

@@ -54,13 +54,15 @@ def test_what_is_kept_is_a_copy() -> None:
     assert float(sample.batches(8)[0][0][0].max()) == 0
 
 
-def test_a_sample_stays_within_its_memory() -> None:
-    sample = RowSample(512, 4)
+@pytest.mark.parametrize(("model", "rows"), [(0, 8), (1 << 26, 28)])
+def test_a_sample_stays_within_its_memory_and_is_even_all_the_same(model: int, rows: int) -> None:
+    sample = RowSample(512, 4, model)
     for index in range(4):
-        sample.take((torch.zeros(64, 1 << 16), torch.zeros(64)), index, 64, 256)
-    # 64 rows are 16 MiB: of 32 MiB there is room for one batch, its labels and no second whole one.
+        sample.take((torch.full((64, 1 << 16), float(index)), torch.zeros(64)), index, 64, 256)
+    # A row is 256 KiB and its label: 3 MiB hold 11, an eighth of a model of 64 MiB 31; as many of each batch.
+    assert sample.rows == rows
     assert sample.full
-    assert sample.rows == 64
+    assert sample.batches(rows)[0][0][0].unique().tolist() == [0, 1, 2, 3]
 
 
 def test_a_batch_without_rows_leaves_the_reason() -> None:
