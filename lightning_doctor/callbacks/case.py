@@ -14,7 +14,7 @@ from lightning_doctor.callbacks import facts, ranks
 from lightning_doctor.callbacks.consultation import Consultation
 from lightning_doctor.callbacks.examination import Examination
 from lightning_doctor.callbacks.monitor import Monitor
-from lightning_doctor.callbacks.pace import LEFT_FOR_RULES, Pace
+from lightning_doctor.callbacks.pace import Pace
 from lightning_doctor.callbacks.publisher import Publisher, log_folder
 from lightning_doctor.callbacks.rehearsal import Unrehearsable
 from lightning_doctor.callbacks.run import Run
@@ -121,7 +121,8 @@ class Case:
 
     def room(self, part: Monitor) -> float:
         """Returns what a probe may spend now: what is kept for the others, examinations and rules is left [seconds]."""
-        return self.budget.left() - LEFT_FOR_RULES - self.pace.kept - self._kept_for_probes() + part.kept
+        others = self.pace.left_for_rules + self.pace.kept + self._kept_for_probes() - part.kept
+        return self.budget.left() - others
 
     def _kept_for_probes(self) -> float:
         return sum(part.kept for part in self._parts)

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from lightning_doctor.callbacks.monitor import Monitor
-from lightning_doctor.callbacks.pace import LEFT_FOR_RULES
 from lightning_doctor.callbacks.rehearsal import Rehearsal, Unrehearsable, alone, obstacle
 from lightning_doctor.callbacks.scoring import Score, Scorer
 from lightning_doctor.measure.batches import Path, at, dense, key, leaves, roles_by_structure
@@ -193,7 +192,7 @@ class ComparisonProbe(Monitor):
 
     def _score(self, case: Case) -> None:
         clock = case.budget.clock
-        deadline = clock() + case.budget.left() - LEFT_FOR_RULES / 2
+        deadline = clock() + case.budget.left() - case.pace.left_for_rules / 2
         scores: list[Score] = [Score() for _ in SAMPLES]
         try:
             rehearsal = Rehearsal(case.run.trainer, case.run.module)

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from lightning_doctor.callbacks.meeting import Meeting, Parted
 from lightning_doctor.callbacks.monitor import Monitor
-from lightning_doctor.callbacks.pace import LEFT_FOR_RULES
 from lightning_doctor.callbacks.point import Point, Sample, Supply, described, halved, is_out_of_memory, supply
 from lightning_doctor.callbacks.rehearsal import Rehearsal, Unrehearsable, obstacle
 from lightning_doctor.gradient_noise import NoiseScale
@@ -141,7 +140,7 @@ class CurvatureProbe(Monitor):
         batches, self._batches = self._batches, []
         before, self._before = self._before, None
         began = case.budget.clock()
-        deadline = began + case.budget.left() - LEFT_FOR_RULES / 2
+        deadline = began + case.budget.left() - case.pace.left_for_rules / 2
         meeting = Meeting(case.together, lambda: case.budget.clock() < deadline)
         device = case.run.trainer.strategy.root_device
         try:

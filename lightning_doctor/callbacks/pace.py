@@ -11,8 +11,9 @@ from lightning_doctor.budget import FIRST_LOOK, Budget
 _FIRST_WINDOWS = (1, 2, 4, 8, 16, 32)
 # What sampling may take of the share, and of the first look; the rest is for examinations, windows, rules and sinks.
 _SAMPLING_SHARE, _SAMPLING_LOOK = 0.4, 0.25
-# What examinations are sure of, and what is left of the first look for the rules and the sinks [seconds].
-_EXAMINING_LOOK, LEFT_FOR_RULES = 0.2, 0.4
+# What examinations are sure of, and what is left of the first look for the rules and the sinks [seconds]; of that a
+# quarter for the last time that they are asked.
+_EXAMINING_LOOK, _RULES_LOOK, _LAST_LOOK = 0.2, 0.4, 0.1
 # How many times longer a run without a planned end must have become to be examined before the time is earned.
 _GROWTH = 1.1
 _STEP_HOOKS = ("before_batch", "before_backward", "after_backward", "before_step", "after_batch")
@@ -75,7 +76,16 @@ class Pace:
     @property
     def kept(self) -> float:
         """What is to be kept for examinations of the first look [seconds]: most rules rest on them."""
-        return max(0.0, _EXAMINING_LOOK - self._examined)
+        return max(0.0, _EXAMINING_LOOK * self._to_come - self._examined)
+
+    @property
+    def left_for_rules(self) -> float:
+        """What is to be left of the first look for the rules and the sinks [seconds]."""
+        return max(_LAST_LOOK, _RULES_LOOK * self._to_come)
+
+    @property
+    def _to_come(self) -> float:
+        return 1.0 if self._planned is None else max(0.0, 1 - self.steps / max(1, self._planned))
 
     @property
     def closes(self) -> bool:
@@ -141,7 +151,7 @@ class Pace:
         if self._budget.has_earned(cost):
             return True
         # Where the probes have taken what was kept for others too.
-        left = self._budget.left() - LEFT_FOR_RULES
+        left = self._budget.left() - self.left_for_rules
         left = max(left - self._kept(), min(left, self.kept))
         if cost > left:
             return False

@@ -31,8 +31,8 @@ _ROWS, _PARTS = 500, 8
 _FEWEST = 32
 # More columns than this are thinned out.
 _COLUMNS = 256
-# What fitting may take [seconds].
-_FITTING = 0.25
+# What fitting may take, and what it mostly does [seconds].
+_FITTING, _USUAL = 0.25, 0.15
 # The first step at which a plateau is worth a look, and how many times longer a run must be for the next.
 _FIRST, _GROWTH = 128, 2.0
 # Share of the planned run before which no plateau counts.
@@ -72,8 +72,8 @@ class ReferenceProbe(Monitor):
         self._epoch = run.trainer.current_epoch
         self._fitted: dict[str, list[float]] | None = None
         self._parts: list[tuple[Any, int]] = []
-        self._look_at, self._cost = _FIRST, _FITTING
-        self.kept = _FITTING
+        self._look_at, self._cost = _FIRST, _USUAL
+        self.kept = _USUAL
         reason = obstacle(run.trainer, run.module)
         if reason is None and case.trainer.world_size > 1:
             reason = "a run on several ranks is not compared with simple models"
@@ -102,7 +102,7 @@ class ReferenceProbe(Monitor):
             # The user's own step, which may not bear being run apart from the run.
             self._give_up(case, f"a rehearsed training step failed ({type(error).__name__}: {error})")
         self._cost = case.budget.clock() - began
-        self.kept = min(self._cost, _FITTING)
+        self.kept = min(self._cost, _USUAL)
 
     def end(self, case: Case) -> None:
         """Lets go of rows."""
