@@ -26,6 +26,8 @@ _ROWS, _PRINTED = 500, 1 << 16
 _PARTS, _FEWEST = 8, 8
 # What fingerprints, and scores along the way, may take of a run's first look [seconds].
 _FIRST_PRINTS, _FIRST_SCORES = 0.15, 0.3
+# What is kept for a comparison and scores at the end [seconds].
+_KEPT = 0.2
 # How many times longer a run must have become to be scored again.
 _GROWTH = 1.5
 # With several ranks, whose steps may communicate, scores are taken by the count of passes: budgets differ.
@@ -66,7 +68,7 @@ class ComparisonProbe(Monitor):
         self._epoch = trainer.current_epoch
         self._passes, self._score_at = 0, 0
         self._compared = False
-        self.kept = 0.2
+        self.kept = _KEPT
         reason = obstacle(trainer, case.run.module)
         if reason is None and len(case.run.optimizers) > 1:
             reason = f"{len(case.run.optimizers)} optimizers: no single loss is to be compared"
@@ -106,6 +108,7 @@ class ComparisonProbe(Monitor):
             self._score(case)
             self._cost = case.budget.clock() - began
             self._scoring += self._cost
+            self.kept = min(_KEPT, 1.5 * self._cost)
 
     def end(self, case: Case) -> None:
         """Lets go of rows."""

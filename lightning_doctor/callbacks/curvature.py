@@ -186,6 +186,9 @@ class CurvatureProbe(Monitor):
         # What no verdict will be had for need not be kept.
         first = self._ends or (self._gauged + cost <= _FIRST_GAUGES and cost <= room - self.kept)
         gauge = gauge and ((first and cost <= room) or case.budget.has_earned(cost))
+        if self._ends:
+            # Whatever others have yet to do may take what was kept for this.
+            self.kept = 0.0
         return [float(verdict or gauge), float(verdict)]
 
     def heed(self, case: Case, means: list[float]) -> None:

@@ -10,7 +10,7 @@ from lightning_doctor.budget import FIRST_LOOK, Budget
 # Windows end after these many steps, and then every so many, so that a run that is lost at once is told so at once.
 _FIRST_WINDOWS = (1, 2, 4, 8, 16, 32)
 # What sampling may take of the share, and of the first look; the rest is for examinations, windows, rules and sinks.
-_SAMPLING_SHARE, _SAMPLING_LOOK = 0.4, 0.25
+_SAMPLING_SHARE, _SAMPLING_LOOK = 0.4, 0.2
 # What examinations are sure of, and what is left of the first look for the rules and the sinks [seconds]; of that a
 # quarter for the last time that they are asked.
 _EXAMINING_LOOK, _RULES_LOOK, _LAST_LOOK = 0.2, 0.4, 0.1
