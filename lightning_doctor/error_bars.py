@@ -16,6 +16,7 @@ from random import Random
 from statistics import NormalDist, fmean, stdev
 
 from lightning_doctor.history import History
+from lightning_doctor.rule import is_recent
 
 CONFIDENCE = 0.95
 _RESAMPLES = 1000
@@ -148,7 +149,8 @@ def normal(error: float, *, candidates: int = 1, confidence: float = CONFIDENCE)
 def validation_error(history: History, samples: int) -> float | None:
     """Returns the standard error of a mean validation loss over so many samples, by how they scatter.
 
-    Taken from the scores of a part of them; None where there are none, or the loss is no mean over samples.
+    Taken from the scores of a part of them; None where there are none, where they are of a model that was another
+    one, and where the loss is no mean over samples.
 
     Args:
         history: The run, with the series ``eval_error/validation`` and the fact ``scored.validation``, its rows.
@@ -156,6 +158,8 @@ def validation_error(history: History, samples: int) -> float | None:
     """
     errors, rows = history.get("eval_error/validation").finite(), history.fact("scored.validation")
     if not errors or not isinstance(rows, int) or rows < 1 or history.fact("loss_head.reduction", "mean") != "mean":
+        return None
+    if not is_recent(history, errors.steps[-1]):
         return None
     return errors.values[-1] * math.sqrt(rows / samples)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from statistics import median
+from statistics import fmean, median, stdev
 
 from lightning_doctor.curvature import late_values
 from lightning_doctor.findings import Confidence, Finding, Severity
@@ -98,11 +98,10 @@ def learning_rate_too_high(
         # Noise hides some of them, and the curvature along the steps tells the same.
         seen = late
     early = [scan for scan in opening if scan.overshoots and _far_over(scan)]
-    if seen is None and not (early and _rose(history, early[0].step)) and not bounces:
-        return None if lost else _climbed(history, rise) or _unlearned(history)
     over = [scan for scan in seen or early or late if scan.overshoots]
-    if not over:
-        return None
+    shown = seen is not None or (early and _rose(history, early[0].step)) or bounces
+    if not shown or not over:
+        return None if lost else _climbed(history, rise) or _unlearned(history)
     limit = smallest_limit(over)
     rate = over[0].rate
     evidence: dict[str, float | int | str] = {
@@ -154,7 +153,7 @@ def _is_decaying(history: History) -> bool:
 
 
 def _climbed(history: History, rise: float) -> Finding | None:
-    """A run that its own steps took up, and that learned nothing: far up at first, or to stay over where it began."""
+    """A run that its own steps took up, and that learned nothing: at first, again and again, or to stay up there."""
     losses = history["train_loss"]
     first = stretch(losses, 0.0, 0.3) or losses.values[:1]
     start, late = max(losses.values[:2]), stretch(losses, 0.5) or losses.values[-1:]
@@ -165,10 +164,13 @@ def _climbed(history: History, rise: float) -> Finding | None:
     surged = sorted(first)[-min(3, len(first))] > rise * max(start, baseline)
     # A constant prediction is within reach of any step that is small enough.
     stays = shift(losses.values[:8], late).sigmas > 4 and median(late) > 1.03 * max(*losses.values[:2], baseline)
-    if not surged and not stays:
+    bounces = baseline > 0 and not stays and _throws(late, max(fmean(losses.values[:8]), 2 * baseline))
+    if not surged and not stays and not bounces:
         return None
     rate = peak_rate(history)
     what = f"up to {max(first):.4g} at first" if surged else f"to {median(late):.4g}, where it stays"
+    if bounces and not surged:
+        what = f"up to {max(late):.4g} again and again, to {fmean(late):.4g} in the mean"
     return Finding(
         severity=Severity.WARNING,
         summary=f"the steps took the training loss from {start:.4g} {what}, and the run has learned nothing",
@@ -178,6 +180,13 @@ def _climbed(history: History, rise: float) -> Finding | None:
         onset=losses.steps[0],
         signals=("train_loss", "learning_rate"),
     )
+
+
+def _throws(losses: list[float], over: float) -> bool:
+    """Whether losses lie over a level in the mean, whatever their median: steps throw them up, now and then far."""
+    if len(losses) < 2 * _YOUNG:
+        return False
+    return fmean(losses) - _SURE * stdev(losses) / math.sqrt(len(losses)) > over
 
 
 def _unlearned(history: History) -> Finding | None:

@@ -139,6 +139,21 @@ def test_sick_a_loss_that_stays_over_its_start_and_over_what_a_constant_scores(l
     assert (learning_rate_too_high(history) is not None) is ill
 
 
+@pytest.mark.parametrize(("peak", "ill"), [(3.0, False), (40.0, True)])
+def test_sick_a_loss_that_is_thrown_up_again_and_again(peak: float, ill: bool) -> None:
+    # Every fifth loss: of 40 the mean is 8.6, with a standard error of 1.1; a constant scores 1 throughout.
+    losses = noisy([peak if step % 5 == 0 and step > 200 else 1.0 for step in range(400)], 0.02)
+    finding = learning_rate_too_high(reading(run(losses, [-1e-6] * 30), "baseline_loss", [1.0] * 40))
+    assert (finding is not None) is ill
+    if finding is not None:
+        assert "again and again, to 8.6" in finding.summary
+
+
+def test_healthy_one_bad_batch_in_many() -> None:
+    losses = noisy([400.0 if step in (250, 300) else 1.0 for step in range(400)], 0.02)
+    assert learning_rate_too_high(reading(run(losses, [-1e-6] * 30), "baseline_loss", [1.0] * 40)) is None
+
+
 @pytest.mark.parametrize(
     ("best", "now", "ill"), [(2.0, 2.29, True), (2.25, 2.29, False), (2.0, 2.18, False), (2.0, 2.24, True)]
 )

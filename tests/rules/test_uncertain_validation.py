@@ -83,6 +83,15 @@ def test_sick_a_loss_whose_samples_scatter_widely_may_be_luck() -> None:
     assert finding.evidence["bar"] == pytest.approx(0.40171, abs=1e-5)
 
 
+def test_the_scatter_under_a_model_of_long_ago_tells_nothing() -> None:
+    history = scattered(0.2)
+    for step in range(40, 400):
+        history.record("train_loss", step, 0.1)
+    finding = uncertain_validation(history)
+    assert finding is not None
+    assert finding.evidence["bar"] == pytest.approx(0.3037, abs=5e-5)
+
+
 def test_a_loss_that_weighs_its_classes_is_made_by_few_samples_and_noted_only() -> None:
     history = scattered(0.2)
     history.facts["loss_head"] = {"reduction": "mean", "weighted": True}
