@@ -154,6 +154,28 @@ def test_labels_inside_a_dictionary_are_found(tmp_path: Path) -> None:
     assert history.fact("comparison.targets.rows") == [320, 320]
 
 
+class Unlabelled(DigitsNet):
+    """An autoencoder, whose batches are images and nothing else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 64))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return nn.functional.mse_loss(self.net(batch), batch)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_loss", self.training_step(batch, batch_idx))
+
+
+def test_rows_without_labels_are_compared_by_their_inputs(tmp_path: Path) -> None:
+    images = [DataLoader(IMAGES[at : at + 320], 32) for at in (0, 320)]  # type: ignore[arg-type]
+    history = watch(tmp_path, Unlabelled(), *images)
+    assert history.fact("comparison.inputs.rows") == [320, 320]
+    assert history.fact("comparison.targets.reason") == "which part of the batch this is cannot be told"
+    assert len(history["eval_loss/validation"]) == 2
+
+
 class Wider(DigitsNet):
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         self.log("val_loss", nn.functional.cross_entropy(self.net(batch[0][:, :64]), batch[1]))

@@ -255,6 +255,18 @@ def _tiny_validation(vary: Variation) -> Program:
     return _split(vary, patient, train, (inputs[1300:1312], labels[1300:1312]), 12, 32, scored=rest)
 
 
+def _tumours(vary: Variation, *, rows: int) -> Program:
+    inputs, labels = vary.rows(CANCER, BENIGN)
+    patient = Patient(
+        stack(vary.widths(30, 16, 1)), _LOGITS, lambda p: Adam(p, vary.rate(3e-3), weight_decay=0.01), accuracy=True
+    )
+    train, rest = (inputs[:300], labels[:300]), (inputs[300:], labels[300:])
+    validation = inputs[300 : 300 + rows], labels[300 : 300 + rows]
+    return _split(
+        vary, patient, train, validation, 15, 32, gain=lambda x, y: accuracy_gain(x, y, over=0.0), scored=rest
+    )
+
+
 def _kept(program: Program) -> Program:
     """The same with a tenth of the training rows held out."""
     program.doctor = {"holdout": 0.1}
@@ -389,6 +401,14 @@ PAIRS = (
         ("distribution_mismatch", "overfitting"),
         lambda vary: _kept(_shifted(vary, shift=0.0)),
         lambda vary: _kept(_shifted(vary, shift=1.5, rows=80, epochs=150)),
+    ),
+    Pair(
+        167,
+        "twelve tumours to validate on",
+        ("uncertain_validation",),
+        lambda vary: _tumours(vary, rows=250),
+        lambda vary: _tumours(vary, rows=12),
+        wasteful=True,
     ),
     Pair(157, "surer and surer, and as often right", ("overfitting",), _sure_of_itself, reachable=0.85),
     Pair(158, "the same without a logged accuracy", ("overfitting",), _unlogged, reachable=0.85),
