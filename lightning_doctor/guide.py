@@ -13,7 +13,7 @@ from lightning_doctor.jsonable import MalformedError
 from lightning_doctor.noise import levels
 from lightning_doctor.progress import GOOD
 from lightning_doctor.reference import Reference, read_reference
-from lightning_doctor.scores import gap, scores, unlike
+from lightning_doctor.scores import gap, kept_apart, scores, unlike
 
 Reply = Literal["yes", "no", "unknown", "saddle", "minimum", "flat"]
 
@@ -215,8 +215,8 @@ def _stands(finding: Finding, others: Sequence[Finding]) -> bool:
 def _held_out_does_well(history: History) -> Answer:
     question = "Does held-out data of the training distribution do well?"
     train, kept, validation = (scores(history, sample) for sample in ("train", "holdout", "validation"))
-    if train is None or kept is None:
-        reason = "no such data was held out"
+    if train is None or kept is None or kept_apart(history) is None:
+        reason = "no such data was held out" if kept is None else "too few rows were held out to tell"
         told = [f"a two-sample test tells the {part.part} apart (p ≤ {part.p_value:.2g})" for part in unlike(history)]
         return Answer(question, "unknown", "; ".join([reason, *told]))
     distance, error = gap(train, kept)

@@ -73,6 +73,19 @@ def gap(here: Scores, there: Scores) -> tuple[float, float]:
     return there.losses[-1] - here.losses[-1], error
 
 
+def kept_apart(history: History) -> Scores | None:
+    """Returns the scores of held-out training rows; None where there are none, or too few to split the gap by.
+
+    What they score must be known to a third of what lies between training and validation rows.
+    """
+    train, kept, validation = (scores(history, sample) for sample in ("train", "holdout", "validation"))
+    if train is None or kept is None or validation is None:
+        return kept
+    _, error = gap(train, kept)
+    whole, _ = gap(train, validation)
+    return None if whole > 0 and not 3 * error <= whole else kept
+
+
 @dataclass(frozen=True)
 class Unlike:
     """How training and validation rows differ.

@@ -139,11 +139,16 @@ def test_overfitting_ends_the_walk_where_it_says_so_and_asks_what_cannot_be_know
 MISMATCH = finding("LD502", "distribution_mismatch")
 
 
-def held_out(train: float, kept: float, validation: float) -> History:
+def held_out(train: float, kept: float, validation: float, error: float = 0.02) -> History:
     history = lived(LOW, [0.5] * 10)
     for sample, loss in (("train", train), ("holdout", kept), ("validation", validation)):
-        scored(history, sample, [loss])
+        scored(history, sample, [loss], error=error)
     return history
+
+
+def test_too_few_held_out_rows_leave_it_open() -> None:
+    answer = walk(held_out(0.1, 0.5, 1.0, error=0.4), [MISMATCH]).answers[-1]
+    assert (answer.reply, answer.because) == ("unknown", "too few rows were held out to tell")
 
 
 def test_a_simpler_model_that_does_better_ends_in_optimization() -> None:

@@ -28,8 +28,8 @@ _PARTS, _FEWEST = 8, 8
 _FIRST_PRINTS, _FIRST_SCORES = 0.15, 0.3
 # What is kept for a comparison and scores at the end [seconds].
 _KEPT = 0.2
-# How many times longer a run must have become to be scored again.
-_GROWTH = 1.5
+# How many times longer a run must have become to be scored again, and by what part of the planned steps.
+_GROWTH, _PARTED = 1.5, 24
 # With several ranks, whose steps may communicate, scores are taken by the count of passes: budgets differ.
 _GROWTH_TOGETHER = 4
 
@@ -190,7 +190,8 @@ class ComparisonProbe(Monitor):
         first = ends or (self._scoring + self._cost <= _FIRST_SCORES and self._cost <= case.room(self) - self.kept)
         affords = case.budget.has_earned(self._cost) or (first and self._cost <= case.room(self))
         if affords:
-            self._score_at = math.ceil(_GROWTH * step)
+            apart = planned // _PARTED if isinstance(planned, int) else 0
+            self._score_at = max(math.ceil(_GROWTH * step), step + apart)
         return affords
 
     def _score(self, case: Case) -> None:

@@ -157,7 +157,7 @@ class CurvatureProbe(Monitor):
                 self._give_up(case, f"a rehearsed training step failed ({type(error).__name__}: {error})")
         self._costs[self._judges] = case.budget.clock() - began
         if self._judges:
-            self.kept = _VERDICT
+            self.kept = min(self.kept, _VERDICT)
         else:
             self._gauged += self._costs[False]
 

@@ -8,13 +8,13 @@ from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.progress import GOOD, standing
 from lightning_doctor.rule import rule
-from lightning_doctor.scores import Scores, Unlike, gap, scores, unlike
+from lightning_doctor.scores import Scores, Unlike, gap, kept_apart, scores, unlike
 
 
 @rule(
     "LD502",
     needs={"eval_loss/train": 1, "eval_loss/validation": 1},
-    explains=("overfitting", "stale_validation", "uninformative_labels"),
+    explains=("overfitting", "stale_validation", "uninformative_labels", "uncertain_validation"),
 )
 def distribution_mismatch(
     history: History, *, sigmas: float = 4.0, learned: float = 0.5, lost: float = 0.15, share: float = 0.5
@@ -56,7 +56,7 @@ def distribution_mismatch(
     train, validation = scores(history, "train"), scores(history, "validation")
     if train is None or validation is None:
         return None
-    kept = scores(history, "holdout")
+    kept = kept_apart(history)
     inner, (distance, error) = kept or train, gap(kept or train, validation)
     whole, _ = gap(train, validation)
     parts = unlike(history)

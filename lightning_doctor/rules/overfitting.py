@@ -13,7 +13,7 @@ from lightning_doctor.history import History, Series
 from lightning_doctor.noise import levels, lucky, noise
 from lightning_doctor.progress import GOOD, held_out, standing
 from lightning_doctor.rule import rule
-from lightning_doctor.scores import gap, scores
+from lightning_doctor.scores import gap, kept_apart, scores
 
 # A Kendall trend this many standard deviations from none is a trend: one in forty by chance.
 _TREND = 2.0
@@ -201,7 +201,7 @@ def _gap_is_elsewhere(history: History) -> bool:
 
     Of held-out training rows where there are any: validation rows may be of another kind.
     """
-    train, others = scores(history, "train"), scores(history, "holdout") or scores(history, "validation")
+    train, others = scores(history, "train"), kept_apart(history) or scores(history, "validation")
     if train is None or others is None:
         return False
     distance, error = gap(train, others)

@@ -8,7 +8,7 @@ from statistics import median
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.rule import rule
-from lightning_doctor.scores import Scores, gap, scores, unlike
+from lightning_doctor.scores import Scores, gap, kept_apart, scores, unlike
 
 
 @rule(
@@ -58,7 +58,7 @@ def uninformative_labels(
         A model that cannot be tried on a copy is not judged.
     """
     train, sample = scores(history, "train"), "holdout"
-    other = scores(history, sample)
+    other = kept_apart(history)
     if other is None:
         sample = "validation"
         other = scores(history, sample)

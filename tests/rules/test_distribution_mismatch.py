@@ -15,6 +15,7 @@ def judge(
     skill: float | None = 0.4,
     *,
     held_out: float | None = None,
+    kept_error: float = 0.03,
     inputs: dict[str, Any] = ALIKE,
     targets: dict[str, Any] = ALIKE,
     error: float = 0.03,
@@ -32,7 +33,7 @@ def judge(
     scored(history, "train", [1.0, 0.1], skills=[0.6, train], error=0.01)
     scored(history, "validation", [1.9, validation], skills=[] if skill is None else [0.2, skill], error=error)
     if held_out is not None:
-        scored(history, "holdout", [1.0, held_out], skills=[0.6, max(0.0, 1 - held_out / 2.3)], error=0.03)
+        scored(history, "holdout", [1.0, held_out], skills=[0.6, max(0.0, 1 - held_out / 2.3)], error=kept_error)
     return distribution_mismatch(history, **thresholds)
 
 
@@ -68,6 +69,13 @@ def test_sick_other_labels_are_a_mismatch_too() -> None:
 
 def test_healthy_held_out_rows_that_do_as_badly_are_overfitting_whatever_a_test_says() -> None:
     assert judge(held_out=1.65, inputs=FAR) is None
+
+
+def test_sick_held_out_rows_too_few_to_split_the_gap_by_count_as_none() -> None:
+    # Three times 0.6 are more than the 1.6 between training and validation.
+    finding = found(held_out=1.65, kept_error=0.6, inputs=FAR)
+    assert "holdout" not in finding.evidence
+    assert judge(held_out=0.15, kept_error=0.6) is None
 
 
 def test_healthy_rows_that_differ_do_no_harm_where_validation_does_well() -> None:

@@ -284,6 +284,12 @@ def test_sick_predictions_that_become_worse_do_not_excuse_it_either() -> None:
     assert finding.severity is Severity.WARNING
 
 
+@pytest.mark.parametrize(("error", "ill"), [(0.02, False), (0.3, True)])
+def test_held_out_rows_that_do_well_put_the_gap_elsewhere_if_they_are_enough(error: float, ill: bool) -> None:
+    # Of a gap of 0.91 they must tell a third.
+    assert (scoring(turned(), held_out=0.02, error=error) is not None) is ill
+
+
 @pytest.mark.parametrize(("error", "severity"), [(0.2, "warning"), (0.26, "note")])
 def test_a_rise_that_another_validation_set_may_not_have_is_a_note(error: float, severity: str) -> None:
     # The rise from 0.45 to 0.92 is 0.47: twice 0.235. Scored rows lie further apart than that.
