@@ -14,7 +14,7 @@ from lightning_doctor.scores import scores
     "LD503",
     needs={"train_loss": 64},
     reads=("reference",),
-    explains=("loss_plateau", "poor_minimum"),
+    explains=("stuck_at_baseline", "collapsed_output", "loss_plateau", "poor_minimum"),
     after=("LD1", "LD2", "LD3"),
 )
 def model_bias(

@@ -6,10 +6,14 @@ import math
 from statistics import median
 
 from lightning_doctor.findings import Confidence, Finding, Severity
-from lightning_doctor.history import History
+from lightning_doctor.history import History, Series
 from lightning_doctor.noise import noise, stretch
 from lightning_doctor.progress import standing
 from lightning_doctor.rule import rule
+
+
+# Of a run, whose medians tell when it had learned something.
+_PARTS = 12
 
 
 @rule(
@@ -72,6 +76,13 @@ def stuck_at_baseline(
         remedy="overfit one batch first; if that fails, change lr tenfold either way and check input scale and dead "
         "units; if it works, check that inputs and labels belong together",
         confidence=Confidence.CONFIRMED,
-        onset=losses.steps[0],
+        onset=_since(losses, (1 - learned) * baseline),
         signals=("train_loss", "baseline_loss", "skill"),
     )
+
+
+def _since(losses: Series, learned: float) -> int:
+    """Returns the step since which nothing is learned: of a run that had learned something, where that was lost."""
+    medians = [median(part) for i in range(_PARTS) if (part := stretch(losses, i / _PARTS, (i + 1) / _PARTS))]
+    under = max((index for index, level in enumerate(medians, 1) if level < learned), default=0)
+    return losses.steps[0] + under * (losses.steps[-1] - losses.steps[0]) // len(medians)

@@ -24,6 +24,16 @@ def test_sick_a_loss_that_stays_at_what_a_constant_scores() -> None:
     assert "a constant would do better" not in finding.summary
 
 
+def test_what_was_learned_and_lost_began_where_it_was_lost() -> None:
+    finding = stuck_at_baseline(run(noisy([BASELINE] * 50 + [1.8] * 100 + [BASELINE] * 250, 0.05)))
+    assert finding is not None
+    # A twelfth of 400 steps is 33: medians tell it to one of these.
+    assert 133 <= finding.onset <= 167  # type: ignore[operator]
+    never = stuck_at_baseline(run())
+    assert never is not None
+    assert never.onset == 0
+
+
 def test_sick_a_loss_over_it() -> None:
     finding = stuck_at_baseline(run([8.0] * 400))
     assert finding is not None
