@@ -11,7 +11,6 @@ from lightning_doctor.noise import noise, stretch
 from lightning_doctor.progress import standing
 from lightning_doctor.rule import rule
 
-
 # Of a run, whose medians tell when it had learned something.
 _PARTS = 12
 
