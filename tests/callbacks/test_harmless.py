@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_doctor import Doctor
+from tests.reads import CountReads
 from tests.runs import DigitsNet, fit, flat
 
 
@@ -59,18 +59,6 @@ def test_weights_buffers_rng_and_metrics_are_the_same_with_and_without(
     assert with_doctor[2:4] == without[2:4]
     pairs = zip(with_doctor[4], without[4], strict=True)
     assert all(a is b is None or torch.equal(a, b) for a, b in pairs)
-
-
-class CountReads(TorchDispatchMode):
-    """Counts blocking reads: on a CPU each is this operator, which stands for a wait on a GPU."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.reads = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.reads += func is torch.ops.aten._local_scalar_dense.default
-        return func(*args, **(kwargs or {}))
 
 
 def test_a_step_inside_a_window_reads_nothing_from_the_device(tmp_path: Path) -> None:

@@ -1,0 +1,237 @@
+"""What watching costs: `python -m tests.benchmarks.overhead`.
+
+All arms train at once and take turns of a few steps, so that whatever slows the machine down slows all of them, and
+each is compared with the plain run, stretch by stretch. A step's cost is taken from the second half of the runs, after
+the doctor's first look; the whole run is given beside it. Processor time is less disturbed by others on the machine
+than the clock on the wall; both are given.
+
+Arms whose package is not installed are left out: `pip install -c tests/constraints.txt -e ".[benchmark]"`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import quantiles
+from typing import Any
+
+import torch
+
+from lightning_doctor.budget import FIRST_LOOK
+from tests.benchmarks.arms import (
+    ARMS,
+    BESIDE,
+    DOCTOR,
+    PLAIN,
+    Timing,
+    available,
+    reads_per_ordinary_step,
+    train_side_by_side,
+)
+from tests.benchmarks.watched_models import TASKS, Task, stack
+
+# What is aimed at: of a run whose steps are long, and of one whose steps take a millisecond [µs].
+RATIO_AIM, STEP_AIM, LONG_STEP = 1.02, 30.0, 5e-3
+_READ_STEPS = 200
+
+
+@dataclass(frozen=True)
+class Row:
+    """An arm beside the plain run, as quartiles over stretches of the second half, or over runs.
+
+    Attributes:
+        ratio: The length of a step, in plain ones.
+        processor_ratio: The same by processor time.
+        added: What a step takes more [µs], by processor time.
+        whole: The length of the whole fit, in plain ones.
+        beyond: The share of the run that the doctor took beyond its two seconds; None without a doctor.
+    """
+
+    ratio: list[float]
+    processor_ratio: list[float]
+    added: list[float]
+    whole: list[float]
+    beyond: list[float] | None
+
+
+def repeat(task: Task, arms: list[str], repetitions: int, steps: int) -> dict[str, list[Timing]]:
+    """Trains every arm so many times."""
+    timings: dict[str, list[Timing]] = {arm: [] for arm in arms}
+    for _ in range(repetitions):
+        for arm, timing in train_side_by_side(task, arms, steps).items():
+            timings[arm].append(timing)
+    return timings
+
+
+def wall_steps(timings: list[Timing]) -> list[float]:
+    """The mean length of a step in each stretch, by the clock on the wall [seconds]."""
+    return [length for timing in timings for length in timing.stretches(timing.turns.wall)]
+
+
+def processor_steps(timings: list[Timing]) -> list[float]:
+    """The same in processor time [seconds]."""
+    return [length for timing in timings for length in timing.stretches(timing.turns.processor)]
+
+
+def quartiles(values: list[float]) -> list[float]:
+    return quantiles(values, n=4) if len(values) > 1 else values * 3
+
+
+def compare(own: list[Timing], plain: list[Timing]) -> Row:
+    """Compares an arm with the plain run of the same time."""
+    wall = zip(wall_steps(own), wall_steps(plain), strict=True)
+    processor = list(zip(processor_steps(own), processor_steps(plain), strict=True))
+    whole = [(a.whole, b.whole) for a, b in zip(own, plain, strict=True)]
+    beyond = [max(0.0, timing.spent - FIRST_LOOK) / timing.whole for timing in own if timing.spent is not None]
+    return Row(
+        quartiles([a / b for a, b in wall]),
+        quartiles([a / b for a, b in processor]),
+        quartiles([1e6 * (a - b) for a, b in processor]),
+        quartiles([a / b for a, b in whole]),
+        quartiles(beyond) if beyond else None,
+    )
+
+
+def shown(values: list[float], digits: int) -> str:
+    low, middle, high = (f"{value:.{digits}f}" for value in values)
+    return f"{middle} ({low} … {high})"
+
+
+def table(name: str, timings: dict[str, list[Timing]]) -> tuple[list[str], dict[str, Row]]:
+    """Returns the lines of one model's table, and its numbers."""
+    plain = timings[PLAIN]
+    alone = quartiles([1e3 * length for length in wall_steps(plain)])
+    lines = [f"{name}: a plain step takes {shown(alone, 2)} ms; {len(plain)} runs of {sum(plain[0].turns.steps)} steps"]
+    lines.append(f"  {'arm':30}{'step, wall':>24}{'step, processor':>24}{'µs a step':>26}{'whole run':>24}")
+    rows: dict[str, Row] = {}
+    for arm, own in timings.items():
+        beside = BESIDE.get(arm, PLAIN)
+        if arm == beside or arm in BESIDE.values() or beside not in timings:
+            continue
+        row = rows[arm] = compare(own, timings[beside])
+        cells = [shown(row.ratio, 3), shown(row.processor_ratio, 3), shown(row.added, 1), shown(row.whole, 3)]
+        lines.append(f"  {arm:30}" + "".join(f"{c:>{w}}" for c, w in zip(cells, (24, 24, 26, 24), strict=True)))
+    for arm, row in rows.items():
+        if row.beyond is not None:
+            share = shown([100 * value for value in row.beyond], 2)
+            lines.append(f"  share of the run the doctor took, beyond its two seconds: {share} % ({arm})")
+    return lines, rows
+
+
+def scaling(repetitions: int, steps: int | None) -> list[str]:
+    """Returns tables of the doctor's cost against parameters, layers and steps."""
+    lines = []
+    kinds: list[tuple[str, list[tuple[str, Task, int]]]] = [
+        ("parameters", [(f"{3 * width**2:.0e}", stack(4, width), 200) for width in _widths()]),
+        ("layers", [(f"{layers}", stack(layers, 32), 200) for layers in (10, 100, 1000)]),
+        ("steps", [(f"{count}", TASKS["MLP"], count) for count in (100, 1_000, 10_000)]),
+    ]
+    for title, sizes in kinds:
+        lines.append(
+            f"\n{title:12}{'plain step [ms]':>18}{'µs a step':>26}{'step, processor':>24}{'doctor took [s]':>18}"
+        )
+        for label, task, count in sizes:
+            length = count if steps is None else min(count, steps)
+            timings = repeat(task, [PLAIN, DOCTOR], repetitions, length)
+            row = compare(timings[DOCTOR], timings[PLAIN])
+            alone = quartiles([1e3 * length for length in wall_steps(timings[PLAIN])])[1]
+            spent = quartiles([timing.spent or 0.0 for timing in timings[DOCTOR]])[1]
+            lines.append(
+                f"{label:12}{alone:18.2f}{shown(row.added, 1):>26}{shown(row.processor_ratio, 3):>24}{spent:18.2f}"
+            )
+    return lines
+
+
+def _widths() -> list[int]:
+    """Widths of four layers that hold 1e4 to 1e8 weights, as far as they, their copies and Adam's fit into memory."""
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    widths = [round((size / 3) ** 0.5) for size in (1e4, 1e5, 1e6, 1e7, 1e8)]
+    return [width for width in widths if 12 * 4 * 3 * width**2 < free]
+
+
+def draw(path: Path, found: dict[str, dict[str, Row]]) -> None:
+    """Draws the median of each arm's ratio with its quartiles, a panel for each model."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 0.9 + 2.2 * len(found)), layout="constrained")
+    panels: Any = figure.subplots(len(found), squeeze=False)
+    for panel, (model, rows) in zip(panels[:, 0], found.items(), strict=True):
+        places = range(len(rows))
+        middles = [row.processor_ratio[1] for row in rows.values()]
+        spans = [[abs(row.processor_ratio[1] - row.processor_ratio[end]) for row in rows.values()] for end in (0, 2)]
+        colors = ["tab:blue" if "Doctor" in arm else "tab:gray" for arm in rows]
+        panel.barh(places, [middle - 1 for middle in middles], left=1, color=colors, xerr=spans)
+        panel.axvline(RATIO_AIM, color="tab:red", linewidth=0.8, linestyle=":")
+        panel.set_yticks(places, list(rows))
+        panel.invert_yaxis()
+        panel.set_title(model, loc="left")
+    panels[-1, 0].set_xlabel("length of a step, in plain ones (processor time, median and quartiles)")
+    figure.savefig(path, dpi=120)
+
+
+def missed(name: str, timings: dict[str, list[Timing]], rows: dict[str, Row]) -> list[str]:
+    """Says which aims were missed."""
+    if DOCTOR not in rows:
+        return []
+    row, plain = rows[DOCTOR], quartiles(wall_steps(timings[PLAIN]))[1]
+    lines = []
+    if plain >= LONG_STEP and row.ratio[1] > RATIO_AIM:
+        lines.append(f"{name}: a step takes {row.ratio[1]:.3f} plain ones; the aim is {RATIO_AIM}")
+    if plain < LONG_STEP and row.added[1] > STEP_AIM:
+        lines.append(f"{name}: {row.added[1]:.1f} µs a step; the aim is {STEP_AIM:.0f}")
+    return lines
+
+
+def measure(options: argparse.Namespace) -> int:
+    arms, left_out = available(list(dict.fromkeys([PLAIN, *options.arms])))
+    print(
+        f"Python {sys.version.split()[0]}, torch {torch.__version__}, one thread; medians and quartiles over stretches"
+    )
+    print(*left_out, sep="\n", end="\n" if left_out else "")
+    found: dict[str, dict[str, Row]] = {}
+    failed: list[str] = []
+    for name in options.models:
+        task = TASKS[name]
+        timings = repeat(task, arms, options.repetitions, options.steps or task.steps)
+        lines, found[name] = table(name, timings)
+        print("", *lines, sep="\n", flush=True)
+        failed += missed(name, timings, found[name])
+        if DOCTOR in arms:
+            reads, count = reads_per_ordinary_step(task, min(options.steps or _READ_STEPS, _READ_STEPS))
+            print(f"  blocking reads per ordinary step: {reads:g} ({count} steps)", flush=True)
+            failed += [f"{name}: {reads:g} blocking reads per ordinary step"] if reads else []
+    if options.scaling:
+        print(*scaling(options.repetitions, options.steps), sep="\n")
+    if options.chart is not None:
+        draw(options.chart, found)
+    print("", *failed, sep="\n")
+    return int(bool(failed))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Measures what watching a training run costs.")
+    parser.add_argument("--models", nargs="*", choices=list(TASKS), default=list(TASKS), metavar="MODEL")
+    parser.add_argument("--arms", nargs="*", choices=list(ARMS), default=list(ARMS), metavar="ARM")
+    parser.add_argument("--repetitions", type=int, default=5, help="runs of all arms (default: %(default)s)")
+    parser.add_argument("--steps", type=int, help="the length of a run; by default one for each model")
+    parser.add_argument("--scaling", action="store_true", help="cost against parameters, layers and steps as well")
+    parser.add_argument("--chart", type=Path, metavar="PNG", help="where to draw a chart")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # Of what each Trainer says when it starts and ends.
+        logging.disable(logging.WARNING)
+        try:
+            return measure(options)
+        finally:
+            logging.disable(logging.NOTSET)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
