@@ -43,15 +43,20 @@ class HoldoutProbe(Monitor):
     def prepare(self, trainer: Trainer) -> None:
         """Stands between the Trainer and its training loader, before that is asked for."""
         loop: Any = trainer.fit_loop
+        source = getattr(loop, "_data_source", None)
+        if source is None:
+            self._source = None
+            return
         # One that an earlier fit has left behind, as it failed before it began.
-        plain = getattr(loop._data_source, "plain", loop._data_source)
+        plain = getattr(source, "plain", source)
         self._source = loop._data_source = ThinnedSource(plain, self.share)
 
     def begin(self, case: Case) -> None:
         """Says what was held out, or why nothing was."""
         source = self._source
         if source is None or source.thinned is None:
-            case.history.lack(self.signals, "no row was held out" if source is None else source.reason)
+            reason = "this Lightning keeps its loaders elsewhere" if source is None else source.reason
+            case.history.lack(self.signals, reason)
             return
         case.history.facts["holdout"] = {"rows": len(source.thinned.held_out), "share": self.share}
         case.history.lack(self.signals, "there was no validation pass")

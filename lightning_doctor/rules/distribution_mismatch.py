@@ -43,8 +43,8 @@ def distribution_mismatch(
 
     Thresholds:
         sigmas: How surely validation must do worse [standard errors].
-        learned: How much of the constant predictor's errors training or held-out rows must avoid, once the run
-            has come to rest; before that four fifths [share].
+        learned: How much of the constant predictor's errors training rows must avoid, once the run has come to rest;
+            before that four fifths [share].
         lost: How much more of them validation must make, twice as much where rows differ moderately and none were
             held out; of the constant's loss, where predictions are unknown [share].
         share: How much of the gap to training rows must open beyond held-out rows, where there are any [share].
@@ -57,18 +57,20 @@ def distribution_mismatch(
     if train is None or validation is None:
         return None
     kept = kept_apart(history)
-    inner, (distance, error) = kept or train, gap(kept or train, validation)
+    distance, error = gap(kept or train, validation)
     whole, _ = gap(train, validation)
+    # Of the gap to training rows what opens beyond held-out ones.
+    part = min(1.0, distance / whole) if kept is not None and whole > 0 else 1.0
     parts = unlike(history)
     now = standing(history)
     settled = now.ended or (not now.improving and (now.share is None or now.share >= 0.5))
-    if not distance > sigmas * error or _learned(history, inner) < (learned if settled else GOOD):
+    if not distance > sigmas * error or _learned(history, train) < (learned if settled else GOOD):
         return None
     if kept is None and not parts:
         return None
     # A moderate difference of a few rows may be harmless, and the gap another's doing.
     needed = lost if kept is not None or any(part.far for part in parts) else 2 * lost
-    if _harm(history, inner, validation) < needed or (kept is not None and distance < share * whole):
+    if part * _harm(history, train, validation) < needed or part < share:
         return None
     augmented = history.fact("comparison.augmentation")
     sure = kept is not None or (any(part.far for part in parts) and not augmented)
@@ -91,23 +93,23 @@ def distribution_mismatch(
     )
 
 
-def _learned(history: History, inner: Scores) -> float:
+def _learned(history: History, train: Scores) -> float:
     """Returns what of a constant's errors, or of its loss where no predictions are known, training rows avoid."""
-    if inner.skills:
-        return inner.skills[-1]
+    if train.skills:
+        return train.skills[-1]
     baselines = history.get("baseline_loss").finite().values
-    start = baselines[-1] if baselines else inner.losses[0]
-    return 1 - inner.losses[-1] / start if start > 0 else 0.0
+    start = baselines[-1] if baselines else train.losses[0]
+    return 1 - train.losses[-1] / start if start > 0 else 0.0
 
 
-def _harm(history: History, inner: Scores, validation: Scores) -> float:
+def _harm(history: History, train: Scores, validation: Scores) -> float:
     """Returns how much less validation avoids of a constant's errors, or of its loss where no predictions are known."""
-    if inner.skills and validation.skills:
+    if train.skills and validation.skills:
         # Probabilities may be far off where classes are right: that is another matter.
-        return min(1.0, inner.skills[-1]) - min(1.0, validation.skills[-1])
+        return min(1.0, train.skills[-1]) - min(1.0, validation.skills[-1])
     baselines = history.get("baseline_loss").finite().values
     if baselines and baselines[-1] > 0:
-        return (validation.losses[-1] - inner.losses[-1]) / baselines[-1]
+        return (validation.losses[-1] - train.losses[-1]) / baselines[-1]
     return math.inf
 
 

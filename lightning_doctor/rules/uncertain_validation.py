@@ -113,7 +113,7 @@ def _metric(history: History, samples: int) -> _Figure | None:
     falls = history.fact("validation.mode") == "min"
     shares = [1 - value / span if falls else value / span for value in values]
     guess = _guess(history)
-    gain = max(shares) - (shares[0] if guess is None else min(guess, shares[0]))
+    gain = max(shares) - (shares[0] if guess is None else guess)
     signals = ("val_metric", "val_loss")
     return _Figure(name, " to either side", gain, guess is not None, _hoeffding(samples), signals)
 
