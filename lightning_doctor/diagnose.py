@@ -85,15 +85,13 @@ def rank(findings: Iterable[Finding]) -> list[Finding]:
     effect does not come before its cause. What is only a note did no harm, and explains none. Of several causes it
     hangs under the first in the order.
     """
-    explains = {rule.code: set(rule.explains) for rule in all_rules()}
-    after = {rule.code: rule.after for rule in all_rules()}
+    rules = {rule.code: rule for rule in all_rules()}
     ordered = sorted(findings, key=_weight)
     parents: dict[str, str] = {}
     # The lightest first: of two that explain each other the weightier is the root.
     for finding in reversed(ordered):
         for other in ordered:
-            first = other.confidence is Confidence.CONFIRMED and other.code.startswith(after.get(finding.code, ()))
-            caused = (first or finding.name in explains.get(other.code, ())) and _may_cause(other, finding)
+            caused = _explains(rules, other, finding) and _may_cause(other, finding)
             if caused and other.code != finding.code and _root(other.code, parents) != finding.code:
                 parents[finding.code] = other.code
                 break
@@ -108,6 +106,16 @@ def rank(findings: Iterable[Finding]) -> list[Finding]:
 def _weight(finding: Finding) -> tuple[int, int, int, str]:
     onset = finding.step if finding.onset is None else finding.onset
     return (-finding.severity.rank, -finding.confidence.rank, onset, finding.code)
+
+
+def _explains(rules: Mapping[str, Rule], cause: Finding, effect: Finding) -> bool:
+    """Whether the rule of one names the other, or that of the other lets a confirmed one of this kind go first."""
+    cause_rule, effect_rule = rules.get(cause.code), rules.get(effect.code)
+    if cause_rule is not None and effect.name in cause_rule.explains:
+        return True
+    if effect_rule is None or cause.name in effect_rule.explains:
+        return False
+    return cause.confidence is Confidence.CONFIRMED and cause.code.startswith(effect_rule.after)
 
 
 def _may_cause(cause: Finding, effect: Finding) -> bool:

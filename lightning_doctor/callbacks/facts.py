@@ -150,7 +150,10 @@ def _data(trainer: Trainer) -> dict[str, Any]:
 
 def _augmentation(loader: Any) -> str | None:
     """Returns the names of the random transforms of a data set, as torchvision keeps them; None where none is seen."""
-    waiting, names = [getattr(loader, "dataset", None)], []
+    waiting: list[Any] = []
+    names: list[str] = []
+    with suppress(Exception):
+        waiting.append(loader.dataset)
     for _ in range(_MOST_TRANSFORMS):
         if not waiting:
             break

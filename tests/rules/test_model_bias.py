@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from lightning_doctor.diagnose import rank
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.rules.model_bias import model_bias
 from tests.histories import COMPLETED, HEAD, decay, headed
@@ -95,3 +96,24 @@ def test_sure_is_what_it_must_take_off_to_be_confirmed(shallow: float, sure: boo
     finding = judge(shallow=shallow)
     assert finding is not None
     assert (finding.confidence is Confidence.CONFIRMED) is sure
+
+
+def cause(code: str, name: str) -> Finding:
+    return Finding(
+        severity=Severity.WARNING,
+        summary="s",
+        remedy="r",
+        code=code,
+        name=name,
+        confidence=Confidence.CONFIRMED,
+        onset=0,
+    )
+
+
+def test_a_confirmed_cause_goes_first_but_not_what_the_model_itself_explains() -> None:
+    finding = judge()
+    assert finding is not None
+    ranked = rank([finding, cause("LD103", "learning_rate_too_high")])
+    assert [(each.code, each.explained_by) for each in ranked] == [("LD103", None), ("LD503", "LD103")]
+    ranked = rank([finding, cause("LD106", "stuck_at_baseline")])
+    assert [(each.code, each.explained_by) for each in ranked] == [("LD503", None), ("LD106", "LD503")]
