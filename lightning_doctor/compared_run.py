@@ -110,6 +110,8 @@ class RunSummary:
         Raises:
             MalformedError: Where ``data`` is anything else.
         """
+        if not isinstance(data, Mapping):
+            raise MalformedError(f"the figures of {name} must be an object, got {type(data).__name__}")
         try:
             table = {f.name: from_jsonable(data[f.name]) for f in fields(cls) if f.name in data}
             for key in ("train", "evaluated", "val", "best_val"):

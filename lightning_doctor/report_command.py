@@ -12,6 +12,7 @@ from lightning_doctor.logs.curves import printable
 from lightning_doctor.logs.runs import NothingToJudgeError, find_runs
 from lightning_doctor.report import Report
 from lightning_doctor.rules import all_rules
+from lightning_doctor.sinks.report import read
 from lightning_doctor.tensorboard_plugin.page import page
 
 
@@ -35,7 +36,8 @@ def run(options: argparse.Namespace) -> int:
         place = options.path if len(runs) == 1 else options.path / each.name
         name = printable(each.name if len(runs) > 1 else options.path.absolute().name)
         try:
-            reports[name] = judge(each, named, all_rules(), {})
+            # As it was given: the course of a run is more than its end.
+            reports[name] = read(each.files[0]) if each.kind == "report" else judge(each, named, all_rules(), {})
         except NothingToJudgeError as error:
             empty.append((str(error), place))
         except MalformedError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from lightning_doctor.compare import compare
@@ -12,6 +12,9 @@ from lightning_doctor.jsonable import MalformedError, from_jsonable
 from lightning_doctor.manual import page
 from lightning_doctor.rules import find_rule
 from lightning_doctor.sinks.comparison import remarks, tabulated
+
+# Sections with one item a line.
+_LISTS = ("Thresholds", "Needs", "Explains", "Defaults")
 
 Read = Mapping[str, Any] | MalformedError
 
@@ -47,25 +50,36 @@ def compared(snapshots: Mapping[str, Read]) -> dict[str, Any]:
 
 
 def manual_page(code: str) -> dict[str, Any]:
-    """Returns the manual page of a rule: its sections, each with lines that keep their indent.
+    """Returns the manual page of a rule: its sections, each as paragraphs without the line breaks of the source.
 
     Raises:
         ValueError: Where there is no such rule.
     """
     rule = find_rule(code)
-    sections = list(_sections(page(rule).replace("``", "").split("\n")[1:]))
-    return {"code": rule.code, "name": rule.name, "title": rule.title, "sections": sections[1:]}
+    _, *sections = _sections(page(rule).split("\n"))
+    return {"code": rule.code, "name": rule.name, "title": rule.title, "sections": sections}
 
 
-def _sections(rows: list[str]) -> Iterator[dict[str, Any]]:
-    heading, body = "", []
+def _sections(rows: list[str]) -> list[dict[str, Any]]:
+    sections: list[dict[str, Any]] = [{"heading": "", "paragraphs": []}]
+    new = True
     for row in rows:
-        if row and not row.startswith(" ") and row.endswith(":"):
-            yield {"heading": heading, "text": "\n".join(body).strip("\n")}
-            heading, body = row[:-1], []
+        text = row.strip().replace("``", "`")
+        if row.endswith(":") and not row.startswith(" "):
+            sections.append({"heading": text[:-1], "paragraphs": []})
+            new = True
+        elif not text:
+            new = True
         else:
-            body.append(row[4:] if row.startswith("    ") else row)
-    yield {"heading": heading, "text": "\n".join(body).strip("\n")}
+            paragraphs = sections[-1]["paragraphs"]
+            # Of a list each item begins at the section's own indent, and what it runs over to lies deeper.
+            item = sections[-1]["heading"] in _LISTS and not row.startswith(" " * 8)
+            if new or item:
+                paragraphs.append(text)
+            else:
+                paragraphs[-1] += f" {text}"
+            new = False
+    return sections
 
 
 def _figures(run: str, snapshot: Mapping[str, Any], errors: list[str]) -> RunSummary | None:

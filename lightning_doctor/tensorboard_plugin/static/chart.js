@@ -9,6 +9,7 @@ const LEFT = 50;
 const RIGHT = 10;
 const TOP = 12;
 const BOTTOM = 24;
+const FEW = 16;
 export const COLOURS = 8;
 
 // curves: [{name, steps, values}], onset: a step or null, levels: [[name, value]].
@@ -21,7 +22,8 @@ export function lineChart({ title, curves, onset = null, levels = [], across = "
   if (!all.length) return h("p", { class: "soft" }, `${title}: no values`);
   const steps = all.map(([step]) => step).concat(end === null ? [] : [end]);
   const kept = levels.map(([name, value]) => [String(name).replaceAll("_", " "), number(value)]);
-  const x = linear(Math.min(...bounds(steps)), Math.max(...bounds(steps)), LEFT, WIDTH - RIGHT);
+  const [first, last] = bounds(steps);
+  const x = linear(across === "step" ? Math.min(0, first) : first, last, LEFT, WIDTH - RIGHT);
   const y = vertical(all.map(([, value]) => value).concat(kept.map(([, value]) => value)), HEIGHT - BOTTOM, TOP);
   const svg = s("svg", { class: "chart", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img" });
   svg.setAttribute("aria-label", described(title, lines, onset, kept, across));
@@ -35,7 +37,7 @@ export function lineChart({ title, curves, onset = null, levels = [], across = "
       s("text", { class: "onset-name", x: place + (late ? -4 : 4), y: TOP + 2, "text-anchor": late ? "end" : "start" }, "onset"),
     );
   }
-  lines.forEach((line, index) => svg.append(path(line.points, x, y, index)));
+  lines.forEach((line, index) => svg.append(path(line.points, x, y, index, lines.length > 1)));
   const readout = h("span", { class: "readout" }, ending(lines));
   follow(svg, lines, x, y, readout);
   return h(
@@ -72,11 +74,13 @@ function bounds(values) {
 }
 
 function axes(svg, x, y, across) {
-  for (const tick of y.empty ? [] : y.ticks(4)) {
+  const ticks = y.empty ? [] : y.ticks(4);
+  const names = apart(ticks);
+  for (const [index, tick] of ticks.entries()) {
     const place = y.place(tick);
     svg.append(
       s("line", { class: "grid", x1: LEFT, x2: WIDTH - RIGHT, y1: place, y2: place }),
-      s("text", { class: "tick", x: LEFT - 5, y: place + 3.5, "text-anchor": "end" }, figure(tick)),
+      s("text", { class: "tick", x: LEFT - 5, y: place + 3.5, "text-anchor": "end" }, names[index]),
     );
   }
   for (const tick of x.ticks(4)) {
@@ -86,22 +90,38 @@ function axes(svg, x, y, across) {
   svg.append(s("line", { class: "axis", x1: LEFT, x2: WIDTH - RIGHT, y1: HEIGHT - BOTTOM, y2: HEIGHT - BOTTOM }));
 }
 
+// Figures of ticks with as many digits as tell them apart.
+function apart(ticks) {
+  const names = ticks.map((tick) => figure(tick));
+  for (let digits = 5; digits < 9 && new Set(names).size < names.length; digits++) {
+    ticks.forEach((tick, index) => (names[index] = String(Number(tick.toPrecision(digits)))));
+  }
+  return names;
+}
+
 function levelLines(svg, levels, y) {
-  // Two that lie together would write over each other: the second goes under its line.
+  // Names of two that lie together would write over each other: they take sides.
   let last = null;
+  let side = false;
   for (const [name, value] of [...levels].sort((one, other) => one[1] - other[1])) {
     if (!Number.isFinite(value)) continue;
     const place = y.place(value);
     const crowded = last !== null && Math.abs(last - place) < 11;
+    const left = crowded && !side;
     svg.append(
       s("line", { class: "level", x1: LEFT, x2: WIDTH - RIGHT, y1: place, y2: place }),
-      s("text", { class: "level-name", x: WIDTH - RIGHT, y: place + (crowded || place < TOP + 10 ? 10 : -3), "text-anchor": "end" }, `${name} ${figure(value)}`),
+      s(
+        "text",
+        { class: "level-name", x: left ? LEFT + 4 : WIDTH - RIGHT, y: place + (place < TOP + 10 ? 10 : -3), "text-anchor": left ? "start" : "end" },
+        `${name} ${figure(value)}`,
+      ),
     );
     last = place;
+    side = left;
   }
 }
 
-function path(points, x, y, index) {
+function path(points, x, y, index, several) {
   const group = s("g", {});
   const finite = ([, value]) => Number.isFinite(value) && (!y.log || value > 0);
   let d = "";
@@ -110,7 +130,8 @@ function path(points, x, y, index) {
     const begins = at === 0 || !finite(points[at - 1]);
     d += `${begins ? "M" : "L"}${x.place(point[0]).toFixed(1)} ${y.place(point[1]).toFixed(1)}`;
     const alone = begins && (at === points.length - 1 || !finite(points[at + 1]));
-    if (alone) group.append(s("circle", { class: `dot colour-${index % COLOURS}`, cx: x.place(point[0]), cy: y.place(point[1]), r: 2 }));
+    // Few points: a reader shall see that the line between them was not measured.
+    if (alone || points.length <= FEW) group.append(s("circle", { class: `dot colour-${index % COLOURS}`, cx: x.place(point[0]), cy: y.place(point[1]), r: 2 }));
   });
   if (d) group.append(s("path", { class: lineClass(index), d }));
   let last = -Infinity;
@@ -118,7 +139,7 @@ function path(points, x, y, index) {
     const place = x.place(step);
     if (Number.isFinite(value) || place < last + 9) continue;
     last = place;
-    group.append(s("path", { class: "broken", d: `M${place - 3} ${TOP - 5}l6 6m-6 0l6-6` }));
+    group.append(s("path", { class: several ? `broken colour-${index % COLOURS}` : "broken", d: `M${place - 3} ${TOP - 5}l6 6m-6 0l6-6` }));
   }
   return group;
 }

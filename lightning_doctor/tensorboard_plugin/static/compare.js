@@ -22,7 +22,7 @@ export function comparison(result, choose) {
       legendOf(runs.map((run) => ({ name: run.run }))),
       h("div", { class: "charts wide" }, drawn.map((signal) => lineChart({ title: signal, curves: runs.map((run) => curveOf(run, signal)), legend: false }))),
     ),
-    panel("beside", "Side by side", h("div", { class: "beside" }, runs.map((run, index) => column(run, index, choose)))),
+    panel("columns-panel", "Side by side", h("div", { class: "beside" }, runs.map((run, index) => column(run, index, choose)))),
   );
 }
 

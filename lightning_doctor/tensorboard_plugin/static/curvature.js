@@ -23,7 +23,7 @@ function sharpness(table, last) {
 
 function scan(table) {
   if (table.line.length < 3) return null;
-  const which = table.escape === null ? "the gradient, downwards" : "the way down";
+  const which = table.escape === null ? "the gradient" : "the way down";
   return lineChart({
     title: `loss along ${which}`,
     curves: [{ name: "loss", steps: table.line.map(([x]) => x), values: table.line.map(([, y]) => y) }],

@@ -1,6 +1,6 @@
 // A rule's manual page, as shipped with the package, in a dialog.
 
-import { h } from "./dom.js";
+import { coded, h } from "./dom.js";
 
 export function opener(code, source) {
   // Codes come from event files: only what looks like one is asked for.
@@ -17,7 +17,7 @@ async function open(code, source) {
     { class: "manual", "aria-labelledby": "manual-title" },
     h("header", {}, title, close),
     h("p", { class: "lead" }, page.title),
-    page.sections.filter((section) => section.text).map((section) => [h("h3", {}, section.heading), h("p", { class: "lines" }, section.text)]),
+    page.sections.map((section) => [h("h3", {}, section.heading), section.paragraphs.map((text) => h("p", {}, coded(text)))]),
   );
   dialog.addEventListener("close", () => dialog.remove());
   dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());

@@ -43,6 +43,8 @@ export function vertical(values, from, to) {
   const low = finite.reduce((a, b) => Math.min(a, b));
   const high = finite.reduce((a, b) => Math.max(a, b));
   if (low > 0 && high / low > 50) return { ...logarithmic(low / 1.3, high * 1.3, from, to), log: true };
-  const margin = 0.06 * (high - low);
+  if (low === high) return linear(low, high, from, to);
+  // What moves by less than a thousandth is shown as the flat line that it is.
+  const margin = Math.max(0.06 * (high - low), 0.0005 * Math.max(Math.abs(low), Math.abs(high)));
   return linear(low - margin, high + margin, from, to);
 }

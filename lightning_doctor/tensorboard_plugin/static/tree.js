@@ -71,7 +71,7 @@ function node(tree, walk, edge) {
     const lit = tree.conclusion === null ? edge.taken : tree.conclusion === walk.conclusion;
     return h(
       "li",
-      { class: `node leaf${lit ? " lit" : ""}${lit && tree.conclusion !== null ? " end" : ""}`, "aria-current": lit && tree.conclusion !== null ? "step" : null },
+      { class: `node leaf${lit ? " lit" : ""}${lit && tree.conclusion !== null ? " end" : ""}${lit && !edge.taken ? " assumed" : ""}`, "aria-current": lit && tree.conclusion !== null ? "step" : null },
       label,
       h("span", { class: "box" }, h("b", {}, tree.title), h("small", {}, tree.text), lit && tree.conclusion !== null ? h("span", { class: "hidden" }, " (the walk ends here)") : null),
     );
