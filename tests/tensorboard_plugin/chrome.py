@@ -111,7 +111,7 @@ class Tab:
         return self.browser.find_elements(By.CSS_SELECTOR, css)
 
     def texts(self, css: str) -> list[str]:
-        """Returns the texts of elements as the page holds them, shown or not, in one look: it may change between two."""
+        """Returns the texts of elements, shown or not, all in one look: the page may change between two."""
         script = "return [...document.querySelectorAll(arguments[0])].map((node) => node.textContent)"
         texts: list[str] = self.browser.execute_script(script, css)
         return texts

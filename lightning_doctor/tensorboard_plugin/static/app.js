@@ -14,7 +14,7 @@ export function start(root, source) {
   const side = h("nav", { class: "side-bar", "aria-label": "Runs" });
   const main = h("main", { id: "report", tabindex: "-1" });
   const news = h("div", { class: "hidden", role: "status" });
-  const skip = h("button", { type: "button", class: "skip", onclick: () => main.focus() }, "Skip to the report");
+  const skip = h("button", { type: "button", class: "skip button", "data-key": "skip", onclick: () => main.focus() }, "Skip to the report");
   root.append(h("h1", { class: "hidden" }, "Lightning doctor"), skip, side, main, news);
 
   const view = { chosen: null, compared: new Set(), comparing: false, filter: "", states: new Set() };
