@@ -121,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser(
         "report",
         help="write what the Doctor tab shows as one HTML file",
-        description="Writes the diagnosis of a run, or of every run in a folder, as one HTML file that needs no network.",
+        description="Writes the diagnosis of a run, or of every run in a folder, as one HTML file without network.",
         epilog="example: lightning-doctor report lightning_logs/version_3 --html report.html",
     )
     report.add_argument("path", metavar="RUN", type=Path, help="as for diagnose; of a folder every run in it is taken")

@@ -119,9 +119,11 @@ def _answered(answer: Answer) -> Any:
             return refused
         try:
             # As text: a dict it would first copy piece by piece in Python.
-            return Respond(request, json.dumps(answer(request), allow_nan=False), "application/json")
+            text, kind, code = json.dumps(answer(request), allow_nan=False), "application/json", 200
         except BadRequestError as error:
-            return Respond(request, str(error), "text/plain", code=400)
+            text, kind, code = str(error), "text/plain", 400
+        answered: Response = Respond(request, text, kind, code=code)
+        return answered
 
     return serve
 
@@ -129,7 +131,8 @@ def _answered(answer: Answer) -> Any:
 def _refused(request: Request) -> Response | None:
     if request.method == "GET":
         return None
-    return Respond(request, "only GET is allowed", "text/plain", code=405, headers=[("Allow", "GET")])
+    refused: Response = Respond(request, "only GET is allowed", "text/plain", code=405, headers=[("Allow", "GET")])
+    return refused
 
 
 def _place(request: Request) -> tuple[Any, str]:

@@ -13,6 +13,8 @@ from lightning_doctor.manual import page
 from lightning_doctor.rules import find_rule
 from lightning_doctor.sinks.comparison import remarks, tabulated
 
+# Root causes that the list of runs shows of one, the gravest: more bars would lie on each other.
+MOST_LISTED = 12
 # Sections with one item a line.
 _LISTS = ("Thresholds", "Needs", "Explains", "Defaults")
 
@@ -23,13 +25,16 @@ def brief(run: str, stamp: list[float], snapshot: Read) -> dict[str, Any]:
     """Returns what the list of runs shows of one: its verdict and when what began."""
     if isinstance(snapshot, MalformedError):
         return {"run": run, "stamp": stamp, "state": "unread", "verdict": str(snapshot), "step": 0, "course": []}
+    found = [
+        f for f in (*snapshot.get("findings", []), *snapshot.get("recovered", [])) if f.get("explained_by") is None
+    ]
     return {
         "run": run,
         "stamp": stamp,
         **{key: snapshot.get(key) for key in ("state", "verdict", "stage", "step", "ended", "patient")},
         "course": [
-            [finding.get(key) for key in ("code", "name", "severity", "onset", "step", "recovered_at", "explained_by")]
-            for finding in (*snapshot.get("findings", []), *snapshot.get("recovered", []))
+            [finding.get(key) for key in ("code", "severity", "onset", "step", "recovered_at")]
+            for finding in found[:MOST_LISTED]
         ],
     }
 

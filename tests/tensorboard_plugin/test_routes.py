@@ -62,8 +62,7 @@ def test_the_runs_are_listed_with_their_newest_verdict_and_those_without_a_repor
     }
     assert listed["others"] == ["untreated"]
     course = next(run["course"] for run in listed["runs"] if run["run"] == "a/ill")
-    assert ["LD102", "diverging_loss", "error", 240, 250, None, None] in course
-    assert ["LD107", "loss_spike", "note", 31, 50, 150, None] in course
+    assert course == [["LD102", "error", 240, 250, None], ["LD107", "note", 31, 50, 150]]
 
 
 def test_what_is_known_already_is_not_sent_again_until_there_is_something_new(logs: Path):

@@ -5,7 +5,6 @@ import { SEVERITY_ORDER, severityOf } from "./signs.js";
 import { linear } from "./scale.js";
 
 const STRIP = 240;
-const MOST_BARS = 12;
 const MOST_ROWS = 10;
 
 function span(finding, last) {
@@ -17,12 +16,12 @@ function gravest(findings) {
   return [...findings].sort((a, b) => SEVERITY_ORDER.indexOf(severityOf(a.severity)) - SEVERITY_ORDER.indexOf(severityOf(b.severity)));
 }
 
-// course: [[code, name, severity, onset, step, recovered_at, explained_by]]
+// course: [[code, severity, onset, step, recovered_at]]
 export function strip(course, last) {
-  const findings = course.map(([code, name, severity, onset, step, recovered_at, explained_by]) => ({ code, name, severity, onset, step, recovered_at, explained_by }));
-  const roots = findings.filter((finding) => finding.explained_by === null);
+  const findings = course.map(([code, severity, onset, step, recovered_at]) => ({ code, severity, onset, step, recovered_at }));
   const x = linear(0, Math.max(1, last), 0, STRIP);
-  const bars = gravest(roots).slice(0, MOST_BARS).reverse();
+  // The gravest lie over the others.
+  const bars = gravest(findings).reverse();
   return s(
     "svg",
     { class: "strip", viewBox: `0 0 ${STRIP} 6`, preserveAspectRatio: "none", "aria-hidden": "true" },
