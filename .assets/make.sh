@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes the two pictures of the README by running the demo in a terminal and opening TensorBoard on it.
-# Needs lightning-doctor[demo] on the PATH (an active environment), tmux and chromium.
+# Makes the pictures of the README by running the demo in a terminal and opening TensorBoard on it.
+# Needs lightning-doctor[test] on the PATH (an active environment), tmux, chromium and chromedriver.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 assets=$PWD
@@ -57,4 +57,5 @@ tensorboard --logdir doctor_demo/memorizing_sick --host 127.0.0.1 --port 6123 >t
 board=$!
 timeout 60 bash -c 'until (exec 3<>/dev/tcp/127.0.0.1/6123) 2>/dev/null; do sleep 1; done'
 photograph 1200 640 tensorboard.png "http://127.0.0.1:6123/#text"
+python "$assets/tab.py" doctor_demo
 ls -l "$assets"/*.png

@@ -6,13 +6,15 @@ import math
 import re
 from bisect import bisect_right
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from lightning_doctor.error_bars import metric_span, validation_error
 from lightning_doctor.findings import Severity
 from lightning_doctor.history import History, Series
+from lightning_doctor.jsonable import MalformedError, from_jsonable, to_jsonable
 from lightning_doctor.noise import noise, stretch
 from lightning_doctor.report import Report
 
@@ -92,6 +94,32 @@ class RunSummary:
     dropout: bool = False
     overfits: str = ""
     finding: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain builtins that :meth:`from_dict` reads back, without name, place and curve."""
+        table = asdict(self)
+        for key in ("name", "place", "losses"):
+            del table[key]
+        plain: dict[str, Any] = to_jsonable(table)
+        return plain
+
+    @classmethod
+    def from_dict(cls, data: Any, name: str, losses: Series) -> RunSummary:
+        """Reads what :meth:`to_dict` wrote.
+
+        Raises:
+            MalformedError: Where ``data`` is anything else.
+        """
+        if not isinstance(data, Mapping):
+            raise MalformedError(f"the figures of {name} must be an object, got {type(data).__name__}")
+        try:
+            table = {f.name: from_jsonable(data[f.name]) for f in fields(cls) if f.name in data}
+            for key in ("train", "evaluated", "val", "best_val"):
+                if table.get(key) is not None:
+                    table[key] = Level(float(table[key]["value"]), float(table[key]["error"]))
+            return cls(**{**table, "name": name, "losses": losses})
+        except (TypeError, ValueError, LookupError, AttributeError) as error:
+            raise MalformedError(f"the figures of {name} cannot be read: {error}") from error
 
 
 def summarized(report: Report, place: Path, name: str) -> RunSummary:

@@ -118,6 +118,17 @@ def _parser() -> argparse.ArgumentParser:
     _add_tags(compare, COMPARED)
     compare.set_defaults(run_command=_compare)
 
+    report = commands.add_parser(
+        "report",
+        help="write what the Doctor tab shows as one HTML file",
+        description="Writes the diagnosis of a run, or of every run in a folder, as one HTML file without network.",
+        epilog="example: lightning-doctor report lightning_logs/version_3 --html report.html",
+    )
+    report.add_argument("path", metavar="RUN", type=Path, help="as for diagnose; of a folder every run in it is taken")
+    report.add_argument("--html", metavar="FILE", type=Path, required=True, help="where to write it")
+    _add_tags(report, _SIGNALS)
+    report.set_defaults(run_command=_report, signals=tuple(_SIGNALS))
+
     demo = commands.add_parser(
         "demo",
         help="train sick and cured networks on handwritten digits",
@@ -225,6 +236,12 @@ def _demo(options: argparse.Namespace) -> int:
 
 def _compare(options: argparse.Namespace) -> int:
     from lightning_doctor.compare_command import run
+
+    return run(options)
+
+
+def _report(options: argparse.Namespace) -> int:
+    from lightning_doctor.report_command import run
 
     return run(options)
 

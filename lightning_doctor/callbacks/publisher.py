@@ -13,12 +13,16 @@ from lightning_doctor.report import Report
 from lightning_doctor.sinks import report as json_file
 from lightning_doctor.sinks.curvature import draw
 from lightning_doctor.sinks.letter import letter, substance
+from lightning_doctor.sinks.snapshot_bytes import encode
 from lightning_doctor.sinks.tensorboard import Letterbox
 
 if TYPE_CHECKING:
     from lightning_doctor.callbacks.base import Trainer
 
 _MOST_LAYERS = 16
+# The curves of the Doctor tab are drawn anew when a run has become so much longer, whatever is said of it: that is some
+# fifty times from step 50 to step a million.
+_GROWTH = 1.25
 
 
 def log_folder(trainer: Trainer) -> Path | None:
@@ -48,6 +52,7 @@ class Publisher:
         self.folder = folder
         self._written = {name: history[name].steps[-1] for name in history.names()}
         self._says: object = None
+        self._shown = 1
         self._probed = history.fact("curvature.step")
 
     def scalars(self, history: History, step: int) -> None:
@@ -76,6 +81,8 @@ class Publisher:
         if says != self._says:
             self._says = says
             self.save(report)
+        elif report.step >= _GROWTH * self._shown:
+            self._show(report)
 
     def save(self, report: Report) -> None:
         """Rewrites the letter and ``doctor.json``."""
@@ -83,6 +90,11 @@ class Publisher:
         self.letterbox.text(letter(report), report.step)
         if self.folder is not None:
             json_file.write(report, self.folder)
+        self._show(report)
+
+    def _show(self, report: Report) -> None:
+        self._shown = max(1, report.step)
+        self.letterbox.snapshot(encode(report), report.step)
 
 
 def _charted(history: History) -> list[str]:

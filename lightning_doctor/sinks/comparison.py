@@ -33,15 +33,15 @@ def show(comparison: Comparison, console: Console) -> None:
 
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = _LOG_WIDTH
-    headings, rows = _table(comparison)
-    table = Table()
+    headings, rows = tabulated(comparison)
+    drawn = Table()
     for heading in headings:
         text = heading in ("run", "verdict")
-        table.add_column(heading, justify="left" if text else "right", overflow="fold", no_wrap=heading != "run")
+        drawn.add_column(heading, justify="left" if text else "right", overflow="fold", no_wrap=heading != "run")
     for entry, (*cells, verdict) in zip(comparison.entries, rows, strict=True):
-        table.add_row(*map(fit, cells), fit(verdict, _STYLES.get(entry.verdict, "")))
-    console.print(table)
-    for line in [comparison.order, *_lines(comparison)]:
+        drawn.add_row(*map(fit, cells), fit(verdict, _STYLES.get(entry.verdict, "")))
+    console.print(drawn)
+    for line in [comparison.order, *remarks(comparison)]:
         console.print(fit(line))
 
 
@@ -122,14 +122,14 @@ def to_tensorboard(comparison: Comparison, folder: Path) -> None:
 
 def markdown(comparison: Comparison) -> str:
     """Returns the table and what is said, for TensorBoard's Text tab."""
-    headings, cells = _table(comparison)
+    headings, cells = tabulated(comparison)
     rows = [headings, ["---"] * len(headings), *([_cell(text) for text in row] for row in cells)]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    lines = "\n".join(f"- {_cell(line)}" for line in [comparison.order, *_lines(comparison)])
+    lines = "\n".join(f"- {_cell(line)}" for line in [comparison.order, *remarks(comparison)])
     return f"{table}\n\n{lines}\n"
 
 
-def _table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+def tabulated(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     """Returns headings and rows, less the columns that have nothing in them."""
     rows = [_cells(entry) for entry in comparison.entries]
     filled = [column for column in range(len(_HEADINGS)) if any(row[column] for row in rows)]
@@ -150,7 +150,8 @@ def _cells(entry: Entry) -> tuple[str, ...]:
     )
 
 
-def _lines(comparison: Comparison) -> list[str]:
+def remarks(comparison: Comparison) -> list[str]:
+    """Returns what is said of each run and of the best, a sentence each."""
     lines = [f"{e.run.name}: {e.verdict}: {e.because}" for e in comparison.entries if e.because]
     told = [f"{e.run.name}: its own report says {e.run.finding}" for e in comparison.entries if e.run.finding]
     best = comparison.best

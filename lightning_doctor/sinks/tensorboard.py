@@ -10,6 +10,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from lightning_doctor.sinks.snapshot import VERSION
+from lightning_doctor.sinks.snapshot_bytes import PLUGIN_NAME, TAG
+
 REPORT_TAG = "doctor/report"
 SPECTRUM_TAG = "doctor/curvature/spectrum"
 
@@ -68,6 +71,7 @@ class Letterbox:
         self._loggers = list(loggers or ())
         self._failures: list[Failure] = []
         self._letter: str | None = None
+        self._snapshot: bytes | None = None
         self._layout: dict[str, Any] | None = None
         self._foreign_layout: dict[int, bool] = {}
 
@@ -93,6 +97,17 @@ class Letterbox:
         self._letter = markdown
         self._each("writing the report", lambda logger: _show_text(logger, markdown, step))
         return True
+
+    def snapshot(self, data: bytes, step: int) -> None:
+        """Writes what the Doctor tab shows to TensorBoard's event files, if it is another than the last.
+
+        Args:
+            data: Of :func:`lightning_doctor.sinks.snapshot_bytes.encode`.
+            step: On the axis of the scalars.
+        """
+        if data != self._snapshot:
+            self._snapshot = data
+            self._each("writing what the Doctor tab shows", lambda logger: _write_snapshot(logger, data, step))
 
     def pictures(self, pictures: Mapping[str, Any], spectrum: Spectrum | None, step: int) -> None:
         """Shows pictures and the spectrum of the Hessian to the loggers that can: TensorBoard's.
@@ -173,6 +188,24 @@ def _show_text(logger: Any, markdown: str, step: int) -> None:
     elif "text" in parameters and "step" in parameters:
         # Comet.
         experiment.log_text(markdown, step=step)  # type: ignore[union-attr]
+
+
+def _write_snapshot(logger: Any, data: bytes, step: int) -> None:
+    experiment = getattr(logger, "experiment", None)
+    # Only PyTorch's writer: that of tensorboardX takes messages of its own kind.
+    if not type(experiment).__module__.startswith("torch.utils.tensorboard"):
+        return
+    from tensorboard.compat.proto.summary_pb2 import DATA_CLASS_TENSOR, Summary, SummaryMetadata
+    from tensorboard.compat.proto.tensor_pb2 import TensorProto
+    from tensorboard.compat.proto.types_pb2 import DT_STRING
+
+    plugin = SummaryMetadata.PluginData(plugin_name=PLUGIN_NAME, content=f'{{"version": {VERSION}}}'.encode())
+    # Without a data class TensorBoard's data provider does not list the tag.
+    metadata = SummaryMetadata(plugin_data=plugin, data_class=DATA_CLASS_TENSOR)
+    value = Summary.Value(tag=TAG, metadata=metadata, tensor=TensorProto(dtype=DT_STRING, string_val=[data]))
+    # A closed writer opens a new file for whatever comes next; only this method does so.
+    experiment._get_file_writer().add_summary(Summary(value=[value]), step)  # type: ignore[union-attr]
+    experiment.flush()  # type: ignore[union-attr]
 
 
 def _show(logger: Any, pictures: Mapping[str, Any], spectrum: Spectrum | None, step: int) -> None:

@@ -11,6 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar import layout_pb2
 
 from lightning_doctor.sinks.letter import letter
+from lightning_doctor.sinks.snapshot_bytes import TAG, encode
 from lightning_doctor.sinks.tensorboard import Letterbox
 from tests.sinks.reports import diverging, nasty
 
@@ -243,4 +244,33 @@ def test_a_function_of_that_name_with_another_signature_is_not_called():
 
     box = Letterbox([Recorder(Experiment())])
     box.text("a letter", 4)
+    assert box.failures() == []
+
+
+def test_a_snapshot_is_in_the_event_file_at_once_under_the_plugins_name_and_not_twice(board: TensorBoardLogger):
+    box = Letterbox([board])
+    first, second = encode(diverging()), encode(nasty())
+    for step, data in enumerate([first, first, second, second]):
+        box.snapshot(data, step)
+    # No flush here: a run that is killed must leave what it was seen by.
+    written = events(board)
+    assert [(event.step, event.tensor_proto.string_val[0]) for event in written.Tensors(TAG)] == [
+        (0, first),
+        (2, second),
+    ]
+    plugin = written.SummaryMetadata(TAG).plugin_data
+    assert (plugin.plugin_name, plugin.content) == ("doctor", b'{"version": 1}')
+    assert box.failures() == []
+
+
+def test_a_snapshot_after_the_writer_was_closed_is_written_all_the_same(board: TensorBoardLogger):
+    board.experiment.close()
+    Letterbox([board]).snapshot(encode(diverging()), 3)
+    assert [event.step for event in events(board).Tensors(TAG)] == [3]
+
+
+@pytest.mark.parametrize("experiment", [None, object(), DummyExperiment()], ids=["none", "another", "another rank"])
+def test_a_snapshot_for_loggers_without_event_files_does_no_harm(experiment: Any):
+    box = Letterbox([Recorder(experiment)])
+    box.snapshot(encode(diverging()), 0)
     assert box.failures() == []

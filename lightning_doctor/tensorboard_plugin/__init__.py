@@ -1,0 +1,1 @@
+"""The Doctor tab of TensorBoard. TensorBoard finds it by the entry point ``tensorboard_plugins``."""
