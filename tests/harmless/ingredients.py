@@ -155,7 +155,9 @@ class Net(LightningModule):
             return {"lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
         if self.cell.feature == "plateau scheduler":
             plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, threshold=0.5)
-            return {"lr_scheduler": {"scheduler": plateau, "monitor": "val_loss"}}
+            several = self.cell.machinery == "several validation loaders"
+            metric = "val_loss/dataloader_idx_0" if several else "val_loss"
+            return {"lr_scheduler": {"scheduler": plateau, "monitor": metric}}
         return {}
 
 

@@ -17,7 +17,6 @@ from lightning_doctor import CurvatureProbe, Doctor
 from lightning_doctor.callbacks.comparison import ComparisonProbe
 from lightning_doctor.callbacks.doctor import MONITORS
 from lightning_doctor.callbacks.monitor import Monitor
-from lightning_doctor.callbacks.pace import Pace
 from lightning_doctor.rules import all_rules
 from tests.harmless.ingredients import Cell, Net
 from tests.harmless.trained import difference, train
@@ -33,8 +32,6 @@ HOOKS = (
     "after_backward",
     "before_step",
     "after_batch",
-    "rested",
-    "awaits",
     "wishes",
     "heed",
     "probe",
@@ -94,9 +91,6 @@ def test_a_monitor_that_fails_costs_one_note(
 ) -> None:
     fails = Fails(ZeroDivisionError("division by zero"))
     monkeypatch.setattr(kind, hook, fails)
-    if hook in ("rested", "awaits"):
-        # As if the first look were over.
-        monkeypatch.setattr(Pace, "quiet", lambda self: 3 if self.steps > 4 else 0)
     cell = MANUAL if hook in ("before_backward", "after_backward") else AUTOMATIC
     doctor, remains = watched(tmp_path, cell)
     assert fails.calls == 1
