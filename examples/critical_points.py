@@ -40,10 +40,9 @@ print(f"eigenvalues {ends.low:.3f} and {ends.high:.3f}")
 # %% The way out is along (1, 1): from there the loss falls from 1 to 0 at a distance of √2, where both weights are 1.
 way = escape_direction(origin, sample, squared_error)
 assert way is not None
-print(f"escape along {way.direction[0].tolist()}, down by {way.fall:.3f} at distance {way.distance:.3f}")
+print(f"escape along {way.direction.tolist()}, down by {way.fall:.3f} at distance {way.distance:.3f}")
 with torch.no_grad():
-    for parameter, direction in zip(origin.parameters(), way.direction, strict=True):
-        parameter += way.distance * direction
+    origin.weights += way.distance * way.direction
 print(f"loss after the step: {squared_error(origin, sample).item():.2g}")
 point = classify_critical_point(origin, sample, squared_error)
 print(f"({', '.join(f'{w:.3f}' for w in origin.weights.tolist())}) is a {point.kind}: {point.because}")
@@ -70,7 +69,8 @@ print(f"it is at a {point.kind}: {point.because} ({point.products} products with
 way = escape_direction(net, task, squared_error)
 assert way is not None
 with torch.no_grad():
-    for parameter, direction in zip(net.parameters(), way.direction, strict=True):
+    parameters = list(net.parameters())
+    for parameter, direction in zip(parameters, way.along(parameters), strict=True):
         parameter += way.distance * direction
 print(f"loss {squared_error(net, task).item():.4f} after a step of {way.distance:.2f} along the way out")
 

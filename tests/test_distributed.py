@@ -76,7 +76,7 @@ TRAIN = textwrap.dedent(
 )
 
 
-def train(folder: Path, mode: str, world: int) -> list[dict]:
+def train(folder: Path, mode: str, world: int, script: str = TRAIN) -> list[dict]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -91,7 +91,7 @@ def train(folder: Path, mode: str, world: int) -> list[dict]:
                 "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(world), "GROUP_RANK": "0", "NODE_RANK": "0",
                 "TORCHELASTIC_RUN_ID": "test",
             }  # fmt: skip
-        command = [sys.executable, "-c", TRAIN, str(folder), mode]
+        command = [sys.executable, "-c", script, str(folder), mode]
         processes.append(
             subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         )

@@ -15,8 +15,10 @@ from lightning_doctor.callbacks.meeting import Meeting, Parted
 from lightning_doctor.callbacks.monitor import Monitor
 from lightning_doctor.callbacks.point import Point, Sample, Supply, described, halved, is_out_of_memory, supply
 from lightning_doctor.callbacks.rehearsal import Rehearsal, Unrehearsable, obstacle
+from lightning_doctor.callbacks.shards import Whole
 from lightning_doctor.gradient_noise import NoiseScale
 from lightning_doctor.measure.hessian import flat, vector_dtype
+from lightning_doctor.measure.norms import are_sharded
 from lightning_doctor.measure.preconditioner import preconditioner
 from lightning_doctor.progress import standing
 
@@ -111,7 +113,9 @@ class CurvatureProbe(Monitor):
         self._gauged = 0.0
         self.kept = 2 * _VERDICT
         run = case.run
-        reason = obstacle(run.trainer, run.module, steps=self.probe_loss is None)
+        # Ranks that hold a model in shards gather it, if all of them will.
+        self._gathers = case.together or run.trainer.world_size == 1
+        reason = obstacle(run.trainer, run.module, steps=self.probe_loss is None, gathers=self._gathers)
         if reason is None and len(run.optimizers) > 1:
             reason = f"{len(run.optimizers)} optimizers: no single loss has a curvature to step by"
         self._able = reason is None
@@ -207,7 +211,12 @@ class CurvatureProbe(Monitor):
             self._starts_at = planned - _steps_wanted(case, self.samples) if self._ends else step
 
     def _look(self, case: Case, batches: list[Sample], before: list[Tensor] | None, meeting: Meeting) -> None:
-        rehearsal = Rehearsal(case.run.trainer, case.run.module, steps=self.probe_loss is None)
+        rehearsal = Rehearsal(
+            case.run.trainer,
+            case.run.module,
+            steps=self.probe_loss is None,
+            whole=meeting.whole if self._gathers else None,
+        )
         facts = case.history.fact
         samples = supply(
             batches,
@@ -216,6 +225,8 @@ class CurvatureProbe(Monitor):
             samples=facts("data.train_samples"),
         )
         notes: list[str] = []
+        if are_sharded(_trained(case)):
+            notes.append("each rank looks at a copy of the whole model, which it holds a part of")
         samples, most = self._fitting(rehearsal, samples, notes, meeting)
         while True:
             try:
@@ -246,7 +257,7 @@ class CurvatureProbe(Monitor):
 
     def _measure(self, case: Case, point: Point, before: list[Tensor] | None, notes: list[str], most: int) -> None:
         point.prepare()
-        gauges = point.gauges(_update(case, before))
+        gauges = point.gauges(_update(case, before, point.whole))
         noise = point.noise_scale()
         if isinstance(noise, str):
             case.history.lack(_NOISE, noise)
@@ -255,7 +266,7 @@ class CurvatureProbe(Monitor):
             case.history.lack(_NOISE, noise.reason or "the noise of the gradient is undefined")
         step = case.run.step
         if self._judges:
-            diagonal = preconditioner(case.run.optimizers[0], _trained(case))
+            diagonal = preconditioner(case.run.optimizers[0], _trained(case), point.whole)
             if diagonal is not None:
                 gauges["curvature/preconditioned"] = point.preconditioned(diagonal)
             verdict = point.judge(most)
@@ -300,12 +311,13 @@ def _trained(case: Case) -> list[Tensor]:
     return [parameter for parameter in case.run.module.parameters() if parameter.requires_grad]
 
 
-def _update(case: Case, before: list[Tensor] | None) -> Tensor | None:
+def _update(case: Case, before: list[Tensor] | None, whole: Whole) -> Tensor | None:
     """Returns the step that was made last, flat; None where it is not known."""
     after = _trained(case)
     if before is None or len(before) != len(after):
         return None
-    return flat([now.detach() - then for now, then in zip(after, before, strict=True)], after, vector_dtype(after))
+    moved = [whole(now.detach() - then) for now, then in zip(after, before, strict=True)]
+    return flat(moved, after, vector_dtype(after))
 
 
 def _noise(noise: NoiseScale) -> dict[str, float]:

@@ -56,6 +56,20 @@ class Meeting:
         """Returns the mean of a number over ranks."""
         return float(self.mean(torch.tensor(float(value), device=device))) if self._together else value
 
+    def whole(self, tensor: Tensor) -> Tensor:
+        """Returns all of a tensor of which each rank may hold a part.
+
+        Raises:
+            Parted: Where another rank has failed.
+        """
+        gather = getattr(tensor, "full_tensor", None)
+        if gather is None:
+            return tensor
+        if self._together:
+            self._meet(tensor.device, failed=False)
+        gathered: Tensor = gather()
+        return gathered
+
     def part(self, device: torch.device) -> None:
         """Tells the others that this rank has failed."""
         if self._together:

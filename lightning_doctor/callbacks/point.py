@@ -133,6 +133,7 @@ class Point:
         meeting: Where ranks meet, each with samples of its own.
 
     Attributes:
+        whole: Gathers a tensor that ranks hold in shards.
         backend: How products with the Hessian are had: ``"exact"`` or ``"finite differences"``.
         notes: What the reader of a verdict should know of how it came about.
     """
@@ -160,6 +161,7 @@ class Point:
             self._land = SharedLandscape(rehearsal.module, loss, self._meeting)
         except ValueError as error:
             raise Unrehearsable(str(error)) from error
+        self.whole = self._meeting.whole
         self._samples = samples
         self._down = self._land.weights
         self.backend = "exact"

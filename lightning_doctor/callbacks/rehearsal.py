@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from lightning_doctor.callbacks.shards import Whole, put_together, shards_obstacle
 from lightning_doctor.measure.norms import are_sharded
 
 if TYPE_CHECKING:
@@ -40,18 +41,21 @@ class Rehearsal:
         trainer: The Trainer, between two steps.
         module: The model.
         steps: Whether its training step is what will be run.
+        whole: Gathers a weight that ranks hold in shards, where all of them make a copy.
 
     Raises:
         Unrehearsable: Where a copy is impossible or not the whole model.
     """
 
-    def __init__(self, trainer: Trainer, module: LightningModule, *, steps: bool = True) -> None:
-        reason = obstacle(trainer, module, steps=steps)
+    def __init__(
+        self, trainer: Trainer, module: LightningModule, *, steps: bool = True, whole: Whole | None = None
+    ) -> None:
+        reason = obstacle(trainer, module, steps=steps, gathers=whole is not None)
         if reason is not None:
             raise Unrehearsable(reason)
         self._trainer = trainer
         self._source = module
-        self.module = _copied(trainer, module)
+        self.module = _copied(trainer, module, whole)
 
     def of(self, module: LightningModule) -> Rehearsal:
         """Returns the same with another copy of the model."""
@@ -93,20 +97,24 @@ class Rehearsal:
         return loss.reshape(()) if isinstance(loss, Tensor) and loss.numel() == 1 else None
 
 
-def obstacle(trainer: Trainer, module: LightningModule, *, steps: bool = True) -> str | None:
+def obstacle(trainer: Trainer, module: LightningModule, *, steps: bool = True, gathers: bool = False) -> str | None:
     """Says why this model cannot be copied and run apart, as a clause; None where it can.
 
     Args:
         trainer: The Trainer.
         module: The model.
         steps: Whether its training step is what will be run.
+        gathers: Whether all ranks make a copy, and may gather weights that they hold in shards.
     """
     if steps and not module.automatic_optimization:
         return "a step in manual optimization changes the weights, so that it cannot be rehearsed"
     strategy = type(trainer.strategy).__name__
     parameters = list(module.parameters())
-    if not any(kind.__name__ in _WHOLE for kind in type(trainer.strategy).__mro__) or are_sharded(parameters):
+    holds = any(kind.__name__ in _WHOLE for kind in type(trainer.strategy).__mro__) and not are_sharded(parameters)
+    if not holds and not gathers:
         return f"under {strategy} no rank holds the whole model"
+    if not holds and (reason := shards_obstacle(trainer, module)) is not None:
+        return reason
     if any(type(parameter).__name__ == "UninitializedParameter" for parameter in parameters):
         return "the model is lazy and has not been run yet"
     size = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
@@ -116,18 +124,23 @@ def obstacle(trainer: Trainer, module: LightningModule, *, steps: bool = True) -
     return None
 
 
-def _copied(trainer: Trainer, module: LightningModule) -> LightningModule:
+def _copied(trainer: Trainer, module: LightningModule, whole: Whole | None) -> LightningModule:
     # What is not the model's own to change is shared: the Trainer behind a screen, data, and what is left of a graph.
     memo: dict[int, Any] = {id(trainer): _Screen(trainer)}
     for part in module.modules():
         for value in _held(part):
-            if isinstance(value, (Dataset, DataLoader)) or type(value).__name__.endswith("DataModule"):
+            if isinstance(value, (Dataset, DataLoader)) or type(value).__name__.endswith(("DataModule", "DeviceMesh")):
                 memo[id(value)] = value
             elif isinstance(value, Tensor) and value.grad_fn is not None:
                 memo[id(value)] = value.detach().clone()
     try:
+        if whole is not None:
+            put_together(module, memo, whole)
         # Lightning's own `__getstate__` drops the Trainer.
         twin = copy.deepcopy(module, memo)
+    except Unrehearsable:
+        # Of another rank.
+        raise
     except Exception as error:
         raise Unrehearsable(f"the model cannot be copied ({type(error).__name__}: {error})") from error
     context = getattr(module, "_compiler_ctx", None)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from lightning_doctor.measure.cross_check import cross_check
-from lightning_doctor.measure.hessian import unflat
+from lightning_doctor.measure.descent import Escape
 from lightning_doctor.measure.landscape import Landscape, Loss, parts, samples
 from lightning_doctor.measure.verdict import CriticalPoint, judge
 
@@ -62,38 +62,13 @@ def classify_critical_point(
     return point
 
 
-@dataclass(frozen=True)
-class EscapeDirection:
-    """The direction of the most negative curvature, and where it leads.
-
-    Attributes:
-        direction: One tensor per parameter that requires gradients, in their order and shapes; together a unit vector,
-            towards the lower side.
-        curvature: Along it, on the samples that chose it [loss per squared unit of the weights].
-        residual: An eigenvalue lies within this of it.
-        distance: How far to go.
-        fall: By how much the loss of the testing samples falls there, both sides averaged [unit of the loss].
-        share: The same as a share of their loss.
-        error: Its standard error; None where there is a single sub-batch.
-        real: Whether it is beyond chance and rounding.
-    """
-
-    direction: list[Tensor]
-    curvature: float
-    residual: float
-    distance: float
-    fall: float
-    share: float
-    error: float | None
-    real: bool
-
-
 def escape_direction(
     module: nn.Module, batch: Any, loss: Loss, *, other: Any = None, share: float = 0.02, most: int = 100
-) -> EscapeDirection | None:
+) -> Escape | None:
     """Returns the way down along the most negative curvature, whatever kind of point the weights are.
 
-    ``for p, d in zip(parameters, way.direction): p.data += way.distance * d`` goes there.
+    ``for p, d in zip(parameters, way.along(parameters)): p.data += way.distance * d`` goes there, for the parameters
+    that require gradients.
 
     Args:
         module: As in :func:`classify_critical_point`, like all that follow.
@@ -109,21 +84,7 @@ def escape_direction(
     Raises:
         RuntimeError: Where an operation in the module cannot be differentiated twice.
     """
-    point = classify_critical_point(module, batch, loss, other=other, share=share, most=most)
-    way = point.escape
-    if way is None:
-        return None
-    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    return EscapeDirection(
-        direction=[part.to(p.dtype) for part, p in zip(unflat(way.direction, parameters), parameters, strict=True)],
-        curvature=way.curvature,
-        residual=way.residual,
-        distance=way.distance,
-        fall=way.fall,
-        share=way.share,
-        error=way.error,
-        real=way.real,
-    )
+    return classify_critical_point(module, batch, loss, other=other, share=share, most=most).escape
 
 
 def _divided(batch: Any, other: Any) -> tuple[Any, list[Any], bool]:

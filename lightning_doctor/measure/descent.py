@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from lightning_doctor.measure.evidence import Evidence, evidence
+from lightning_doctor.measure.hessian import unflat
 
 LossesAt = Callable[[Tensor], Tensor]
 """The losses of sub-batches of equal size ``[S]`` at the weights plus an offset ``[n]``."""
@@ -84,6 +85,14 @@ class Escape:
     share: float
     error: float | None
     real: bool
+
+    def along(self, parameters: Sequence[Tensor]) -> list[Tensor]:
+        """Returns the direction as one tensor per parameter, of its shape and dtype.
+
+        Args:
+            parameters: All that require gradients, in the order of the module.
+        """
+        return [part.to(p.dtype) for part, p in zip(unflat(self.direction, parameters), parameters, strict=True)]
 
 
 def slope(gradient: Tensor, sharpness: float, choosing: LossesAt, testing: LossesAt, *, resolution: float) -> Slope:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,7 +19,9 @@ _SQUARES = {
 }
 
 
-def preconditioner(optimizer: Optimizer, parameters: Sequence[Tensor]) -> Tensor | None:
+def preconditioner(
+    optimizer: Optimizer, parameters: Sequence[Tensor], whole: Callable[[Tensor], Tensor] = lambda tensor: tensor
+) -> Tensor | None:
     """Returns the diagonal of P, flat over the parameters [n]; a step is −lr·P·m for the momentum m.
 
     One over the square root of the mean of squared gradients, debiased where the optimizer debiases it, plus eps:
@@ -28,6 +30,7 @@ def preconditioner(optimizer: Optimizer, parameters: Sequence[Tensor]) -> Tensor
     Args:
         optimizer: After a step at least.
         parameters: Of the model, in the order of the result. One that the optimizer has not stepped gets a zero.
+        whole: Gathers a state that ranks hold in shards.
 
     Returns:
         None for an optimizer without one, and for one that is not known.
@@ -44,7 +47,7 @@ def preconditioner(optimizer: Optimizer, parameters: Sequence[Tensor]) -> Tensor
             parts.append(torch.zeros(parameter.numel(), dtype=parameter.dtype, device=parameter.device))
             continue
         group = groups[parameter]
-        scale = squares.detach().flatten().to(parameter.dtype)
+        scale = whole(squares.detach()).flatten().to(parameter.dtype)
         if "betas" in group:
             scale = scale / (1 - group["betas"][1] ** float(state["step"]))
         parts.append(1 / (scale.sqrt() + group["eps"]))

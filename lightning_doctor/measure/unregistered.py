@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lightning_doctor.measure.norms import are_sharded
+
 # How deep plain containers are looked into for layers, and how many things they may hold.
 _DEPTH = 3
 _MOST = 1000
@@ -27,7 +29,10 @@ def unregistered(loss: Tensor, module: nn.Module, held: Iterable[Tensor] = ()) -
         its shape, with a number of its own.
     """
     known = {*module.parameters(), *held}
-    # Sharded and lazy parameters are of classes of their own.
+    if are_sharded([*known]):
+        # What is gathered for a pass and let go again is nobody's parameter.
+        return {}
+    # Lazy parameters are of a class of their own.
     strange = {leaf: None for leaf in _leaves(loss) if type(leaf) is nn.Parameter and leaf not in known}
     if not strange:
         return {}

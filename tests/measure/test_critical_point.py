@@ -27,8 +27,9 @@ def test_the_origin_of_two_weights_is_a_saddle_and_the_way_out_is_along_their_di
     assert not point.held_out
     way = escape_direction(net, ONE, squared_error)
     assert way is not None
-    assert [abs(float(x)) for x in way.direction[0]] == pytest.approx([math.sqrt(0.5)] * 2, abs=1e-14)
-    assert way.direction[0].prod() > 0
+    (direction,) = way.along(list(net.parameters()))
+    assert [abs(float(x)) for x in direction] == pytest.approx([math.sqrt(0.5)] * 2, abs=1e-14)
+    assert direction.prod() > 0
     # (1 − t²/2)² is zero at √2, to both sides; a scan by factors of √2 meets it.
     assert (way.distance, way.fall, way.share) == pytest.approx((math.sqrt(2), 1, 1), abs=1e-14)
     assert way.real
