@@ -24,8 +24,14 @@ from lightning_doctor.callbacks.curvature import CurvatureProbe
 from lightning_doctor.measure.lanczos import ends
 from lightning_doctor.measure.landscape import Landscape
 from tests.benchmarks.models import MODELS, Batch, Transformer
-from tests.runs import QUIET
 
+_QUIET: dict[str, Any] = {
+    "accelerator": "cpu",
+    "logger": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "enable_checkpointing": False,
+}
 # Batches of the run, enough for the most that a probe collects, and the step at which it begins to.
 _BATCHES, _PROBE_AT = 48, 8
 
@@ -115,7 +121,7 @@ def as_it_chooses(net: nn.Module, batch: Batch) -> tuple[int, dict[str, Any]]:
         said[0],
         said[1],
     ):
-        Trainer(default_root_dir=Path(folder), callbacks=[probe], max_epochs=1, **QUIET).fit(Task(net), loader)
+        Trainer(default_root_dir=Path(folder), callbacks=[probe], max_epochs=1, **_QUIET).fit(Task(net), loader)
     assert probe.report is not None
     return taken[0], dict(probe.report.history.facts["curvature"])
 
