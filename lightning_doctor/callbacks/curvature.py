@@ -11,16 +11,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from lightning_doctor.callbacks.allowance import Allowance
+from lightning_doctor.callbacks.appointments import Appointment, Appointments
+from lightning_doctor.callbacks.curvature_fact import described
 from lightning_doctor.callbacks.meeting import Meeting, Parted
+from lightning_doctor.callbacks.micro_batches import MicroBatches
 from lightning_doctor.callbacks.monitor import Monitor
-from lightning_doctor.callbacks.point import Point, Sample, Supply, described, halved, is_out_of_memory, supply
-from lightning_doctor.callbacks.rehearsal import Rehearsal, Unrehearsable, obstacle
+from lightning_doctor.callbacks.point import Point, is_out_of_memory
+from lightning_doctor.callbacks.rehearsal import Rehearsal, Unrehearsable, holds_whole, obstacle
 from lightning_doctor.callbacks.shards import Whole
+from lightning_doctor.callbacks.supply import Sample, Supply, halved, supply
 from lightning_doctor.gradient_noise import NoiseScale
 from lightning_doctor.measure.hessian import flat, vector_dtype
 from lightning_doctor.measure.norms import are_sharded
 from lightning_doctor.measure.preconditioner import preconditioner
-from lightning_doctor.progress import standing
+from lightning_doctor.measure.rows import count_rows
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -28,25 +33,6 @@ if TYPE_CHECKING:
     from lightning_doctor.callbacks.case import Case
 
 _CAPACITY = 256
-# Batches on each side, those that choose a direction and those that test it; of small ones as many as make up so many
-# samples.
-_MOST_BATCHES, _FEW_SAMPLES = 4, 64
-# How many times longer a run must have become to be probed again.
-_GROWTH = 2.0
-# The first step after which there is an update to look along, and what is a plateau has had time to become one.
-_FIRST, _PLATEAU = 7, 128
-# What a verdict costs beside what is measured with every probe, about.
-_DEARER = 5.0
-# Memory that nobody misses [bytes]; what the graph of a gradient takes, in activations of a forward pass; what a
-# training step takes beside them, gradients and the like, in vectors over the weights.
-_SMALL, _GRAPH, _STEP_VECTORS = 1 << 26, 3, 3
-# Products with the Hessian, each of which keeps a vector.
-_LEAST_PRODUCTS, _MOST_PRODUCTS = 16, 100
-# What probes without a verdict may take of a run's first look [seconds].
-_FIRST_GAUGES = 0.2
-# What a verdict is expected to take of it, of which there is one on the way and one at the end [seconds].
-_VERDICT = 0.2
-
 _NOISE = ("curvature/noise_scale", "curvature/least_noise_scale", "curvature/gradient_noise")
 GAUGES = (
     "curvature/loss",
@@ -66,7 +52,8 @@ class CurvatureProbe(Monitor):
     Of each probe ``curvature/sharpness`` is the curvature along a batch's own gradient, ``curvature/step_ratio`` what
     the second order says of the optimizer's step (over 1 it raises the loss), ``curvature/noise_scale`` the batch size
     at which noise and signal of the gradient are equal [samples], ``curvature/least_noise_scale`` what that is at
-    least, and ``curvature/gradient_noise`` the variance of one sample's gradient. Where the loss has stopped to fall,
+    least, and ``curvature/gradient_noise`` the variance of one sample's gradient; where gradients are accumulated over
+    batches these come from each few steps too. Where the loss has stopped to fall,
     at the chosen intervals and at the end it also says what kind of point this is: ``curvature/high`` and
     ``curvature/low`` are the ends of the spectrum, ``curvature/preconditioned`` the largest eigenvalue as the Adam
     family meets it, and the fact ``curvature`` holds the verdict with all its numbers.
@@ -103,15 +90,11 @@ class CurvatureProbe(Monitor):
     def begin(self, case: Case) -> None:
         """Asks whether this model can be tried on a copy."""
         self._batches: list[Sample] = []
-        self._collecting = False
-        self._wanted = 0
-        self._judges = self._ends = False
-        self._starts_at = 0
+        self._next: Appointment | None = None
+        self._times = Appointments(self.samples, self.every_n_steps)
+        self.kept = self._times.kept
         self._before: list[Tensor] | None = None
-        self._gauge_at, self._verdict_at = _FIRST, self.every_n_steps or _PLATEAU
-        self._costs = {False: 0.0, True: 0.0}
-        self._gauged = 0.0
-        self.kept = 2 * _VERDICT
+        self._allowance = Allowance()
         run = case.run
         # Ranks that hold a model in shards gather it, if all of them will.
         self._gathers = case.together or run.trainer.world_size == 1
@@ -119,36 +102,44 @@ class CurvatureProbe(Monitor):
         if reason is None and len(run.optimizers) > 1:
             reason = f"{len(run.optimizers)} optimizers: no single loss has a curvature to step by"
         self._able = reason is None
+        # Scaled gradients would have to be read to be unscaled.
+        plain = run.automatic and run.scaler is None and len(run.optimizers) == 1
+        holds = plain and holds_whole(run.trainer, _trained(case))
+        self._micro = MicroBatches(lambda step, noise: _receive_noise(case, step, noise)) if holds else None
         case.history.lack(self.signals, reason or "no probe was due")
 
     def before_batch(self, case: Case, batch: Any, batch_idx: int) -> None:
         """Keeps a batch to probe with, as it is before the model may change it."""
-        if self._collecting and case.pace.steps >= self._starts_at and len(self._batches) < self._wanted:
+        if self._micro is not None:
+            self._micro.before_batch(case, _trained(case), batch, batch_idx)
+        if self._next is not None and case.pace.steps >= self._next.begins and len(self._batches) < self._next.batches:
             try:
                 self._batches.append((copy.deepcopy(batch), batch_idx))
             except Exception as error:  # noqa: BLE001
                 # What is in a batch is the user's business: not everything can be copied.
-                self._collecting = False
+                self._next = None
                 self._give_up(case, f"a batch cannot be copied ({type(error).__name__}: {error})")
 
     def before_step(self, case: Case, optimizer: Optimizer) -> None:
         """Keeps the weights that the step to be looked along starts from."""
-        if self._collecting and len(self._batches) == self._wanted:
+        if self._micro is not None:
+            self._micro.before_step(case, _trained(case))
+        if self._next is not None and len(self._batches) == self._next.batches:
             self._before = [parameter.detach().clone() for parameter in _trained(case)]
 
     def probe(self, case: Case) -> None:
         """Collects batches when it is time, and probes when they are there."""
-        if not self._collecting or len(self._batches) < self._wanted:
+        due = self._next
+        if due is None or len(self._batches) < due.batches:
             return
-        self._collecting = False
+        self._next = None
         batches, self._batches = self._batches, []
-        before, self._before = self._before, None
         began = case.budget.clock()
         deadline = began + case.budget.left() - case.pace.left_for_rules / 2
         meeting = Meeting(case.together, lambda: case.budget.clock() < deadline)
         device = case.run.trainer.strategy.root_device
         try:
-            self._look(case, batches, before, meeting)
+            self._look(case, batches, meeting, judges=due.judges)
             meeting.close(device)
         except Parted as error:
             self._give_up(case, str(error))
@@ -159,58 +150,28 @@ class CurvatureProbe(Monitor):
             else:
                 # The user's own step, which may not bear being run apart from the run.
                 self._give_up(case, f"a rehearsed training step failed ({type(error).__name__}: {error})")
-        self._costs[self._judges] = case.budget.clock() - began
-        if self._judges:
-            self.kept = min(self.kept, _VERDICT)
-        else:
-            self._gauged += self._costs[False]
+        self._before = None
+        self._times.spent(due.judges, case.budget.clock() - began)
+        self.kept = self._times.kept
 
     def end(self, case: Case) -> None:
         """Lets go of batches and weights."""
         self._batches.clear()
-        self._before = None
+        self._before = self._micro = None
 
     def wishes(self, case: Case) -> list[float]:
         """Says whether this rank would probe in the coming window, and whether for a verdict."""
-        self._ends = False
-        if not self._able or self._collecting:
+        if not self._able or self._next is not None:
             return [0.0, 0.0]
-        step, planned = case.pace.steps, case.history.fact("trainer.planned_steps")
-        if isinstance(planned, int):
-            # The last batches of the run, if they come before the next window ends.
-            last = planned - _steps_wanted(case, self.samples)
-            self._ends = step <= last < case.pace.following(step)
-        verdict = self._ends or (step >= self._verdict_at and (self.every_n_steps is not None or _is_plateau(case)))
-        gauge = verdict or step >= self._gauge_at
-        # Of the first look one verdict on the way, and one at the end; the others must be earned.
-        dear, room = max(self._costs[True], _DEARER * self._costs[False]), case.room(self)
-        earned = self._costs[True] and not self._ends
-        verdict = verdict and (case.budget.has_earned(dear) if earned else dear <= room)
-        cost = self._costs[False]
-        # What no verdict will be had for need not be kept.
-        first = self._ends or (self._gauged + cost <= _FIRST_GAUGES and cost <= room - self.kept)
-        gauge = gauge and ((first and cost <= room) or case.budget.has_earned(cost))
-        if self._ends:
-            # Whatever others have yet to do may take what was kept for this.
-            self.kept = 0.0
-        return [float(verdict or gauge), float(verdict)]
+        wishes = self._times.wishes(case, case.room(self))
+        self.kept = self._times.kept
+        return wishes
 
     def heed(self, case: Case, means: list[float]) -> None:
         """Begins to collect batches, if every rank would."""
-        step = case.pace.steps
-        probes, judges = (mean == 1.0 for mean in means)
-        if step >= self._verdict_at:
-            later = _GROWTH if judges else 1.25
-            self._verdict_at = step + self.every_n_steps if self.every_n_steps else math.ceil(later * step)
-        if step >= self._gauge_at:
-            self._gauge_at = math.ceil(_GROWTH * step)
-        if probes:
-            self._collecting, self._judges = True, judges
-            self._wanted = _batches_wanted(case, self.samples)
-            planned = case.history.fact("trainer.planned_steps")
-            self._starts_at = planned - _steps_wanted(case, self.samples) if self._ends else step
+        self._next = self._times.heed(case, means) or self._next
 
-    def _look(self, case: Case, batches: list[Sample], before: list[Tensor] | None, meeting: Meeting) -> None:
+    def _look(self, case: Case, batches: list[Sample], meeting: Meeting, *, judges: bool) -> None:
         rehearsal = Rehearsal(
             case.run.trainer,
             case.run.module,
@@ -218,46 +179,37 @@ class CurvatureProbe(Monitor):
             whole=meeting.whole if self._gathers else None,
         )
         facts = case.history.fact
-        samples = supply(
-            batches,
-            whole=facts("trainer.batches_per_epoch") == 1,
-            batch_size=facts("data.batch_size"),
-            samples=facts("data.train_samples"),
-        )
+        size, served = facts("data.batch_size"), facts("data.train_samples")
+        samples = supply(batches, whole=facts("trainer.batches_per_epoch") == 1, batch_size=size, samples=served)
         notes: list[str] = []
         if are_sharded(_trained(case)):
             notes.append("each rank looks at a copy of the whole model, which it holds a part of")
-        samples, most = self._fitting(rehearsal, samples, notes, meeting)
+        rows = count_rows(batches[0][0], size, served, least=1)
+        fewer, most = self._allowance.fit(self._point(rehearsal, samples, meeting), samples, batches[0], rows, meeting)
+        if fewer.rows != samples.rows:
+            notes.append(f"it looks at {fewer.rows} of {samples.rows} samples, for the memory of two training steps")
+        samples = fewer
         while True:
             try:
-                self._measure(case, Point(rehearsal, samples, self.probe_loss, meeting), before, notes, most)
+                self._measure(case, self._point(rehearsal, samples, meeting), notes, most if judges else 0)
                 return
             except (RuntimeError, MemoryError) as error:  # noqa: PERF203
                 # One rank of several cannot begin again on its own.
-                fewer = halved(samples) if is_out_of_memory(error) and meeting.world == 1 else None
-                if fewer is None:
+                half = halved(samples) if is_out_of_memory(error) and meeting.world == 1 else None
+                if half is None:
                     raise
                 notes.append(f"the memory did not suffice for {samples.rows or 'so many'} samples")
-                samples = fewer
+                samples = half
 
-    def _fitting(self, rehearsal: Rehearsal, samples: Supply, notes: list[str], meeting: Meeting) -> tuple[Supply, int]:
-        """Returns as many samples, and as many products, as fit into the memory of two training steps, about."""
-        point = Point(rehearsal, samples, self.probe_loss, meeting)
-        activations, vector = point.activation_bytes(), point.weight_bytes()
-        limit = max(_SMALL, 2 * (activations + _STEP_VECTORS * vector))
-        whole, rows = samples.rows, samples.sizes[0]
-        while rows and samples.rows and _GRAPH * activations * samples.rows / rows > limit:
-            fewer = halved(samples)
-            if fewer is None:
-                break
-            samples = fewer
-        if samples.rows != whole:
-            notes.append(f"it looks at {samples.rows} of {whole} samples, for the memory of two training steps")
-        return samples, max(_LEAST_PRODUCTS, min(_MOST_PRODUCTS, limit // vector))
+    def _point(self, rehearsal: Rehearsal, samples: Supply, meeting: Meeting) -> Point:
+        return Point(rehearsal, samples, self.probe_loss, meeting)
 
-    def _measure(self, case: Case, point: Point, before: list[Tensor] | None, notes: list[str], most: int) -> None:
+    def _measure(self, case: Case, point: Point, notes: list[str], most: int) -> None:
+        """Measures, and gives a verdict by at most so many products; none by none."""
         point.prepare()
-        gauges = point.gauges(_update(case, before, point.whole))
+        gauges = point.gauges(_update(case, self._before, point.whole))
+        # As large as the model, like what follows.
+        self._before = None
         noise = point.noise_scale()
         if isinstance(noise, str):
             case.history.lack(_NOISE, noise)
@@ -265,10 +217,8 @@ class CurvatureProbe(Monitor):
             gauges |= _noise(noise)
             case.history.lack(_NOISE, noise.reason or "the noise of the gradient is undefined")
         step = case.run.step
-        if self._judges:
-            diagonal = preconditioner(case.run.optimizers[0], _trained(case), point.whole)
-            if diagonal is not None:
-                gauges["curvature/preconditioned"] = point.preconditioned(diagonal)
+        if most:
+            gauges["curvature/preconditioned"] = _preconditioned(case, point, most)
             verdict = point.judge(most)
             if verdict.ends is not None:
                 gauges |= {"curvature/high": verdict.ends.high, "curvature/low": verdict.ends.low}
@@ -284,27 +234,10 @@ class CurvatureProbe(Monitor):
         case.history.lack(self.signals, reason)
 
 
-def _batches_wanted(case: Case, samples: int) -> int:
-    """Returns how many batches make so many samples to choose by, and as many to test by."""
-    if case.history.fact("trainer.batches_per_epoch") == 1:
-        return 1
-    size = case.history.fact("data.batch_size")
-    if not isinstance(size, int) or size <= 0:
-        return 2 * _MOST_BATCHES
-    if case.together:
-        # Each rank has as many.
-        size *= case.run.trainer.world_size
-    return 2 * min(math.ceil(samples / size), max(_MOST_BATCHES, math.ceil(_FEW_SAMPLES / size)))
-
-
-def _steps_wanted(case: Case, samples: int) -> int:
-    return math.ceil(_batches_wanted(case, samples) / max(1, case.run.accumulate))
-
-
-def _is_plateau(case: Case) -> bool:
-    """Whether the loss has stopped to fall, with something left to learn."""
-    now = standing(case.history)
-    return not now.improving and not now.good
+def _preconditioned(case: Case, point: Point, most: int) -> float:
+    """Returns the largest eigenvalue as the optimizer meets it; NaN for one that has no preconditioner."""
+    diagonal = preconditioner(case.run.optimizers[0], _trained(case), point.whole)
+    return math.nan if diagonal is None else point.preconditioned(diagonal, most)
 
 
 def _trained(case: Case) -> list[Tensor]:
@@ -329,6 +262,12 @@ def _noise(noise: NoiseScale) -> dict[str, float]:
         highest = max(noise.signal, 0.0) + 2 * noise.signal_error
         found["curvature/least_noise_scale"] = noise.noise / highest if highest > 0 else math.nan
     return found
+
+
+def _receive_noise(case: Case, step: int, noise: NoiseScale) -> None:
+    for name, value in _noise(noise).items():
+        if math.isfinite(value):
+            case.history.record(name, step, value, capacity=_CAPACITY)
 
 
 def _receive(case: Case, step: int, numbers: list[float]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,115 +12,22 @@ from torch import Tensor
 
 from lightning_doctor.callbacks.meeting import Meeting, SharedHessian, SharedLandscape
 from lightning_doctor.callbacks.rehearsal import Rehearsal, Unrehearsable
+from lightning_doctor.callbacks.supply import FEWEST, Sample, Supply, as_doubles, cut
 from lightning_doctor.gradient_noise import NoiseScale, noise_scale
 from lightning_doctor.measure.cross_check import cross_check
 from lightning_doctor.measure.descent import LossesAt
 from lightning_doctor.measure.halves import half_norms
 from lightning_doctor.measure.hessian import DifferencedHessian
 from lightning_doctor.measure.lanczos import ends
-from lightning_doctor.measure.landscape import as_double
-from lightning_doctor.measure.rows import count_rows, cut_rows, join
 from lightning_doctor.measure.sharpness import batch_sharpness, preconditioned, step_ratio
 from lightning_doctor.measure.verdict import CriticalPoint, judge
 
-# A batch and its index, as a training step takes them.
-Sample = tuple[Any, int]
-
-# Sub-batches that a verdict is tested on, and the rows each must have: batch normalisation makes little of fewer.
-_PARTS, _FEWEST = 8, 8
-# More batches than this are joined.
-_FEW_BATCHES = 8
 # Of a preconditioned spectrum only the largest eigenvalue is wanted: negative ones matter where they are as large.
 _LARGEST, _MOST_LARGEST = 0.5, 30
 # Pairs of gradients, of whose noise they tell.
 _PAIRS = 4
 # Of a line, on each side of where the weights are.
 _POINTS = 8
-
-
-@dataclass(frozen=True)
-class Supply:
-    """The samples of a probe.
-
-    Attributes:
-        batches: All of them, whole, as they were trained on.
-        choosing: Batches that choose directions.
-        testing: Batches, or parts of them, that test what was chosen.
-        held_out: Whether the testing samples are others.
-        sizes: The rows of each of the batches; None where unknown.
-        rows: Of the choosing ones, together; None where unknown.
-        tested: Of the testing ones, together; None where unknown.
-    """
-
-    batches: list[Sample]
-    choosing: list[Sample]
-    testing: list[Sample]
-    held_out: bool
-    sizes: list[int | None]
-    rows: int | None
-    tested: int | None
-
-
-def supply(batches: Sequence[Sample], *, whole: bool, batch_size: Any = None, samples: Any = None) -> Supply:
-    """Shares batches out among those that choose and those that test.
-
-    Args:
-        batches: As they were trained on.
-        whole: Whether each of them is all the data there is: then there are no others to test on, and no need.
-        batch_size: What the loader says.
-        samples: The number of samples that it serves.
-    """
-    sizes = [count_rows(batch, batch_size, samples, least=1) for batch, _ in batches]
-    if len(batches) > _FEW_BATCHES and sizes[0] is not None and set(sizes) == {sizes[0]}:
-        batches, sizes = _joined(batches, sizes[0])
-    if whole or len(batches) < 2:
-        return Supply(list(batches[:1]), list(batches[:1]), list(batches[:1]), False, sizes[:1], sizes[0], sizes[0])
-    half = len(batches) // 2
-    most = math.ceil(_PARTS / (len(batches) - half))
-    tested = [
-        part
-        for batch, rows in zip(batches[half:], sizes[half:], strict=True)
-        for part in cut(batch, rows, min(most, (rows or 0) // _FEWEST))
-    ]
-    return Supply(list(batches), list(batches[:half]), tested, True, sizes, _total(sizes[:half]), _total(sizes[half:]))
-
-
-def _joined(batches: Sequence[Sample], rows: int) -> tuple[list[Sample], list[int | None]]:
-    """Makes few batches of many small ones."""
-    count = math.ceil(len(batches) / _FEW_BATCHES)
-    groups = [batches[start : start + count] for start in range(0, len(batches), count)]
-    found = [(join([batch for batch, _ in group], rows), group[0][1]) for group in groups]
-    if any(batch is None for batch, _ in found):
-        return list(batches), [rows] * len(batches)
-    return found, [rows * len(group) for group in groups]
-
-
-def cut(sample: Sample, rows: int | None, count: int) -> list[Sample]:
-    """Cuts a batch into so many parts of equal size, if its rows are known; what is left over is left out."""
-    if rows is None or count < 2:
-        return [sample]
-    batch, index = sample
-    return [(part, index) for part in cut_rows(batch, rows, count)]
-
-
-def halved(samples: Supply) -> Supply | None:
-    """Returns a supply with half as many choosing samples; None where they cannot be halved."""
-    count, rows = len(samples.choosing), samples.sizes[0]
-    if count > 1:
-        fewer = None if samples.rows is None else samples.rows * (count // 2) // count
-        return replace(samples, choosing=samples.choosing[: count // 2], rows=fewer)
-    halves = cut(samples.choosing[0], rows, 2)
-    if rows is None or len(halves) < 2 or rows < 2 * _FEWEST:
-        return None
-    tested = samples.testing if samples.held_out else halves[:1]
-    rest = halves[:1] if samples.batches == samples.choosing else [halves[0], *samples.batches[1:]]
-    sizes = [rows // 2, *samples.sizes[1:]]
-    return replace(samples, batches=rest, choosing=halves[:1], testing=tested, sizes=sizes, rows=rows // 2)
-
-
-def _total(sizes: Sequence[int | None]) -> int | None:
-    known = [size for size in sizes if size is not None]
-    return sum(known) if len(known) == len(sizes) else None
 
 
 class Point:
@@ -163,12 +70,12 @@ class Point:
             raise Unrehearsable(str(error)) from error
         self.whole = self._meeting.whole
         self._samples = samples
-        self._down = self._land.weights
+        self._gradient = self._land.weights
         self.backend = "exact"
         self.notes: list[str] = []
 
-    def activation_bytes(self) -> int:
-        """Returns what a forward pass of a whole batch keeps for its backward pass [bytes]."""
+    def activation_bytes(self, sample: Sample) -> float:
+        """Returns what a forward pass of a batch keeps for its backward pass [bytes]."""
         kept: dict[int, int] = {}
         weights = {parameter.untyped_storage().data_ptr() for parameter in self._land.parameters}
 
@@ -176,12 +83,18 @@ class Point:
             if tensor.layout == torch.strided:
                 storage = tensor.untyped_storage()
                 kept[storage.data_ptr()] = storage.nbytes()
-            return tensor
+            # Detached: an output that its own node keeps would never be let go.
+            return tensor.detach()
 
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-            self._land.gradient(self._samples.batches[:1])
+            self._land.own().gradient([sample])
         own = sum(size for place, size in kept.items() if place not in weights)
-        return round(self._meeting.number(own, self._land.weights.device))
+        return self._meeting.number(own, self.device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self._land.weights.device
 
     def weight_bytes(self) -> int:
         """Returns the size of a vector over the parameters [bytes]."""
@@ -214,7 +127,7 @@ class Point:
                 obstacle = check.because
             elif check.agrees is None:
                 self.notes.append(check.because)
-        if self._meeting.number(float(bool(obstacle)), self._land.weights.device) > 0:
+        if self._meeting.number(float(bool(obstacle)), self.device) > 0:
             self._difference(obstacle or "another rank cannot")
 
     def _difference(self, because: str) -> None:
@@ -261,10 +174,10 @@ class Point:
         alike = zip(self._samples.batches, self._samples.sizes, strict=True)
         whole = [sample for sample, size in alike if size == rows]
         count = 2 * math.ceil(_PAIRS / len(whole))
-        while count > 2 and rows // count < _FEWEST:
+        while count > 2 and rows // count < FEWEST:
             count -= 2
         # Small batches are halves of what two of them make together.
-        cuts = rows >= 2 * _FEWEST
+        cuts = rows >= 2 * FEWEST
         halves = [half for sample in whole for half in cut(sample, rows, count)] if cuts else whole
         halves = halves[: len(halves) // 2 * 2]
         if len(halves) < 4:
@@ -273,11 +186,11 @@ class Point:
         size = (rows // count if cuts else rows) * self._meeting.world
         return noise_scale(small, big, size, 2 * size)
 
-    def preconditioned(self, diagonal: Tensor) -> float:
-        """Returns the largest eigenvalue of P^½HP^½ for a diagonal P [n]; NaN where there is none."""
+    def preconditioned(self, diagonal: Tensor, most: int) -> float:
+        """Returns the largest eigenvalue of P^½HP^½ for a diagonal P [n], by at most so many products; NaN for none."""
         hessian = self._hessian(self._samples.choosing[:1])
         product = preconditioned(hessian, diagonal.to(self._land.weights))
-        found = ends(product, self._land.weights, share=_LARGEST, most=_MOST_LARGEST)
+        found = ends(product, self._land.weights, share=_LARGEST, most=min(most, _MOST_LARGEST))
         hessian.release()
         return math.nan if found is None else found.high
 
@@ -285,7 +198,7 @@ class Point:
         """Says what kind of point this is, by at most so many products, each of which keeps a vector."""
         chosen = self._samples.choosing
         hessian = self._hessian(chosen)
-        self._down = -hessian.gradient / hessian.gradient.norm()
+        self._gradient = hessian.gradient
         point = judge(
             hessian,
             self._losses([chosen]),
@@ -309,7 +222,7 @@ class Point:
         if verdict.escape is not None and verdict.escape.real:
             direction, reach, begin = verdict.escape.direction, 1.5 * verdict.escape.distance, -_POINTS
         elif verdict.slope is not None and verdict.slope.distance > 0:
-            direction, reach, begin = self._down, 2 * verdict.slope.distance, 0
+            direction, reach, begin = -self._gradient / self._gradient.norm(), 2 * verdict.slope.distance, 0
         else:
             return []
         found, tested = [], self._losses([[sample] for sample in self._samples.testing])
@@ -326,15 +239,6 @@ class Point:
         return lambda offset: self._land.losses(batches, offset)
 
 
-def as_doubles(samples: Supply) -> Supply:
-    """Returns the samples with their floating-point tensors in float64."""
-    wide = {id(sample): as_double(sample) for sample in (*samples.batches, *samples.choosing, *samples.testing)}
-    batches, choosing, testing = (
-        [wide[id(sample)] for sample in part] for part in (samples.batches, samples.choosing, samples.testing)
-    )
-    return replace(samples, batches=batches, choosing=choosing, testing=testing)
-
-
 def is_out_of_memory(error: Exception) -> bool:
     """Whether an error says that there was no memory left."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "not enough memory" in str(error)
@@ -342,58 +246,3 @@ def is_out_of_memory(error: Exception) -> bool:
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-
-
-def described(point: CriticalPoint, noise: NoiseScale | str) -> dict[str, Any]:
-    """Returns a verdict as the fact ``curvature``: plain JSON, without what is not known."""
-    fact: dict[str, Any] = {
-        "kind": point.kind,
-        "because": point.because,
-        "loss": point.loss,
-        "samples": point.samples,
-        "tested": point.tested,
-        "held_out": point.held_out,
-        "products": point.products,
-        "epsilon": point.share,
-        "failure": point.failure,
-    }
-    if point.ends is not None:
-        low, high = (point.ends.low, point.ends.low_residual), (point.ends.high, point.ends.high_residual)
-        fact["converged"], fact["parameters"] = point.ends.converged, point.ends.size
-        fact["density"] = [[x, y] for x, y in zip(point.ends.points, point.ends.weights, strict=True)]
-        fact["low"], fact["high"] = ({"value": value, "residual": residual} for value, residual in (low, high))
-    if point.slope is not None:
-        fact["gradient"] = {
-            "norm": point.slope.norm,
-            "distance": point.slope.distance,
-            "predicted_fall": point.slope.predicted_fall,
-            "curvature_fall": point.slope.curvature_fall,
-            "fall": point.slope.fall,
-            "standard_error": point.slope.error,
-            "near_zero": point.near_zero,
-        }
-    if point.escape is not None:
-        fact["escape"] = {
-            "distance": point.escape.distance,
-            "fall": point.escape.fall,
-            "share": point.escape.share,
-            "standard_error": point.escape.error,
-            "curvature": point.escape.curvature,
-            "real": point.escape.real,
-            "samples": point.tested,
-        }
-    if isinstance(noise, NoiseScale):
-        fact["noise_scale"] = {"samples": noise.samples, "error": noise.error, "reason": noise.reason}
-    else:
-        fact["noise_scale"] = {"reason": noise}
-    return _known(fact)
-
-
-def _known(fact: dict[str, Any]) -> dict[str, Any]:
-    """Leaves out what is None, not finite, or empty."""
-    found = {}
-    for key, value in fact.items():
-        kept = _known(value) if isinstance(value, dict) else value
-        if kept not in (None, "", {}) and not (isinstance(kept, float) and not math.isfinite(kept)):
-            found[key] = kept
-    return found

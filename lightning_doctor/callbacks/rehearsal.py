@@ -6,7 +6,7 @@ import copy
 import inspect
 import os
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -110,7 +110,7 @@ def obstacle(trainer: Trainer, module: LightningModule, *, steps: bool = True, g
         return "a step in manual optimization changes the weights, so that it cannot be rehearsed"
     strategy = type(trainer.strategy).__name__
     parameters = list(module.parameters())
-    holds = any(kind.__name__ in _WHOLE for kind in type(trainer.strategy).__mro__) and not are_sharded(parameters)
+    holds = holds_whole(trainer, parameters)
     if not holds and not gathers:
         return f"under {strategy} no rank holds the whole model"
     if not holds and (reason := shards_obstacle(trainer, module)) is not None:
@@ -122,6 +122,11 @@ def obstacle(trainer: Trainer, module: LightningModule, *, steps: bool = True, g
     if free is not None and _COPIES * size > free:
         return f"{_COPIES} copies of its {size / 2**20:.0f} MiB of weights do not fit into the memory that is free"
     return None
+
+
+def holds_whole(trainer: Trainer, parameters: Sequence[Tensor]) -> bool:
+    """Whether each rank has all of the model's parameters and of their gradients."""
+    return any(kind.__name__ in _WHOLE for kind in type(trainer.strategy).__mro__) and not are_sharded(parameters)
 
 
 def _copied(trainer: Trainer, module: LightningModule, whole: Whole | None) -> LightningModule:

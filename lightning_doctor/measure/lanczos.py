@@ -64,10 +64,13 @@ class Krylov:
         if count % _BLOCK == 0:
             self._blocks.append(vector.new_empty(_BLOCK, vector.numel()))
         self._blocks[-1][count % _BLOCK] = vector
+        # Large vectors: no more of them at once than must be.
+        vector = self._next = self._basis_vector(count)
         own = float(vector @ image)
-        rest = image - own * vector
+        rest = torch.sub(image, vector, alpha=own)
+        del image
         if count:
-            rest = rest - self.beyond[-1] * self._basis_vector(count - 1)
+            rest.sub_(self._basis_vector(count - 1), alpha=self.beyond[-1])
         before = float(rest.norm())
         rest, length = self._orthogonal(rest, count + 1)
         # Once is enough unless most of it was rounding (Parlett 1998, section 6.9: twice is enough).
@@ -75,7 +78,7 @@ class Krylov:
             rest, length = self._orthogonal(rest, count + 1)
         self.diagonal.append(own)
         self.beyond.append(length)
-        self._next = rest / length if length > 0 else rest
+        self._next = rest.div_(length) if length > 0 else rest
 
     def ritz(self) -> tuple[Tensor, Tensor]:
         """Returns the eigenvalues ``[k]``, rising, and eigenvectors ``[k, k]`` of the tridiagonal, in float64."""
@@ -93,17 +96,17 @@ class Krylov:
         """Returns the unit vector ``[n]`` with these coefficients ``[k]`` in the basis."""
         mixed = torch.zeros_like(self._next)
         for block, part in zip(self._blocks, torch.split(coefficients.to(self._next), _BLOCK), strict=True):
-            mixed += part @ block[: len(part)]
-        unit: Tensor = mixed / mixed.norm()
-        return unit
+            mixed.addmv_(block[: len(part)].T, part)
+        return mixed.div_(mixed.norm())
 
     def _basis_vector(self, index: int) -> Tensor:
         return self._blocks[index // _BLOCK][index % _BLOCK]
 
     def _orthogonal(self, vector: Tensor, count: int) -> tuple[Tensor, float]:
+        """Takes what lies in the basis off a vector, in place; returns it, and its length."""
         for start, block in enumerate(self._blocks):
             filled = block[: min(_BLOCK, count - start * _BLOCK)]
-            vector = torch.addmv(vector, filled.T, filled @ vector, alpha=-1)
+            vector.addmv_(filled.T, filled @ vector, alpha=-1)
         return vector, float(vector.norm())
 
 

@@ -40,9 +40,11 @@ class Landscape:
         self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         if not self.parameters:
             raise ValueError("no parameter of the module requires gradients")
-        self._start = [parameter.detach().clone() for parameter in self.parameters]
-        self.weights = flat(self._start, self.parameters, vector_dtype(self.parameters))
+        self.weights = flat(
+            [parameter.detach() for parameter in self.parameters], self.parameters, vector_dtype(self.parameters)
+        )
         """The weights ``[n]``."""
+        self._start = unflat(self.weights, self.parameters)
 
     def hessian(self, batch: Any) -> Hessian:
         """Returns products with the Hessian of the loss of a batch."""

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lightning_doctor.budget import Budget
+from lightning_doctor.callbacks.allowance import Allowance
+from lightning_doctor.callbacks.curvature import CurvatureProbe
+from lightning_doctor.callbacks.meeting import Meeting
+from lightning_doctor.callbacks.point import Point
+from lightning_doctor.callbacks.supply import Sample, Supply, supply
+from tests.runs import DigitsNet, digits, trainer
+
+MIB = 1 << 20
+
+
+class FakePoint:
+    """A model of so many weights, each of whose samples takes so much."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, sample_bytes: int, weight_bytes: int) -> None:
+        self.sample_bytes, self._weight_bytes = sample_bytes, weight_bytes
+
+    def activation_bytes(self, sample: Sample) -> float:
+        return float(len(sample[0]) * self.sample_bytes)
+
+    def weight_bytes(self) -> int:
+        return self._weight_bytes
+
+
+def batches(count: int = 8, rows: int = 32) -> list[Sample]:
+    return [(torch.zeros(rows, 1), index) for index in range(count)]
+
+
+def fit(point: Any, batches: list[Sample]) -> tuple[Supply, int]:
+    rows = len(batches[0][0])
+    samples = supply(batches, whole=False, batch_size=rows)
+    return Allowance().fit(point, samples, batches[0], rows, Meeting(together=False))
+
+
+def test_a_small_model_is_looked_at_with_all_samples_and_products() -> None:
+    samples, most = fit(FakePoint(sample_bytes=1024, weight_bytes=4096), batches())
+    assert (samples.rows, most) == (128, 100)
+
+
+def test_large_activations_halve_the_samples_until_a_product_fits_into_two_steps() -> None:
+    samples, most = fit(FakePoint(sample_bytes=8 * MIB, weight_bytes=MIB), batches())
+    # A step is 256 MiB; 16 samples take 3.2 · 128 MiB of 512, 32 would take 819.
+    assert samples.rows == 16
+    assert most == int(512 - 3.2 * 128) - 12
+
+
+def test_many_weights_and_few_samples_leave_the_graph_the_memory_of_a_step() -> None:
+    samples, most = fit(FakePoint(sample_bytes=16 * MIB, weight_bytes=64 * MIB), batches(rows=8))
+    # No batch is cut under eight samples: 3.2 · 128 MiB.
+    assert (samples.rows, most) == (8, 16)
+
+
+def test_small_batches_that_were_joined_are_measured_by_the_runs_own() -> None:
+    samples, _ = fit(FakePoint(sample_bytes=16 * MIB, weight_bytes=MIB), batches(count=32, rows=4))
+    # A step of four samples is 64 MiB, not the 256 of the sixteen that are joined.
+    assert samples.rows == 8
+
+
+def test_activations_are_measured_once_for_each_shape_of_a_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[torch.Size] = []
+    original = Point.activation_bytes
+
+    def measure(point: Point, sample: Sample) -> float:
+        measured.append(sample[0][0].shape)
+        return original(point, sample)
+
+    monkeypatch.setattr(Point, "activation_bytes", measure)
+    # A slow machine would not probe as often.
+    monkeypatch.setattr(Budget, "left", lambda _: 1e9)
+    monkeypatch.setattr(Budget, "has_earned", lambda *_: True)
+    probe = CurvatureProbe(samples=64, every_n_steps=8)
+    probe.settings.strict = True
+    trainer(tmp_path, probe, max_epochs=6).fit(DigitsNet(), digits())
+    assert probe.report is not None
+    assert len(probe.report.history["curvature/loss"].values) >= 2
+    # A quarter of a batch of 32.
+    assert measured == [torch.Size([8, 64])]
