@@ -144,6 +144,10 @@ class BatchMonitor(Monitor):
             self._examined = []
         self._waiting.leaves()
 
+    def after_validation(self, case: Case) -> None:
+        """The time of a validation pass is no wait."""
+        self._waiting.interrupt()
+
     def before_close(self, case: Case) -> None:
         """Hands over what was gathered, still on its device."""
         self._waiting.interrupt()

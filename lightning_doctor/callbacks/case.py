@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -17,6 +18,7 @@ from lightning_doctor.callbacks.monitor import Monitor
 from lightning_doctor.callbacks.pace import Pace
 from lightning_doctor.callbacks.publisher import Publisher, log_folder
 from lightning_doctor.callbacks.rehearsal import Unrehearsable
+from lightning_doctor.callbacks.rest import Rest
 from lightning_doctor.callbacks.run import Run
 from lightning_doctor.history import History
 from lightning_doctor.measure.window import Window
@@ -50,6 +52,8 @@ class Case:
     Attributes:
         run: The fit as the monitors need to know it, while it trains.
         stepped: Whether the current batch has reached an optimizer step.
+        batch_idx: The index of the newest batch in its epoch.
+        rest: Which steps nobody looks at.
         report: The newest report.
         closed: Whether the fit is over.
         held_out: What was held out of the training set, if anything was.
@@ -75,6 +79,8 @@ class Case:
         self.budget = Budget(settings.overhead)
         self.pace = Pace(self.budget, settings.every_n_steps)
         self.stepped = False
+        self.batch_idx = -1
+        self.rest = Rest(leader, trainer, possible=False)
         self.held_out: ThinnedSource | None = None
         self._trainer = weakref.ref(trainer)
         self._parts = list(parts)
@@ -150,6 +156,9 @@ class Case:
                 "opening the loggers", lambda: Publisher(self.trainer.loggers, folder, self.history)
             )
         self._each("begin", self)
+        # In manual optimization every loss that is sent backward counts, and there is no telling which comes next.
+        possible = self._try("telling when to rest", lambda: self.run.automatic)
+        self.rest = Rest(self.leader, self.trainer, possible=bool(possible))
 
     def _prepare(self) -> None:
         several = self.trainer.world_size > 1
@@ -171,8 +180,14 @@ class Case:
         kept = {key: value for key, value in self.history.facts.items() if key == "validation"}
         self.history.facts = {**facts.describe(self.trainer, self.module), **kept}
 
+    def begin_epoch(self) -> None:
+        """An epoch of training begins: its first batch is looked at."""
+        self.rest.wake()
+
     def before_batch(self, batch: Any, batch_idx: int) -> None:
         """A training batch is about to be trained on."""
+        if self.rest.on:
+            return
         self._each("before_batch", self, batch, batch_idx)
         if self.examining and not self._examined:
             # Of several micro-batches the first.
@@ -183,6 +198,8 @@ class Case:
 
     def before_backward(self, loss: Tensor) -> None:
         """A loss is about to be sent backward."""
+        if self.rest.on:
+            return
         if self._examined:
             self._examination.backward(loss)
         if not self.run.automatic:
@@ -201,10 +218,15 @@ class Case:
         """
         if not (self.run.automatic and self.stepped):
             self.stepped = True
-            self._each("before_step", self, optimizer)
+            if not self.rest.on:
+                self._each("before_step", self, optimizer)
 
     def after_batch(self, outputs: Any, batch_idx: int) -> None:
         """A training batch is done."""
+        self.batch_idx = batch_idx
+        if self.rest.on:
+            self._pass(outputs, batch_idx)
+            return
         # In manual optimization every batch is a step of the logged metrics, whether or not anybody announced one.
         self.stepped = self.stepped or not self.run.automatic
         self._examination.stop()
@@ -214,11 +236,36 @@ class Case:
         self._each("after_batch", self, outputs, batch_idx)
         if not self.stepped:
             return
-        self.stepped = self._examined = False
+        self._examined = False
+        self._advance()
+
+    def _pass(self, outputs: Any, batch_idx: int) -> None:
+        """A batch is done that nobody looked at."""
+        last = self.rest.is_last(self.pace.steps)
+        # Whoever measures from the end of a batch to the next one begins here.
+        self._each("after_batch" if last else "rested", self, outputs, batch_idx)
+        if self.stepped:
+            if last:
+                self.rest.wake()
+            self._advance()
+
+    def _advance(self) -> None:
+        self.stepped = False
         self.pace.advance()
-        if self.pace.closes:
+        closes = self.pace.closes
+        if closes:
             self.close()
             self.consult()
+        if closes or not self.rest.on:
+            self.rest.wake()
+            self._plan_rest()
+
+    def _plan_rest(self) -> None:
+        length = self.pace.quiet()
+        for part in self._listening("awaits") if length else ():
+            wanted = self._ask(part, "awaits", self)
+            length = length if wanted is None else min(length, wanted // max(1, self.run.accumulate))
+        self.rest.begin(self.pace.steps, length)
 
     def before_validation_batch(self, batch: Any, batch_idx: int, dataloader_idx: int) -> None:
         """A validation batch is about to be scored."""
@@ -231,8 +278,9 @@ class Case:
     def after_validation(self) -> None:
         """A validation pass is done."""
         self._each("after_validation", self)
-        self.close()
-        self.consult()
+        if self.pace.closes_early:
+            self.close()
+            self.consult()
 
     def finish(self, exception: BaseException | None = None) -> None:
         """The fit is over, well or badly."""
@@ -249,6 +297,7 @@ class Case:
         """Takes an error of the doctor's own that nothing else has caught; from here on it only meets other ranks."""
         self._parts.clear()
         self._listeners.clear()
+        self.rest.end()
         self._examination.stop()
         self._publisher = None
         with suppress(Exception):
@@ -261,6 +310,7 @@ class Case:
 
     def _release(self) -> None:
         self.closed = True
+        self.rest.end()
         self._examination.stop()
         if self._began:
             self._each("end", self)
@@ -282,6 +332,7 @@ class Case:
 
     def close(self, *, alone: bool = False) -> None:
         """Fetches the window: the only place that reads from a device or communicates."""
+        began = self.budget.clock()
         self._each("before_close", self)
         self._read_window(alone)
         if self._publisher is not None and self.budget.allows(0.0):
@@ -289,6 +340,7 @@ class Case:
             self._try("logging scalars", lambda: publisher.scalars(self.history, self.history.last_step))
             self._try("showing the curvature", lambda: publisher.curvature(self.history))
             self._note_loggers(publisher)
+        self.pace.closed(self.budget.clock() - began)
 
     def _read_window(self, alone: bool) -> None:
         began = self.budget.clock()
@@ -300,7 +352,8 @@ class Case:
         stop, *means = self.window.close(wishes, self._window_failed, alone=alone)
         if stop > 0 and self._together:
             self.trainer.should_stop = True
-        self.pace.heed(means[len(wanted) :])
+        if not math.isnan(stop):
+            self.pace.heed(means[len(wanted) :])
         if prober is not None and not alone:
             self._ask(prober, "heed", self, means[: len(wanted)])
         self.budget.spent += self.budget.clock() - began
@@ -379,9 +432,7 @@ class Case:
     # --- calling the monitors ------------------------------------------------------------------------------------
 
     def _each(self, hook: str, *args: Any) -> None:
-        listeners = self._listeners.get(hook)
-        if listeners is None:
-            listeners = self._listeners[hook] = tuple(part for part in self._parts if _listens(part, hook))
+        listeners = self._listening(hook)
         if not listeners:
             return
         began = self.budget.clock()
@@ -390,6 +441,12 @@ class Case:
         spent = self.budget.clock() - began
         self.budget.spent += spent
         self.pace.spent(hook, spent)
+
+    def _listening(self, hook: str) -> tuple[Monitor, ...]:
+        listeners = self._listeners.get(hook)
+        if listeners is None:
+            listeners = self._listeners[hook] = tuple(part for part in self._parts if _listens(part, hook))
+        return listeners
 
     def _ask(self, part: Monitor, hook: str, *args: Any) -> Any:
         try:

@@ -84,6 +84,14 @@ class ComparisonProbe(Monitor):
                 self._train.take(batch, batch_idx, *self._loaders[0])
                 self._print(case, batch, self._train_prints)
 
+    def awaits(self, case: Case) -> int | None:
+        """Wants the batches of the first epoch that it takes rows of, and all of them while fingerprints are cheap."""
+        if case.trainer.current_epoch != self._epoch:
+            return None
+        if not self._train_prints.full and self._printing <= _FIRST_PRINTS:
+            return 0
+        return self._train.passes(case.batch_idx + 1)
+
     def before_validation_batch(self, case: Case, batch: Any, batch_idx: int, dataloader_idx: int) -> None:
         """Takes validation rows, in the first pass, of the first loader."""
         if self._passes == 0 and dataloader_idx == 0:

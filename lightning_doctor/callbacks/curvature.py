@@ -120,6 +120,10 @@ class CurvatureProbe(Monitor):
                 self._next = None
                 self._give_up(case, f"a batch cannot be copied ({type(error).__name__}: {error})")
 
+    def awaits(self, case: Case) -> int | None:
+        """Wants every batch from the one on that it collects them from."""
+        return None if self._next is None else max(0, self._next.begins - case.pace.steps) * case.run.accumulate
+
     def before_step(self, case: Case, optimizer: Optimizer) -> None:
         """Keeps the weights that the step to be looked along starts from."""
         if self._micro is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,6 +30,8 @@ class LossMonitor(Monitor):
         """Forgets the losses of a batch that was not finished."""
         self._sent: list[Tensor] = []
         self._returned: list[Tensor] = []
+        # With the version each had: it is Lightning's own copy, which nobody has a reason to change.
+        self._kept: list[tuple[int, Tensor, int]] = []
         self._several = len(case.run.optimizers) > 1
         reason = "training_step has returned no loss"
         if self._several:
@@ -44,6 +47,7 @@ class LossMonitor(Monitor):
         """Lets go of the losses of a batch that was not finished."""
         self._sent.clear()
         self._returned.clear()
+        self._kept.clear()
 
     def before_step(self, case: Case, optimizer: Optimizer) -> None:
         """Gives each of several optimizers the losses sent backward since the last step of any."""
@@ -54,22 +58,44 @@ class LossMonitor(Monitor):
 
     def after_batch(self, case: Case, outputs: Any, batch_idx: int) -> None:
         """Keeps the loss of a micro-batch; of the last before a step, the mean of them all."""
+        self.rested(case, outputs, batch_idx)
+
+    def rested(self, case: Case, outputs: Any, batch_idx: int) -> None:
+        """Does the same on every step, measured or not."""
         if self._several:
             # What no step followed belongs to none.
             self._sent.clear()
             return
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if isinstance(loss, Tensor) and loss.numel() == 1:
-            # A copy: a captured graph overwrites its outputs when it runs again.
-            self._returned.append(loss.detach().reshape(()).clone())
+            # In automatic optimization Lightning has copied it: a captured graph overwrites its outputs.
+            self._returned.append(loss if case.run.automatic else loss.detach().clone())
         if not case.stepped:
             return
         losses = self._returned or self._sent
         if losses:
-            value = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+            value = losses[0]
             if case.run.automatic and case.run.accumulate > 1:
                 # Lightning returns each micro-batch's loss divided by their number.
-                value = value * (case.run.accumulate / len(losses))
-            case.read("train_loss", value)
+                value = _stack(losses).sum() * (case.run.accumulate / len(losses))
+            elif len(losses) > 1:
+                value = _stack(losses).sum()
+            self._kept.append((case.run.step, value, value._version))
         self._sent.clear()
         self._returned.clear()
+
+    def before_close(self, case: Case) -> None:
+        """Hands over the losses of the window, still on their device."""
+        kept, self._kept = [each for each in self._kept if each[1]._version == each[2]], []
+        if kept:
+            losses = _stack([loss for _, loss, _ in kept])
+            case.window.put(kept[-1][0], losses, partial(_receive, case, [step for step, _, _ in kept]))
+
+
+def _stack(losses: list[Tensor]) -> Tensor:
+    return torch.stack([loss.detach().reshape(()) if loss.ndim or loss.requires_grad else loss for loss in losses])
+
+
+def _receive(case: Case, steps: list[int], _: int, numbers: list[float]) -> None:
+    for step, loss in zip(steps, numbers, strict=True):
+        case.history.record("train_loss", step, loss)

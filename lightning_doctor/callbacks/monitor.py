@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lightning_doctor.callbacks.base import Callback
 from lightning_doctor.callbacks.handover import Handover
+from lightning_doctor.callbacks.rest import HUSHED
 from lightning_doctor.callbacks.settings import Settings
 from lightning_doctor.report import Report
 
@@ -28,7 +29,8 @@ class Monitor(Callback):
     leader do nothing. So they share one history and one report, and work alone too.
 
     A subclass overrides the measuring methods below, which take the case first. None of them may read a tensor on
-    an ordinary step: put it into ``case.window`` instead.
+    an ordinary step: put it into ``case.window`` instead. Where the budget does not allow for measuring every step,
+    those in between rest, and only :meth:`rested` is called.
     """
 
     signals: ClassVar[tuple[str, ...]] = ()
@@ -47,7 +49,7 @@ class Monitor(Callback):
     def __getstate__(self) -> dict[str, Any]:
         # A process that is handed a Trainer opens its own case. This one cannot travel, nor can the model, which
         # Lightning ties to every callback by its bound methods.
-        state = {key: value for key, value in self.__dict__.items() if key not in ("log", "log_dict")}
+        state = {key: value for key, value in self.__dict__.items() if key not in ("log", "log_dict", *HUSHED)}
         return {**state, "_case": None}
 
     @property
@@ -94,6 +96,13 @@ class Monitor(Callback):
 
     def after_batch(self, case: Case, outputs: Any, batch_idx: int) -> None:
         """Called after each training batch, with what ``training_step`` returned."""
+
+    def rested(self, case: Case, outputs: Any, batch_idx: int) -> None:
+        """Called instead of all others after a batch that rests: one neither measured nor beside one that is."""
+
+    def awaits(self, case: Case) -> int | None:
+        """Asked before steps rest: how many batches at most may go by before the next one that it wants."""
+        return None
 
     def wishes(self, case: Case) -> list[float]:
         """Asked at a window's end: what this rank would like to do, in two numbers; :meth:`heed` gets the means."""
@@ -150,6 +159,10 @@ class Monitor(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Lightning hook."""
         self._tell("begin")
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Lightning hook."""
+        self._tell("begin_epoch")
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Lightning hook."""

@@ -22,7 +22,8 @@ class OptimizerMonitor(Monitor):
     """Records ``learning_rate`` and ``momentum`` (β₁ for the Adam family) as each step used them.
 
     The first parameter group has the plain names, the others ``learning_rate/1`` and so on, counted over all
-    optimizers; of more than 16 groups the first 16. A value is recorded when it changes, and once a window.
+    optimizers; of more than 16 groups the first 16. A value is recorded on measured steps, when it has changed,
+    and once a window.
 
     Under Adagrad, ``adagrad_step`` is what is left of the step once its accumulator has grown:
     ``lr · ‖g‖ / √Σ accumulator``, once a window (Duchi et al. 2011, the diagonal update, over all parameters).
@@ -46,6 +47,8 @@ class OptimizerMonitor(Monitor):
 
     def before_step(self, case: Case, optimizer: Optimizer) -> None:
         """Reads the settings that the coming step uses."""
+        if not (case.sampling or case.examining):
+            return
         first = self._first_group[case.run.index(optimizer)]
         for index, group in enumerate(optimizer.param_groups[: max(0, MOST_GROUPS - first)], first):
             suffix = f"/{index}" if index else ""

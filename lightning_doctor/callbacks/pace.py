@@ -9,8 +9,11 @@ from lightning_doctor.budget import FIRST_LOOK, Budget
 
 # Windows end after these many steps, and then every so many, so that a run that is lost at once is told so at once.
 _FIRST_WINDOWS = (1, 2, 4, 8, 16, 32)
-# What sampling may take of the share, and of the first look; the rest is for examinations, windows, rules and sinks.
-_SAMPLING_SHARE, _SAMPLING_LOOK = 0.4, 0.2
+# What sampling may take of the share, and of the first look, and what the ends of windows may take of the share; the
+# rest is for examinations, rules and sinks.
+_SAMPLING_SHARE, _SAMPLING_LOOK, _CLOSING_SHARE = 0.4, 0.2, 0.3
+# How many times longer windows become at most where their ends cost more than that.
+_LONGEST = 8
 # What examinations are sure of, and what is left of the first look for the rules and the sinks [seconds]; of that a
 # quarter for the last time that they are asked.
 _EXAMINING_LOOK, _RULES_LOOK, _LAST_LOOK = 0.2, 0.4, 0.1
@@ -27,7 +30,7 @@ class Pace:
 
     Args:
         budget: What may be spent.
-        every_n_steps: The length of a window, and the least distance between examined steps.
+        every_n_steps: The length of a window that the budget allows for, and the least distance between examined steps.
         planned: How many steps the run is to have; None where nobody knows.
         kept: Tells what examinations are to leave of the first look for probes [seconds].
 
@@ -46,18 +49,19 @@ class Pace:
         self.steps = 0
         self.sampling = True
         self._budget = budget
-        self._every = every_n_steps
+        self._every = self._length = every_n_steps
         self._planned = planned
         self._kept = kept
         self._next_close = 1
         self._next_examination = 0
         self._affordable = True
-        self._examined_at = -1
+        self._examined_at = self._measured_at = -1
         self._sample_every = 1
         self._sampling_time, self._samples = 0.0, 0
         self._sample_cost, self._sampled = 0.0, 0.0
         self._examining_time, self._examinations = 0.0, 0
         self._examination_cost, self._examined = 0.0, 0.0
+        self._closing_time, self._closings, self._closing_cost = 0.0, 0, 0.0
         self._closed_at = (budget.clock(), 0)
 
     @property
@@ -92,6 +96,26 @@ class Pace:
         """Whether the window is full."""
         return self.steps >= self._next_close
 
+    @property
+    def closes_early(self) -> bool:
+        """Whether a validation pass may end the window: where it was made longer, not before half of it has gone by."""
+        return self._length == self._every or 2 * (self.steps - self._closed_at[1]) >= self._length
+
+    def quiet(self) -> int:
+        """Returns how many steps, from the coming one on, are neither measured nor beside one that is."""
+        if self.sampling or self.steps - self._measured_at <= 1:
+            return 0
+        upcoming = self.steps + -self.steps % self._sample_every
+        if self._affordable:
+            # Some begin with the step before an examined one.
+            upcoming = min(upcoming, self._next_examination - 1)
+        return max(0, upcoming - self.steps)
+
+    def closed(self, seconds: float) -> None:
+        """Books what the end of a window took."""
+        self._closing_time += seconds
+        self._closings += 1
+
     def spent(self, hook: str, seconds: float) -> None:
         """Books what the monitors took for a hook."""
         # What follows an examination happens before the next batch.
@@ -99,13 +123,16 @@ class Pace:
         if (self.examining and hook in _EXAMINING_HOOKS) or follows:
             self._examining_time += seconds
             self._examined += seconds
-        elif self.sampling and hook in _STEP_HOOKS:
+        elif hook in _STEP_HOOKS:
+            # Of the steps beside a measured one too.
             self._sampling_time += seconds
             self._sampled += seconds
 
     def advance(self) -> None:
         """A step is done."""
         examined = self.examining
+        if examined or self.sampling:
+            self._measured_at = self.steps
         self.steps += 1
         if examined:
             self._examinations += 1
@@ -128,24 +155,32 @@ class Pace:
             self._examination_cost = self._examining_time / self._examinations
             self._examining_time, self._examinations = 0.0, 0
         step_time = (now - then) / max(1, self.steps - steps)
+        if self._closings:
+            self._closing_cost = self._closing_time / self._closings
+            self._closing_time, self._closings = 0.0, 0
         return [
             float(self._may_sample()),
             self._sample_cost,
             step_time,
             float(self._may_examine(self._examination_cost)),
+            self._closing_cost,
         ]
 
     def heed(self, means: list[float]) -> None:
         """Plans the next window."""
-        affordable, cost, step_time, examine = means
-        limit = _SAMPLING_SHARE * self._budget.share * step_time
-        spacing = 1 if affordable == 1.0 else ceil(cost / max(limit, 1e-9))
-        self._sample_every = min(self._every, max(1, spacing))
+        affordable, cost, step_time, examine, closing_cost = means
+        earned = self._budget.share * max(step_time, 1e-9)
+        spacing, times = 1, 1
+        if affordable != 1.0:
+            spacing = ceil(cost / (_SAMPLING_SHARE * earned))
+            times = ceil(closing_cost / (_CLOSING_SHARE * earned * self._every))
+        self._length = self._every * min(_LONGEST, max(1, times))
+        self._sample_every = min(self._length, max(1, spacing))
         self._affordable = examine == 1.0
 
     def _may_sample(self) -> bool:
-        earned = _SAMPLING_SHARE * self._budget.share * self._budget.elapsed
-        return self._budget.allows(0.0) and self._sampled <= earned + _SAMPLING_LOOK * FIRST_LOOK
+        # Every step, whatever it costs; after that first look as many as the share allows.
+        return self._budget.allows(0.0) and self._sampled <= _SAMPLING_LOOK * FIRST_LOOK
 
     def _may_examine(self, cost: float) -> bool:
         if self._budget.has_earned(cost):
@@ -164,4 +199,4 @@ class Pace:
 
     def following(self, steps: int) -> int:
         """Returns after how many steps the first window ends that ends after so many."""
-        return next((n for n in _FIRST_WINDOWS if n > steps), steps + self._every)
+        return next((n for n in _FIRST_WINDOWS if n > steps), steps + self._length)

@@ -73,6 +73,8 @@ class ReferenceProbe(Monitor):
         self._fitted: dict[str, list[float]] | None = None
         self._parts: list[tuple[Any, int]] = []
         self._look_at, self._cost = _FIRST, _USUAL
+        planned = case.history.fact("trainer.planned_steps")
+        self._planned: int | None = planned if isinstance(planned, int) else None
         self.kept = _USUAL
         reason = obstacle(run.trainer, run.module)
         if reason is None and case.trainer.world_size > 1:
@@ -88,6 +90,14 @@ class ReferenceProbe(Monitor):
         if self._able and case.trainer.current_epoch == self._epoch and not self._sample.full:
             with torch.no_grad():
                 self._sample.take(batch, batch_idx, *self._loader)
+
+    def awaits(self, case: Case) -> int | None:
+        """Wants the batches of the first epoch that it takes rows of, and the last step."""
+        if not self._able:
+            return None
+        left = None if self._planned is None else self._planned - 1 - case.pace.steps
+        rows = self._sample.passes(case.batch_idx + 1) if case.trainer.current_epoch == self._epoch else None
+        return min((max(0, wish) for wish in (left, rows) if wish is not None), default=None)
 
     def probe(self, case: Case) -> None:
         """Compares when the loss rests, and at the end."""
@@ -109,9 +119,9 @@ class ReferenceProbe(Monitor):
         self._sample, self._parts, self._fitted = RowSample(0, None), [], None
 
     def _due(self, case: Case) -> bool:
-        step, planned = case.pace.steps, case.history.fact("trainer.planned_steps")
+        step = case.pace.steps
         # The steps are counted after the batch that was the last.
-        ends = isinstance(planned, int) and step + 1 >= planned
+        ends = self._planned is not None and step + 1 >= self._planned
         if step < self._look_at and not ends:
             return False
         now = standing(case.history)

@@ -54,6 +54,10 @@ class RowSample:
         """Whether nothing more will be kept."""
         return self.rows >= self._most
 
+    def passes(self, batch_idx: int) -> int | None:
+        """Returns how many batches from this one on go by before one that rows are taken of; None where none is."""
+        return None if self.full or self.reason is not None else max(0, self._next - batch_idx)
+
     def take(self, batch: Any, batch_idx: int, batch_size: Any = None, samples: Any = None) -> None:
         """Takes rows of this batch, if it is one of those.
 

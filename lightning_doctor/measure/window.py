@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -51,7 +52,7 @@ class Window:
             alone: Do not communicate this time, as after an exception, when the other ranks may be elsewhere.
 
         Returns:
-            ``signals``, averaged over ranks.
+            ``signals``, averaged over ranks; NaN where ranks had different numbers of readings.
         """
         readings, self._readings = self._readings, []
         # At the front, where they are found whatever else a rank has put.
@@ -63,7 +64,7 @@ class Window:
             readings = []
             on_failure(error)
         if self._together and not alone:
-            flat = _mean(flat.to(self._device), on_failure)
+            flat = _mean(flat.to(self._device), len(signals), on_failure)
         numbers = list(signals)
         try:
             numbers = flat.tolist()
@@ -80,15 +81,16 @@ class Window:
         return numbers[: len(signals)]
 
 
-def _mean(flat: Tensor, on_failure: OnFailure) -> Tensor:
+def _mean(flat: Tensor, signals: int, on_failure: OnFailure) -> Tensor:
     metric = RankMean().to(flat.device)
     metric.update(flat)
     try:
         mean: Tensor = metric.compute()
     except RuntimeError as error:
-        # Vectors of different lengths have met: every rank sees that, and keeps its own this time.
+        # Vectors of different lengths have met: every rank sees that, and keeps its own readings this time.
         on_failure(error)
-        return flat
+        # Not its own signals: by those the ranks would decide differently.
+        return torch.cat([torch.full_like(flat[:signals], math.nan), flat[signals:]])
     return mean
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from threading import Event, Thread
+from threading import Event, Thread, local
 from time import perf_counter, thread_time
 from typing import Any
 from unittest import mock
@@ -14,6 +14,15 @@ from lightning_doctor.budget import Budget
 
 # Steps a turn: long beside a change of threads, short beside what other programs on the machine do.
 STEPS = 20
+
+
+_away = local()
+
+
+def own_time() -> float:
+    """Returns the time that has gone by in this thread's turns [seconds]."""
+    # On the wall's clock a doctor would earn its budget while others train.
+    return perf_counter() - getattr(_away, "seconds", 0.0)
 
 
 class Turns:
@@ -65,8 +74,10 @@ class Turns:
         return not self._ended
 
     def _await(self) -> None:
+        left = perf_counter()
         self._mine.wait()
         self._mine.clear()
+        _away.seconds = getattr(_away, "seconds", 0.0) + perf_counter() - left
         self._started = perf_counter(), thread_time()
         self._begun = 0
 
@@ -103,6 +114,5 @@ def take_turns(runs: list[tuple[Turns, Callable[[], object]]]) -> None:
 
 @contextmanager
 def _doctors_clock() -> Iterator[None]:
-    # On the wall's clock a doctor would earn its budget while others train.
-    with mock.patch("lightning_doctor.callbacks.case.Budget", partial(Budget, clock=thread_time)):
+    with mock.patch("lightning_doctor.callbacks.case.Budget", partial(Budget, clock=own_time)):
         yield

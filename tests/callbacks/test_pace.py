@@ -51,9 +51,9 @@ def test_an_examination_that_is_never_affordable_again_happens_once() -> None:
 def test_one_rank_that_cannot_afford_it_keeps_all_from_it() -> None:
     pace = Pace(Budget(0.02, Clock()), 50)
     pace.advance()
-    affordable, cost, step_time, examine = pace.wishes()
+    affordable, cost, step_time, examine, closing_cost = pace.wishes()
     assert examine == 1.0
-    pace.heed([affordable, cost, step_time, 0.5])
+    pace.heed([affordable, cost, step_time, 0.5, closing_cost])
     for _ in range(200):
         pace.advance()
         assert not pace.examining

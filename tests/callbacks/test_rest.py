@@ -1,0 +1,272 @@
+"""Steps between measured ones rest: only their loss is kept, and Lightning passes over the hooks they do not need."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lightning_doctor import BatchMonitor, Doctor, GradientMonitor
+from lightning_doctor.budget import Budget
+from lightning_doctor.callbacks.monitor import Monitor
+from lightning_doctor.callbacks.pace import Pace
+from lightning_doctor.callbacks.rest import HUSHED, passes_over_none
+from lightning_doctor.measure.waiting import Waiting
+from tests.callbacks.test_pace import Clock
+from tests.runs import DigitsNet, digits, fit, flat, trainer
+
+
+@pytest.fixture
+def sparing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measures every twentieth step once the first windows have ended, as a spent budget would have it."""
+
+    def heed(self: Pace, means: list[float]) -> None:
+        self._sample_every, self._affordable = (20 if self.steps >= 32 else 1), True
+
+    monkeypatch.setattr(Pace, "heed", heed)
+
+
+class Watched(GradientMonitor):
+    """Notes at the end of each step which hooks are asleep."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.settings.strict = True
+        self.asleep: list[set[str]] = []
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        Monitor.on_train_batch_end(self, *args)
+        self.asleep.append({name for name in HUSHED if vars(self).get(name, 0) is None})
+
+
+class WatchedDoctor(Doctor):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.asleep: list[set[str]] = []
+
+    on_train_batch_end = Watched.on_train_batch_end
+
+
+@pytest.mark.usefixtures("sparing")
+def test_resting_steps_keep_their_loss_and_change_nothing(tmp_path: Path) -> None:
+    plain, net = DigitsNet(), DigitsNet()
+    fit(tmp_path, plain, max_epochs=12)
+    doctor = WatchedDoctor(strict=True)
+    fit(tmp_path, net, doctor, max_epochs=12)
+    history = doctor.report.history
+    assert torch.equal(flat(net), flat(plain))
+    assert history["train_loss"].steps == list(range(120))
+    measured = history["grad_norm"].steps
+    assert {40, 60, 80, 100} <= set(measured)
+    assert len(measured) < 70
+    assert sum(asleep == set(HUSHED) for asleep in doctor.asleep) > 30
+    assert len(history["val_loss"]) == 12
+    # The examined steps, and what begins with the step before them.
+    assert 81 in history["update_ratio"].steps
+    assert 81 in history["gradient_cosine"].steps
+
+
+@pytest.mark.usefixtures("sparing")
+def test_the_losses_are_those_of_a_run_that_never_rests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    resting, awake = Watched(), Watched()
+    fit(tmp_path, DigitsNet(), resting, max_epochs=12, accumulate_grad_batches=3)
+    monkeypatch.setattr(Pace, "quiet", lambda _: 0)
+    fit(tmp_path, DigitsNet(), awake, max_epochs=12, accumulate_grad_batches=3)
+    # Four steps an epoch: the last batch makes one of its own.
+    assert awake.report.history["train_loss"].steps == list(range(48))
+    assert resting.report.history["train_loss"] == awake.report.history["train_loss"]
+    assert any("on_train_batch_start" in asleep for asleep in resting.asleep)
+    assert not any("on_train_batch_start" in asleep for asleep in awake.asleep)
+
+
+@pytest.mark.usefixtures("sparing")
+def test_the_first_batch_of_each_epoch_is_looked_at(tmp_path: Path) -> None:
+    doctor = BatchMonitor()
+    trainer(tmp_path, doctor, max_epochs=12).fit(DigitsNet(), digits(shuffle=False))
+    # Every epoch brings the same batches in the same order, as each epoch's first one shows.
+    repeats = doctor.report.history["order_repeat"]
+    assert {50, 70, 90, 110} <= set(repeats.steps)
+    assert set(repeats.values) == {1.0}
+
+
+@pytest.mark.usefixtures("sparing")
+def test_waits_are_measured_between_neighbouring_batches_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Counting(DigitsNet):
+        batches = 0
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            self.batches += 1
+            return super().training_step(batch, batch_idx)
+
+    net, monitor = Counting(), BatchMonitor()
+    # A clock that goes while a batch is worked on: a wait that were one over resting steps would have a length.
+    monkeypatch.setattr("lightning_doctor.callbacks.batches.Waiting", lambda: Waiting(lambda: float(net.batches)))
+    fit(tmp_path, net, monitor, max_epochs=12, validate=False)
+    waits = monitor.report.history["data_wait_seconds"]
+    assert [step for step in waits.steps if step > 32]
+    assert set(waits.values) == {0.0}
+
+
+@pytest.mark.usefixtures("sparing")
+def test_a_lightning_that_calls_whatever_it_finds_gets_hooks_that_can_be_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lightning_doctor.callbacks.rest.passes_over_none", lambda _: False)
+    doctor, usual = Watched(), Watched()
+    fit(tmp_path, DigitsNet(), doctor, max_epochs=12)
+    monkeypatch.undo()
+    fit(tmp_path, DigitsNet(), usual, max_epochs=12)
+    assert set().union(*doctor.asleep) == set()
+    assert doctor.report.history["train_loss"] == usual.report.history["train_loss"]
+
+
+def test_this_lightning_passes_over_none_and_one_that_does_not_is_recognised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lightning.pytorch.trainer import call
+
+    run = trainer(tmp_path)
+    assert passes_over_none(run)
+    monkeypatch.setattr(call, "_call_callback_hooks", lambda trainer, hook: getattr(trainer.callbacks[0], hook)())
+    assert not passes_over_none(run)
+    monkeypatch.delattr(call, "_call_callback_hooks")
+    assert not passes_over_none(run)
+
+
+@pytest.mark.usefixtures("sparing")
+def test_a_hook_that_a_subclass_overrides_is_called_on_every_step(tmp_path: Path) -> None:
+    class Mine(Watched):
+        started = 0
+
+        def on_train_batch_start(self, *args: Any) -> None:
+            super().on_train_batch_start(*args)
+            self.started += 1
+
+    doctor = Mine()
+    fit(tmp_path, DigitsNet(), doctor, max_epochs=12)
+    assert doctor.started == 120
+    assert any("on_before_backward" in asleep for asleep in doctor.asleep)
+
+
+@pytest.mark.usefixtures("sparing")
+def test_after_a_fit_every_hook_is_there_again_and_during_one_it_can_be_pickled(tmp_path: Path) -> None:
+    class Pickles(Watched):
+        def on_train_batch_end(self, *args: Any) -> None:
+            super().on_train_batch_end(*args)
+            if self.asleep[-1] == set(HUSHED):
+                copied = pickle.loads(pickle.dumps(Monitor.__getstate__(self)))
+                assert not set(HUSHED) & set(copied)
+
+    doctor = Pickles()
+    fit(tmp_path, DigitsNet(), doctor, max_epochs=8)
+    assert set(HUSHED) in doctor.asleep
+    assert all(callable(getattr(doctor, name)) for name in HUSHED)
+    fit(tmp_path, DigitsNet(), doctor, max_epochs=8)
+    assert doctor.report.history["train_loss"].steps == list(range(80))
+
+
+@pytest.mark.usefixtures("sparing")
+def test_a_run_that_fails_while_a_step_rests_gets_its_hooks_back(tmp_path: Path) -> None:
+    class Fails(DigitsNet):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            if self.global_step == 55:
+                raise RuntimeError("the user's own")
+            return super().training_step(batch, batch_idx)
+
+    doctor = Watched()
+    with pytest.raises(RuntimeError, match="the user's own"):
+        fit(tmp_path, Fails(), doctor, max_epochs=8)
+    assert set(HUSHED) in doctor.asleep
+    assert doctor.report.history["train_loss"].steps == list(range(55))
+    assert all(callable(getattr(doctor, name)) for name in HUSHED)
+
+
+def test_manual_optimization_does_not_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Manual(DigitsNet):
+        def __init__(self) -> None:
+            super().__init__()
+            self.automatic_optimization = False
+
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            optimizer = self.optimizers()
+            optimizer.zero_grad()
+            self.manual_backward(torch.nn.functional.cross_entropy(self.net(batch[0]), batch[1]))
+            optimizer.step()
+
+    monkeypatch.setattr(Pace, "quiet", lambda _: 10)
+    doctor = Watched()
+    fit(tmp_path, Manual(), doctor, validate=False, max_epochs=4)
+    assert set().union(*doctor.asleep) == set()
+    assert doctor.report.history["train_loss"].steps == list(range(40))
+
+
+def test_a_loss_that_somebody_changes_afterwards_is_not_recorded(tmp_path: Path) -> None:
+    class Doubles(DigitsNet):
+        def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+            if self.trainer.global_step == 7:
+                outputs["loss"].mul_(2)
+
+    doctor = Doctor(strict=True)
+    fit(tmp_path, Doubles(), doctor)
+    assert doctor.report.history["train_loss"].steps == [step for step in range(20) if step != 6]
+
+
+def test_steps_beside_a_measured_or_an_examined_one_are_not_quiet() -> None:
+    pace = Pace(Budget(0.02, Clock()), 50)
+    for _ in range(32):
+        pace.advance()
+        if pace.closes:
+            pace.wishes()
+    pace._sample_every = 20
+    quiet = {}
+    while pace.steps < 82:
+        quiet[pace.steps] = pace.quiet()
+        pace.advance()
+    # Measured: 40, 60 and 80; examined: 81, which some begin the step before; and 31 before the first.
+    assert quiet[33] == 0
+    assert quiet[34] == 6
+    assert quiet[40] == quiet[41] == 0
+    assert quiet[42] == 18
+    assert quiet[79] == 1
+    assert quiet[80] == quiet[81] == 0
+
+
+def test_windows_grow_where_their_ends_cost_too_much_and_no_further_than_eight_times() -> None:
+    clock = Clock()
+    pace = Pace(Budget(0.02, clock), 50)
+    # Of a step of a millisecond 2 % are earned, and windows may take 0.3 of that: 2 ms are that of 333 steps.
+    pace.heed([0.0, 1e-4, 1e-3, 1.0, 2e-3])
+    assert pace._length == 350
+    assert not pace.closes_early
+    pace.heed([0.0, 1e-4, 1e-3, 1.0, 1.0])
+    assert pace._length == 400
+    assert pace._sample_every == 13
+    pace.heed([1.0, 1e-4, 1e-3, 1.0, 1.0])
+    assert pace._length == 50
+    assert pace.closes_early
+
+
+def test_a_monitor_that_awaits_a_batch_is_called_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lightning_doctor.callbacks.losses import LossMonitor
+
+    seen: list[int] = []
+
+    class Waits(Monitor):
+        def awaits(self, case: Any) -> int | None:
+            return max(0, 5 - (case.batch_idx + 1))
+
+        def before_batch(self, case: Any, batch: Any, batch_idx: int) -> None:
+            seen.append(batch_idx)
+
+    def heed(self: Pace, means: list[float]) -> None:
+        self._sample_every, self._affordable = 1000, False
+
+    monkeypatch.setattr(Pace, "heed", heed)
+    monitor = Waits()
+    monitor.settings.strict = True
+    fit(tmp_path, DigitsNet(), monitor, LossMonitor(), max_epochs=6, validate=False)
+    # The first of each epoch, which every monitor is called for, and those it asks for.
+    assert seen[-12:] == [0, 5, 6, 7, 8, 9] * 2
