@@ -48,6 +48,9 @@ TRAIN = textwrap.dedent(
     if mode == "broken late" and rank == 1:
         from lightning_doctor.callbacks.gradients import GradientMonitor
         GradientMonitor._receive = lambda *_: 1 / 0
+    if mode == "uneven" and rank == 1:
+        from lightning_doctor.budget import Budget
+        Budget.left = lambda self: -1.0
     class Net(DigitsNet):
         def validation_step(self, batch, batch_idx):
             if mode != "one validation" or rank == 0:
@@ -179,6 +182,21 @@ def test_a_validation_that_only_one_rank_logs_costs_that_window_its_mean_and_not
     assert first["report"]["history"]["series"]["train_loss"]["steps"] == list(range(30))
     assert second["report"]["history"]["series"]["train_loss"]["steps"] == list(range(30))
     assert len(first["report"]["history"]["series"]["val_loss"]["steps"]) == 3
+
+
+def test_ranks_whose_budgets_differ_measure_the_same_steps_and_rest_on_the_same(tmp_path: Path) -> None:
+    first, second = train(tmp_path, "uneven", 2)
+    (plain, _) = train(tmp_path, "plain", 2)
+    assert first["weights"] == second["weights"] == plain["weights"]
+    series = [result["report"]["history"]["series"] for result in (first, second)]
+    assert series[0]["train_loss"]["steps"] == series[1]["train_loss"]["steps"] == list(range(30))
+    assert series[0]["train_loss"]["values"] == series[1]["train_loss"]["values"]
+    measured = series[0]["grad_norm"]["steps"]
+    assert measured == series[1]["grad_norm"]["steps"]
+    # The first step, before they have met, and few after that: a step of digits earns some microseconds.
+    assert measured[0] == 0
+    assert len(measured) < 30
+    assert first["report"]["notes"] == second["report"]["notes"] == []
 
 
 SPAWN = textwrap.dedent(
