@@ -12,8 +12,9 @@ _FIRST_WINDOWS = (1, 2, 4, 8, 16, 32)
 # What sampling may take of the share, and of the first look, and what the ends of windows may take of the share; the
 # rest is for examinations, rules and sinks.
 _SAMPLING_SHARE, _SAMPLING_LOOK, _CLOSING_SHARE = 0.4, 0.2, 0.3
-# How many times longer windows become at most where their ends cost more than that.
-_LONGEST = 8
+# Where their ends cost more than that windows become longer: so many times at most, and no longer than this share of
+# the steps so far, so that a short run is told as soon as ever.
+_LONGEST, _LONGEST_SHARE = 8, 1 / 8
 # What examinations are sure of, and what is left of the first look for the rules and the sinks [seconds]; of that a
 # quarter for the last time that they are asked.
 _EXAMINING_LOOK, _RULES_LOOK, _LAST_LOOK = 0.2, 0.4, 0.1
@@ -32,7 +33,7 @@ class Pace:
         budget: What may be spent.
         every_n_steps: The length of a window that the budget allows for, and the least distance between examined steps.
         planned: How many steps the run is to have; None where nobody knows.
-        kept: Tells what examinations are to leave of the first look for probes [seconds].
+        kept: Tells what samples and examinations are to leave of the first look for probes [seconds].
 
     Attributes:
         steps: How many steps are done.
@@ -174,13 +175,15 @@ class Pace:
         if affordable != 1.0:
             spacing = ceil(cost / (_SAMPLING_SHARE * earned))
             times = ceil(closing_cost / (_CLOSING_SHARE * earned * self._every))
-        self._length = self._every * min(_LONGEST, max(1, times))
+        longest = min(_LONGEST * self._every, int(_LONGEST_SHARE * self.steps))
+        self._length = max(self._every, min(self._every * times, longest))
         self._sample_every = min(self._length, max(1, spacing))
         self._affordable = examine == 1.0
 
     def _may_sample(self) -> bool:
         # Every step, whatever it costs; after that first look as many as the share allows.
-        return self._budget.allows(0.0) and self._sampled <= _SAMPLING_LOOK * FIRST_LOOK
+        kept = self.left_for_rules + self.kept + self._kept()
+        return self._sampled <= _SAMPLING_LOOK * FIRST_LOOK and self._budget.allows(kept)
 
     def _may_examine(self, cost: float) -> bool:
         if self._budget.has_earned(cost):
