@@ -10,6 +10,7 @@ from statistics import median
 from typing import Any
 
 from lightning_doctor.history import History
+from lightning_doctor.jsonable import number
 from lightning_doctor.noise import shift, stretch
 from lightning_doctor.progress import standing
 from lightning_doctor.rule import is_recent
@@ -136,11 +137,11 @@ def newest_probe(history: History) -> Probe | None:
         kind=_text(table, "kind"),
         because=_text(table, "because"),
         samples=_whole(table, "samples"),
-        loss=_number(table, "loss"),
+        loss=number(table.get("loss")),
         low=_extreme(table.get("low")),
         high=_extreme(table.get("high")),
-        epsilon=_number(table, "epsilon"),
-        failure=_number(table, "failure", 1.0),
+        epsilon=number(table.get("epsilon")),
+        failure=number(table.get("failure"), 1.0),
         gradient=_gradient(table.get("gradient")),
         escape=_escape(table.get("escape")),
         noise=_noise(table.get("noise_scale")),
@@ -238,17 +239,17 @@ def known(**numbers: float) -> dict[str, float | int | str]:
 
 def _extreme(table: Any) -> Extreme:
     table = table if isinstance(table, Mapping) else {}
-    return Extreme(_number(table, "value"), abs(_number(table, "residual", math.inf)))
+    return Extreme(number(table.get("value")), abs(number(table.get("residual"), math.inf)))
 
 
 def _gradient(table: Any) -> Gradient:
     table = table if isinstance(table, Mapping) else {}
     near_zero = table.get("near_zero")
     return Gradient(
-        norm=_number(table, "norm"),
-        predicted_fall=_number(table, "predicted_fall"),
-        curvature_fall=_number(table, "curvature_fall"),
-        standard_error=_number(table, "standard_error"),
+        norm=number(table.get("norm")),
+        predicted_fall=number(table.get("predicted_fall")),
+        curvature_fall=number(table.get("curvature_fall")),
+        standard_error=number(table.get("standard_error")),
         near_zero=near_zero if isinstance(near_zero, bool) else None,
     )
 
@@ -256,33 +257,24 @@ def _gradient(table: Any) -> Gradient:
 def _escape(table: Any) -> Escape | None:
     if not isinstance(table, Mapping):
         return None
-    distance, fall = _number(table, "distance"), _number(table, "fall")
+    distance, fall = number(table.get("distance")), number(table.get("fall"))
     if math.isnan(distance) or math.isnan(fall):
         return None
-    return Escape(distance, fall, _number(table, "share"), _number(table, "standard_error"), _whole(table, "samples"))
+    return Escape(
+        distance, fall, number(table.get("share")), number(table.get("standard_error")), _whole(table, "samples")
+    )
 
 
 def _noise(table: Any) -> NoiseScale:
     table = table if isinstance(table, Mapping) else {}
-    return NoiseScale(_number(table, "samples"), abs(_number(table, "error")), _text(table, "reason"))
+    return NoiseScale(number(table.get("samples")), abs(number(table.get("error"))), _text(table, "reason"))
 
 
 def _whole(table: Mapping[str, Any], key: str) -> int:
-    value = _number(table, key, 0.0)
+    value = number(table.get(key), 0.0)
     return int(value) if value > 0 else 0
 
 
 def _text(table: Mapping[str, Any], key: str) -> str:
     value = table.get(key)
     return " ".join(value.split()) if isinstance(value, str) else ""
-
-
-def _number(table: Mapping[str, Any], key: str, default: float = math.nan) -> float:
-    value = table.get(key)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return default
-    try:
-        number = float(value)
-    except OverflowError:
-        return default
-    return number if math.isfinite(number) else default

@@ -34,6 +34,16 @@ def to_jsonable(value: Any) -> Any:
     return str(value)
 
 
+def number(value: Any, default: float = math.nan) -> float:
+    """Returns a finite number as a float, and ``default`` for anything else, booleans among it."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return default
+    try:
+        return float(value) if math.isfinite(value) else default
+    except OverflowError:
+        return default
+
+
 def from_jsonable(value: Any) -> Any:
     """Undoes :func:`to_jsonable` for numbers: the three names become floats again."""
     if isinstance(value, str):

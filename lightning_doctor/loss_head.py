@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from lightning_doctor.history import History
+from lightning_doctor.jsonable import number
 from lightning_doctor.layers import of_kind
 
 SQUARED = ("mse", "l1", "smooth_l1", "huber")
@@ -75,13 +76,13 @@ def loss_head(history: History) -> LossHead:
         shape=_shape(table.get("output_shape")),
         target_shape=_shape(table.get("target_shape")),
         classes=classes if isinstance(classes, int) and classes > 0 else None,
-        terms=int(_number(table, "terms", 1.0)),
+        terms=int(number(table.get("terms"), 1.0)),
         weighted=bool(table.get("weighted")),
         broadcast=bool(table.get("broadcast")),
-        outputs=(_number(table, "output_min"), _number(table, "output_max")),
-        target_range=(_number(table, "target_min"), _number(table, "target_max")),
-        target_mean=_number(table, "target_mean"),
-        target_std=_number(table, "target_std"),
+        outputs=(number(table.get("output_min")), number(table.get("output_max"))),
+        target_range=(number(table.get("target_min")), number(table.get("target_max"))),
+        target_mean=number(table.get("target_mean")),
+        target_std=number(table.get("target_std")),
     )
 
 
@@ -93,8 +94,3 @@ def last_layer(history: History, kind: str) -> str:
 
 def _shape(value: Any) -> tuple[int, ...]:
     return tuple(int(size) for size in value) if isinstance(value, Sequence) and not isinstance(value, str) else ()
-
-
-def _number(table: Mapping[str, Any], key: str, default: float = math.nan) -> float:
-    value = table.get(key)
-    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else default

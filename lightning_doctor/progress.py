@@ -16,7 +16,8 @@ GOOD, POOR = 0.8, 0.5
 LITTLE = 0.2
 # The last share of the run that tells how it stands.
 _RECENT = 0.8
-# Share of the run before which predictions say nothing of how it stands now.
+# Share of the run before which predictions say nothing of how it stands now, and before which a loss that does not
+# move may only be slow to start.
 _STALE = 0.5
 # Losses that are meant to be indifferent to samples far off.
 _ROBUST = ("l1", "huber", "smooth_l1")
@@ -71,6 +72,11 @@ class Standing:
         """Whether it is late enough to say that this run does badly: poor, and over or hardly moving."""
         late = self.share is None or self.share >= 0.25
         return self.poor and (self.ended or (late and not self.improving))
+
+    @property
+    def rests(self) -> bool:
+        """Whether the loss has come to rest: the run is over, or hardly moves in its second half."""
+        return self.ended or (not self.improving and (self.share is None or self.share >= _STALE))
 
     def unless_good(self, severity: Severity) -> Severity:
         """Returns the severity of a fault that is certain: a note in a run that does well all the same."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lightning_doctor.history import History
+from lightning_doctor.jsonable import number
 
 # Layers whose outputs are sums of what goes in, weighed; two of them with an activation between are a network.
 _WEIGHING = ("Linear", "Conv", "LSTM", "GRU", "RNN", "Embedding", "Attention", "Bilinear")
@@ -63,16 +64,16 @@ def read_reference(history: History) -> Reference | None:
     fact: Any = history.fact("reference", {})
     if not isinstance(fact, Mapping):
         return None
-    constant, network = _number(fact, "constant"), _number(fact, "network")
+    constant, network = number(fact.get("constant")), number(fact.get("network"))
     if not (math.isfinite(constant) and math.isfinite(network)):
         return None
     rivals = {}
     for name, title in _TITLES.items():
-        loss, error = _number(fact, name), _number(fact, f"{name}_error")
+        loss, error = number(fact.get(name)), number(fact.get(f"{name}_error"))
         if math.isfinite(loss) and math.isfinite(error):
             rivals[name] = Rival(name, title, loss, network - loss, error)
     whole = {
-        name: int(value) if math.isfinite(value := _number(fact, name)) else 0 for name in ("step", "rows", "hidden")
+        name: int(value) if math.isfinite(value := number(fact.get(name))) else 0 for name in ("step", "rows", "hidden")
     }
     return Reference(whole["step"], whole["rows"], constant, network, rivals, whole["hidden"])
 
@@ -80,7 +81,7 @@ def read_reference(history: History) -> Reference | None:
 def target(history: History) -> tuple[float, str] | None:
     """Returns the loss that was given as one that can be had, and whose it is."""
     fact: Any = history.fact("reference", {})
-    loss = _number(fact, "target") if isinstance(fact, Mapping) else math.nan
+    loss = number(fact.get("target")) if isinstance(fact, Mapping) else math.nan
     return (loss, str(fact.get("target_of", "the target"))) if math.isfinite(loss) else None
 
 
@@ -91,8 +92,3 @@ def has_hidden_layer(history: History) -> bool | None:
         return None
     counts = [count for name, count in layers.items() if any(kind in str(name) for kind in _WEIGHING)]
     return sum(count for count in counts if isinstance(count, int)) >= 2
-
-
-def _number(fact: Mapping[str, Any], name: str) -> float:
-    value = fact.get(name)
-    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else math.nan

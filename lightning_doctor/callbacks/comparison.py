@@ -7,13 +7,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
+from lightning_doctor.callbacks.loaders import first, loader_size
 from lightning_doctor.callbacks.monitor import Monitor
-from lightning_doctor.callbacks.rehearsal import Rehearsal, Unrehearsable, alone, obstacle
+from lightning_doctor.callbacks.rehearsal import Rehearsal, alone, obstacle, why_not
 from lightning_doctor.callbacks.scoring import Score, Scorer
 from lightning_doctor.measure.batches import Path, at, dense, key, leaves, roles_by_structure
 from lightning_doctor.measure.held_out_rows import Prints, RowSample, share_found, share_repeated
+from lightning_doctor.measure.rows import tensor_bytes
 from lightning_doctor.measure.side_by_side import side_by_side
 
 if TYPE_CHECKING:
@@ -57,14 +58,14 @@ class ComparisonProbe(Monitor):
         trainer = case.run.trainer
         facts = case.history.fact
         batches = facts("trainer.batches_per_epoch")
-        weights = model_bytes(case.run.module)
+        weights = tensor_bytes(case.run.module.parameters())
         self._train = RowSample(_ROWS, batches, weights)
         self._validation = RowSample(_ROWS, _validation_batches(trainer), weights)
         self._train_prints = Prints(_PRINTED)
         self._validation_prints: Prints | None = None
         self._printing, self._scoring, self._cost = 0.0, 0.0, 0.0
         self._inputs: Path | None = None
-        self._loaders = (loader_size(trainer.train_dataloader), loader_size(_first(trainer.val_dataloaders)))
+        self._loaders = (loader_size(trainer.train_dataloader), loader_size(first(trainer.val_dataloaders)))
         self._epoch = trainer.current_epoch
         self._passes, self._score_at = 0, 0
         self._compared = False
@@ -216,11 +217,8 @@ class ComparisonProbe(Monitor):
             scores = [scorer.score(each) for each in (*batches, held_out)]
             sizes = [sum(rows for _, rows in each) for each in (*batches, held_out)]
             case.history.facts["scored"] = {name: size for name, size in zip(SAMPLES, sizes, strict=True) if size}
-        except Unrehearsable as error:
-            self._give_up(case, str(error))
         except Exception as error:  # noqa: BLE001
-            # The user's own step, which may not bear being run apart from the run, or not on these rows.
-            self._give_up(case, f"a rehearsed training step failed ({type(error).__name__}: {error})")
+            self._give_up(case, why_not(error))
         numbers = [number for score in scores for number in score.numbers()]
         case.window.put(case.run.step, torch.tensor(numbers, dtype=torch.float64), partial(_receive, case))
 
@@ -262,23 +260,6 @@ def _held_out(case: Case, rehearsal: Rehearsal) -> list[tuple[Any, int]]:
 def _validation_batches(trainer: Any) -> int | None:
     batches = next(iter(trainer.num_val_batches), None) if trainer.num_val_batches else None
     return int(batches) if batches is not None and math.isfinite(batches) else None
-
-
-def _first(loaders: Any) -> Any:
-    return loaders[0] if isinstance(loaders, (list, tuple)) and loaders else loaders
-
-
-def loader_size(loader: Any) -> tuple[Any, Any]:
-    """Returns what a loader says of its batches' size and of its samples, None where it does not."""
-    try:
-        return getattr(loader, "batch_size", None), len(loader.dataset)
-    except Exception:  # noqa: BLE001
-        return getattr(loader, "batch_size", None), None
-
-
-def model_bytes(module: nn.Module) -> int:
-    """Returns what the weights of a model take [bytes]."""
-    return sum(weight.numel() * weight.element_size() for weight in module.parameters())
 
 
 def _whole(sample: RowSample) -> Any:

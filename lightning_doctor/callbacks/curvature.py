@@ -18,7 +18,7 @@ from lightning_doctor.callbacks.meeting import Meeting, Parted
 from lightning_doctor.callbacks.micro_batches import MicroBatches
 from lightning_doctor.callbacks.monitor import Monitor
 from lightning_doctor.callbacks.point import Point, is_out_of_memory
-from lightning_doctor.callbacks.rehearsal import Rehearsal, Unrehearsable, holds_whole, obstacle
+from lightning_doctor.callbacks.rehearsal import Rehearsal, holds_whole, obstacle, why_not
 from lightning_doctor.callbacks.shards import Whole
 from lightning_doctor.callbacks.supply import Sample, Supply, halved, supply
 from lightning_doctor.gradient_noise import NoiseScale
@@ -149,11 +149,7 @@ class CurvatureProbe(Monitor):
             self._give_up(case, str(error))
         except Exception as error:  # noqa: BLE001
             meeting.part(device)
-            if isinstance(error, Unrehearsable):
-                self._give_up(case, str(error))
-            else:
-                # The user's own step, which may not bear being run apart from the run.
-                self._give_up(case, f"a rehearsed training step failed ({type(error).__name__}: {error})")
+            self._give_up(case, why_not(error))
         self._before = None
         self._times.spent(due.judges, case.budget.clock() - began)
         self.kept = self._times.kept

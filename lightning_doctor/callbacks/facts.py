@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from torch.nn.modules.dropout import _DropoutNd
 
+from lightning_doctor.callbacks.loaders import first, samples
+
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
@@ -137,14 +139,12 @@ def _data(trainer: Trainer) -> dict[str, Any]:
     sampler = getattr(loader, "sampler", None)
     if sampler is not None:
         facts["sampler"] = type(sampler).__name__
-    if (samples := _samples(loader)) is not None:
-        facts["train_samples"] = samples
+    if (count := samples(loader)) is not None:
+        facts["train_samples"] = count
     if (names := _augmentation(loader)) is not None:
         facts["augmentation"] = names
-    validation = trainer.val_dataloaders
-    validation = validation[0] if isinstance(validation, (list, tuple)) and validation else validation
-    if (samples := _samples(validation)) is not None:
-        facts["val_samples"] = samples
+    if (count := samples(first(trainer.val_dataloaders))) is not None:
+        facts["val_samples"] = count
     return facts
 
 
@@ -166,10 +166,3 @@ def _augmentation(loader: Any) -> str | None:
                 inner = list(value.values()) if isinstance(value, dict) else value
                 waiting.extend(inner if isinstance(inner, (list, tuple)) else [inner])
     return ", ".join(dict.fromkeys(names)) or None
-
-
-def _samples(loader: Any) -> int | None:
-    # No dataset, one that streams, or one that fails to say: its size is simply not known.
-    with suppress(Exception):
-        return len(loader.dataset)
-    return None

@@ -9,17 +9,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, SequentialSampler, Subset
 from torch.utils.data import TensorDataset as Tensors
 
-# What a loader over a part of the samples takes over from the one over all of them.
-_KEPT = (
-    "num_workers",
-    "collate_fn",
-    "pin_memory",
-    "timeout",
-    "worker_init_fn",
-    "multiprocessing_context",
-    "prefetch_factor",
-    "persistent_workers",
-)
+from lightning_doctor.callbacks.loaders import working
 
 
 class Source:
@@ -95,9 +85,8 @@ def source(given: Any, batch_size: int) -> Source:
             f"train_dataloader draws its samples with a {_kind(own)}, which cannot be rebuilt over a part of them: "
             f"it must be a DataLoader with batch_size and shuffle alone, or pass the dataset itself"
         )
-    options = {name: getattr(loader, name) for name in _KEPT}
     shuffle = isinstance(loader.sampler, RandomSampler)
-    return Source(dataset, loader.batch_size, shuffle=shuffle, drop_last=loader.drop_last, **options)
+    return Source(dataset, loader.batch_size, shuffle=shuffle, drop_last=loader.drop_last, **working(loader))
 
 
 def listed(values: Any) -> list[Hashable]:

@@ -10,7 +10,7 @@ from torch.nn.modules.loss import _Loss
 from torchmetrics import Metric
 
 from lightning_doctor.callbacks.monitor import Monitor
-from lightning_doctor.callbacks.rehearsal import Rehearsal, Unrehearsable
+from lightning_doctor.callbacks.rehearsal import Rehearsal, Unrehearsable, why_not
 from lightning_doctor.measure.rows import count_rows, has_rows, take, tensors
 
 if TYPE_CHECKING:
@@ -56,11 +56,8 @@ class LeakProbe(Monitor):
         try:
             rehearsal = Rehearsal(case.run.trainer, case.run.module)
             changed = _Trial(rehearsal, batch, batch_idx, _rows(case, batch)).changed()
-        except Unrehearsable as error:
-            case.history.lack(self.signals, str(error))
         except Exception as error:  # noqa: BLE001
-            # The user's own step, which may not bear being run apart from the run.
-            case.history.lack(self.signals, f"a rehearsed training step failed ({type(error).__name__}: {error})")
+            case.history.lack(self.signals, why_not(error))
         else:
             # Once found it is there. Each rank tries as often: what one has found does not spare the others a pass.
             known = case.history.fact("leak.changed", 0.0)

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from lightning_doctor.callbacks.comparison import loader_size, model_bytes
+from lightning_doctor.callbacks.loaders import loader_size
 from lightning_doctor.callbacks.monitor import Monitor
-from lightning_doctor.callbacks.rehearsal import Rehearsal, Unrehearsable, obstacle
+from lightning_doctor.callbacks.rehearsal import Rehearsal, Unrehearsable, obstacle, why_not
 from lightning_doctor.logs.runs import NothingToJudgeError, find_runs, read_run
 from lightning_doctor.measure.batches import Path as Place
 from lightning_doctor.measure.batches import at, dense, leaves, roles_by_structure
 from lightning_doctor.measure.held_out_rows import RowSample, columns
 from lightning_doctor.measure.references import HIDDEN, References, Task, task_of
-from lightning_doctor.measure.rows import take
+from lightning_doctor.measure.rows import take, tensor_bytes
 from lightning_doctor.progress import standing
 from lightning_doctor.sinks.report import read
 
@@ -35,8 +35,6 @@ _COLUMNS = 256
 _FITTING, _USUAL = 0.25, 0.15
 # The first step at which a plateau is worth a look, and how many times longer a run must be for the next.
 _FIRST, _GROWTH = 128, 2.0
-# Share of the planned run before which no plateau counts.
-_LATE = 0.5
 _KINDS = {"class_index": "classes", "binary": "binary", "real": "numbers"}
 _NAMES = ("constant", "linear", "shallow")
 
@@ -67,7 +65,9 @@ class ReferenceProbe(Monitor):
     def begin(self, case: Case) -> None:
         """Notes the loss that is given, and asks whether the model can be copied."""
         run = case.run
-        self._sample = RowSample(_ROWS, case.history.fact("trainer.batches_per_epoch"), model_bytes(run.module))
+        self._sample = RowSample(
+            _ROWS, case.history.fact("trainer.batches_per_epoch"), tensor_bytes(run.module.parameters())
+        )
         self._loader = loader_size(run.trainer.train_dataloader)
         self._epoch = run.trainer.current_epoch
         self._fitted: dict[str, list[float]] | None = None
@@ -106,11 +106,8 @@ class ReferenceProbe(Monitor):
         began = case.budget.clock()
         try:
             self._compare(case)
-        except Unrehearsable as error:
-            self._give_up(case, str(error))
         except Exception as error:  # noqa: BLE001
-            # The user's own step, which may not bear being run apart from the run.
-            self._give_up(case, f"a rehearsed training step failed ({type(error).__name__}: {error})")
+            self._give_up(case, why_not(error))
         self._cost = case.budget.clock() - began
         self.kept = min(self._cost, _USUAL)
 
@@ -125,9 +122,7 @@ class ReferenceProbe(Monitor):
         if step < self._look_at and not ends:
             return False
         now = standing(case.history)
-        # A network that rests at first may only be slow to start.
-        early = now.share is not None and now.share < _LATE
-        if not ends and (early or now.improving or now.good):
+        if not ends and (not now.rests or now.good):
             self._look_at = math.ceil(1.25 * step)
             return False
         self._look_at = math.ceil(_GROWTH * step)

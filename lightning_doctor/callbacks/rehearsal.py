@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lightning_doctor.callbacks.shards import Whole, put_together, shards_obstacle
 from lightning_doctor.measure.norms import are_sharded
+from lightning_doctor.measure.rows import tensor_bytes
 
 if TYPE_CHECKING:
     from lightning_doctor.callbacks.base import LightningModule, Trainer
@@ -29,6 +30,13 @@ _COPIES = 4
 
 class Unrehearsable(Exception):  # noqa: N818
     """This model cannot be tried on a copy; the message is the reason, as a clause."""
+
+
+def why_not(error: Exception) -> str:
+    """Returns why a rehearsal came to nothing, as a clause: the user's own step may not bear being run apart."""
+    if isinstance(error, Unrehearsable):
+        return str(error)
+    return f"a rehearsed training step failed ({type(error).__name__}: {error})"
 
 
 class Rehearsal:
@@ -117,7 +125,7 @@ def obstacle(trainer: Trainer, module: LightningModule, *, steps: bool = True, g
         return reason
     if any(type(parameter).__name__ == "UninitializedParameter" for parameter in parameters):
         return "the model is lazy and has not been run yet"
-    size = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+    size = tensor_bytes(parameters)
     free = _free_memory(trainer.strategy.root_device)
     if free is not None and _COPIES * size > free:
         return f"{_COPIES} copies of its {size / 2**20:.0f} MiB of weights do not fit into the memory that is free"

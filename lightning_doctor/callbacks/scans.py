@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_doctor.callbacks.monitor import Monitor
-from lightning_doctor.callbacks.rehearsal import Rehearsal, Unrehearsable, obstacle
+from lightning_doctor.callbacks.rehearsal import Rehearsal, Unrehearsable, obstacle, why_not
 from lightning_doctor.measure.scanning import FACTORS, scan
 
 if TYPE_CHECKING:
@@ -60,13 +60,9 @@ class StepScan(Monitor):
         before, self._before = self._before, None
         try:
             self._scan(case, before, batch, batch_idx)
-        except Unrehearsable as error:
-            self._able = False
-            case.history.lack(self.signals, str(error))
         except Exception as error:  # noqa: BLE001
-            # The user's own step, which may not bear being run apart from the run.
             self._able = False
-            case.history.lack(self.signals, f"a rehearsed training step failed ({type(error).__name__}: {error})")
+            case.history.lack(self.signals, why_not(error))
 
     def end(self, case: Case) -> None:
         """Lets go of the weights."""

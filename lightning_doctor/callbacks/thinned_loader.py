@@ -21,6 +21,8 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
+from lightning_doctor.callbacks.loaders import working
+
 # A generator of its own, and the same on every rank.
 _SEED = 2718
 _FEWEST = 8
@@ -83,29 +85,13 @@ def thinned(loader: Any, share: float) -> Thinned:
     out = set(held_out)
     kept = [index for index in range(len(dataset)) if index not in out]
     subset = Kept(dataset, kept)
-    options = {
-        name: getattr(loader, name)
-        for name in (
-            "num_workers",
-            "pin_memory",
-            "timeout",
-            "worker_init_fn",
-            "multiprocessing_context",
-            "generator",
-            "prefetch_factor",
-            "persistent_workers",
-            "pin_memory_device",
-            "in_order",
-        )
-        if hasattr(loader, name)
-    }
     rebuilt: DataLoader[Any] = DataLoader(
         subset,
         batch_size=loader.batch_size,
         drop_last=loader.drop_last,
-        collate_fn=loader.collate_fn,
         sampler=_rebuilt(loader.sampler, subset, kept),
-        **options,
+        generator=loader.generator,
+        **working(loader),
     )
     return Thinned(rebuilt, dataset, held_out, loader.collate_fn)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_doctor.measure.batches import is_dense, leaves
 from lightning_doctor.measure.fingerprints import Fingerprinter, duplicate_share, thin
-from lightning_doctor.measure.rows import count_rows, join, take, tensors
+from lightning_doctor.measure.rows import count_rows, join, take, tensor_bytes, tensors
 
 # Batches that rows are taken from: of a few only, as in sorted data, they would all be of one kind.
 _PICKS = 32
@@ -77,7 +77,7 @@ class RowSample:
             self.reason = "the first dimension of the batch is not known to be that of its samples"
             return
         if not self._per_pick:
-            self._plan(rows, _bytes(batch) / rows)
+            self._plan(rows, tensor_bytes(tensors(batch)) / rows)
         self._next = batch_idx + self._stride
         count = min(rows, self._per_pick, self._most - self.rows)
         self._batches.clear()
@@ -114,10 +114,6 @@ class RowSample:
         parts = max(1, total // max(1, rows))
         index = [torch.arange(part, total, parts) for part in range(parts)]
         return [(take(whole, total, chosen), len(chosen)) for chosen in index]
-
-
-def _bytes(batch: Any) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors(batch))
 
 
 def columns(values: Tensor, most: int = _COLUMNS) -> Tensor:

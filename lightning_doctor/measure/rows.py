@@ -17,6 +17,11 @@ def tensors(batch: Any) -> list[Tensor]:
     return [tensor for _, tensor in leaves(batch) if is_dense(tensor) and tensor.ndim]
 
 
+def tensor_bytes(held: Iterable[Tensor]) -> int:
+    """Returns what tensors take [bytes]."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in held)
+
+
 def has_rows(tensor: Tensor, rows: int) -> bool:
     """Whether the first dimension has this size."""
     return not tensor.is_nested and tensor.ndim > 0 and len(tensor) == rows

@@ -62,9 +62,7 @@ def distribution_mismatch(
     # Of the gap to training rows what opens beyond held-out ones.
     part = min(1.0, distance / whole) if kept is not None and whole > 0 else 1.0
     parts = unlike(history)
-    now = standing(history)
-    settled = now.ended or (not now.improving and (now.share is None or now.share >= 0.5))
-    if not distance > sigmas * error or _learned(history, train) < (learned if settled else GOOD):
+    if not distance > sigmas * error or _learned(history, train) < (learned if standing(history).rests else GOOD):
         return None
     if kept is None and not parts:
         return None

@@ -8,6 +8,7 @@ from typing import Any
 
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
+from lightning_doctor.jsonable import number
 from lightning_doctor.rule import rule
 from lightning_doctor.scores import gap, scores, unlike
 
@@ -49,11 +50,13 @@ def leaked_validation(
         whose fingerprints there was no time, are not looked at. Sampling with replacement looks like duplicates.
         Validation rows that are merely easier, or whose labels alone are clean, do better too: that is but a note.
     """
-    fact = history.fact("overlap", {})
-    count, train_rows = _number(fact, "validation_rows"), _number(fact, "train_rows")
-    exact, rounded = _number(fact, "exact"), _number(fact, "rounded")
+    fact: Any = history.fact("overlap")
+    if not isinstance(fact, Mapping):
+        return None
+    count, train_rows = number(fact.get("validation_rows")), number(fact.get("train_rows"))
+    exact, rounded = number(fact.get("exact")), number(fact.get("rounded"))
     found = max(exact, rounded)
-    usual = max(_number(fact, "repeated"), _number(fact, "repeated_validation"))
+    usual = max(number(fact.get("repeated")), number(fact.get("repeated_validation")))
     if not (count > 0 and train_rows > 0 and 0 <= found <= 1 and 0 <= usual <= 1):
         return None
     error = math.sqrt(max(usual * (1 - usual), 1 / count) / count)
@@ -106,8 +109,3 @@ def _too_good(history: History, factor: float, sigmas: float) -> Finding | None:
         onset=validation.steps[-1],
         signals=("val_loss", "train_loss"),
     )
-
-
-def _number(fact: Mapping[str, Any], name: str) -> float:
-    value = fact.get(name) if isinstance(fact, Mapping) else None
-    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else math.nan

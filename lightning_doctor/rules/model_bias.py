@@ -49,8 +49,7 @@ def model_bias(
         like noise in the targets. A model with a hidden layer that does no better than one is left to optimization.
     """
     compared, now = read_reference(history), standing(history)
-    rests = now.ended or (not now.improving and (now.share is None or now.share >= 0.5))
-    if compared is None or not rests or _does_well(history, now.most):
+    if compared is None or not now.rests or _does_well(history, now.most):
         return None
     shallow, linear = compared.rivals.get("shallow"), compared.rivals.get("linear")
     if shallow is None or linear is None or has_hidden_layer(history) is not False:

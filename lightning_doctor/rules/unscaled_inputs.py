@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
+from lightning_doctor.jsonable import number
 from lightning_doctor.layers import of_kind
 from lightning_doctor.loss_head import loss_head
 from lightning_doctor.noise import stretch
@@ -109,9 +110,9 @@ def unscaled_inputs(
         return None
     largest, smallest = _features(facts, "largest"), _features(facts, "smallest")
     evidence: dict[str, float | int | str] = {
-        "abs_max": _number(facts, "abs_max"),
-        "std_max": _number(facts, "std_max"),
-        "std_median": _number(facts, "std_median"),
+        "abs_max": number(facts.get("abs_max"), 0.0),
+        "std_max": number(facts.get("std_max"), 0.0),
+        "std_median": number(facts.get("std_median"), 0.0),
         **({} if how.reached is None else {"learned": how.reached}),
     }
     for name, group in (("largest", largest), ("smallest", smallest)):
@@ -131,9 +132,9 @@ def unscaled_inputs(
 def _kind(facts: dict[str, Any], far: float, apart: float, faint: float) -> str | None:
     if _rms(facts) >= far:
         return "far"
-    if _number(facts, "std_max") >= apart * _number(facts, "std_median") > 0:
+    if number(facts.get("std_max"), 0.0) >= apart * number(facts.get("std_median"), 0.0) > 0:
         return "apart"
-    return "faint" if 0 < _number(facts, "abs_max") <= faint else None
+    return "faint" if 0 < number(facts.get("abs_max"), 0.0) <= faint else None
 
 
 def _suffers(history: History, how: Standing, proof: _Proof | None) -> bool:
@@ -209,12 +210,10 @@ def _rms(facts: dict[str, Any]) -> float:
 def _features(facts: dict[str, Any], group: str) -> list[tuple[int, float, float]]:
     table = facts.get(group)
     rows = [row for row in table if isinstance(row, dict)] if isinstance(table, list) else []
-    return [(int(_number(row, "feature")), _number(row, "mean"), _number(row, "std")) for row in rows]
-
-
-def _number(table: dict[str, Any], key: str) -> float:
-    value = table.get(key)
-    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else 0.0
+    return [
+        (int(number(row.get("feature"), 0.0)), number(row.get("mean"), 0.0), number(row.get("std"), 0.0))
+        for row in rows
+    ]
 
 
 def _told(feature: tuple[int, float, float]) -> str:
@@ -230,13 +229,13 @@ def _summary(
         return "the inputs' scales lie far apart: " + ", ".join(
             _told(group[0]) for group in (largest, smallest) if group
         )
-    return f"the inputs are faint: no value is over {_number(facts, 'abs_max'):.2g}"
+    return f"the inputs are faint: no value is over {number(facts.get('abs_max'), 0.0):.2g}"
 
 
 def _remedy(
     facts: dict[str, Any], kind: str, largest: list[tuple[int, float, float]], smallest: list[tuple[int, float, float]]
 ) -> str:
-    if _number(facts, "abs_max") == 255.0 and _number(facts, "mean_min") >= 0:
+    if number(facts.get("abs_max"), 0.0) == 255.0 and number(facts.get("mean_min"), 0.0) >= 0:
         return "divide the inputs by 255, or standardise them"
     told = [*largest[:2], *(smallest[:1] if kind == "apart" else [])]
     listed = "; ".join(dict.fromkeys(_told(feature) for feature in told))

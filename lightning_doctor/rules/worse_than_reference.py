@@ -50,7 +50,7 @@ def worse_than_reference(history: History, *, sigmas: float = 4.0, share: float 
         they were served. A penalty in the training step counts against the network.
     """
     now = standing(history)
-    if not (now.ended or (not now.improving and (now.share is None or now.share >= 0.5))):
+    if not now.rests:
         return None
     compared = read_reference(history)
     best: Rival | None = None
