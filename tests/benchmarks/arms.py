@@ -89,14 +89,13 @@ class Timing:
         """The processor time of the whole fit [seconds]."""
         return sum(self.turns.processor)
 
-    def stretches(self, times: list[float], count: int = 5) -> list[float]:
-        """The mean length of a step in stretches of the second half, long after the first look [seconds]."""
+    def steps(self, times: list[float]) -> list[float]:
+        """The length of a step in each turn of the second half, long after the first look [seconds]."""
         # The last turn ends with the fit.
         last = max(1, len(times) - 1)
-        first = last // 2
-        length = max(1, (last - first) // count)
-        found = [slice(at, at + length) for at in range(first, last - length + 1, length)]
-        return [sum(times[part]) / sum(self.turns.steps[part]) for part in found]
+        return [
+            time / count for time, count in zip(times[last // 2 : last], self.turns.steps[last // 2 :], strict=False)
+        ]
 
 
 def available(names: list[str]) -> tuple[list[str], list[str]]:

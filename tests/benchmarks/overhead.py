@@ -1,8 +1,9 @@
 """What watching costs: `python -m tests.benchmarks.overhead`.
 
 All arms train at once and take turns of a few steps, so that whatever slows the machine down slows all of them, and
-each is compared with the plain run, stretch by stretch. A step's cost is taken from the second half of the runs, after
-the doctor's first look; the whole run is given beside it. Processor time is less disturbed by others on the machine
+each is compared with the plain run, turn by turn. A step's cost is taken from the second half of the runs, after most
+of the doctor's first look: the median turn, beside the mean of all, which holds what is done once a window too, and the
+whole run. Processor time is less disturbed by others on the machine
 than the clock on the wall; both are given.
 
 Arms whose package is not installed are left out: `pip install -c tests/constraints.txt -e ".[benchmark]"`.
@@ -17,7 +18,7 @@ import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import quantiles
+from statistics import fmean, quantiles
 from typing import Any
 
 import torch
@@ -42,12 +43,13 @@ _READ_STEPS = 200
 
 @dataclass(frozen=True)
 class Row:
-    """An arm beside the plain run, as quartiles over stretches of the second half, or over runs.
+    """An arm beside the plain run, as quartiles over turns of the second half, or over runs.
 
     Attributes:
         ratio: The length of a step, in plain ones.
         processor_ratio: The same by processor time.
         added: What a step takes more [µs], by processor time.
+        mean: What one takes more on average [µs], by processor time.
         whole: The length of the whole fit, in plain ones.
         beyond: The share of the run that the doctor took beyond its two seconds; None without a doctor.
     """
@@ -55,6 +57,7 @@ class Row:
     ratio: list[float]
     processor_ratio: list[float]
     added: list[float]
+    mean: list[float]
     whole: list[float]
     beyond: list[float] | None
 
@@ -69,13 +72,13 @@ def repeat(task: Task, arms: list[str], repetitions: int, steps: int) -> dict[st
 
 
 def wall_steps(timings: list[Timing]) -> list[float]:
-    """The mean length of a step in each stretch, by the clock on the wall [seconds]."""
-    return [length for timing in timings for length in timing.stretches(timing.turns.wall)]
+    """The length of a step in each turn, by the clock on the wall [seconds]."""
+    return [length for timing in timings for length in timing.steps(timing.turns.wall)]
 
 
 def processor_steps(timings: list[Timing]) -> list[float]:
     """The same in processor time [seconds]."""
-    return [length for timing in timings for length in timing.stretches(timing.turns.processor)]
+    return [length for timing in timings for length in timing.steps(timing.turns.processor)]
 
 
 def quartiles(values: list[float]) -> list[float]:
@@ -86,13 +89,15 @@ def compare(own: list[Timing], plain: list[Timing]) -> Row:
     """Compares an arm with the plain run of the same time."""
     wall = zip(wall_steps(own), wall_steps(plain), strict=True)
     processor = list(zip(processor_steps(own), processor_steps(plain), strict=True))
-    whole = [(a.whole, b.whole) for a, b in zip(own, plain, strict=True)]
+    runs = list(zip(own, plain, strict=True))
+    means = [[fmean(timing.steps(timing.turns.processor)) for timing in pair] for pair in runs]
     beyond = [max(0.0, timing.spent - FIRST_LOOK) / timing.whole for timing in own if timing.spent is not None]
     return Row(
         quartiles([a / b for a, b in wall]),
         quartiles([a / b for a, b in processor]),
         quartiles([1e6 * (a - b) for a, b in processor]),
-        quartiles([a / b for a, b in whole]),
+        quartiles([1e6 * (a - b) for a, b in means]),
+        quartiles([a.whole / b.whole for a, b in runs]),
         quartiles(beyond) if beyond else None,
     )
 
@@ -107,15 +112,18 @@ def table(name: str, timings: dict[str, list[Timing]]) -> tuple[list[str], dict[
     plain = timings[PLAIN]
     alone = quartiles([1e3 * length for length in wall_steps(plain)])
     lines = [f"{name}: a plain step takes {shown(alone, 2)} ms; {len(plain)} runs of {sum(plain[0].turns.steps)} steps"]
-    lines.append(f"  {'arm':30}{'step, wall':>24}{'step, processor':>24}{'µs a step':>26}{'whole run':>24}")
+    lines.append(
+        f"  {'arm':30}{'step, wall':>24}{'step, processor':>24}{'µs a step':>26}{'µs, mean':>26}{'whole run':>24}"
+    )
     rows: dict[str, Row] = {}
     for arm, own in timings.items():
         beside = BESIDE.get(arm, PLAIN)
         if arm == beside or arm in BESIDE.values() or beside not in timings:
             continue
         row = rows[arm] = compare(own, timings[beside])
-        cells = [shown(row.ratio, 3), shown(row.processor_ratio, 3), shown(row.added, 1), shown(row.whole, 3)]
-        lines.append(f"  {arm:30}" + "".join(f"{c:>{w}}" for c, w in zip(cells, (24, 24, 26, 24), strict=True)))
+        cells = [shown(row.ratio, 3), shown(row.processor_ratio, 3), shown(row.added, 1)]
+        cells += [shown(row.mean, 1), shown(row.whole, 3)]
+        lines.append(f"  {arm:30}" + "".join(f"{c:>{w}}" for c, w in zip(cells, (24, 24, 26, 26, 24), strict=True)))
     for arm, row in rows.items():
         if row.beyond is not None:
             share = shown([100 * value for value in row.beyond], 2)
@@ -189,9 +197,7 @@ def missed(name: str, timings: dict[str, list[Timing]], rows: dict[str, Row]) ->
 
 def measure(options: argparse.Namespace) -> int:
     arms, left_out = available(list(dict.fromkeys([PLAIN, *options.arms])))
-    print(
-        f"Python {sys.version.split()[0]}, torch {torch.__version__}, one thread; medians and quartiles over stretches"
-    )
+    print(f"Python {sys.version.split()[0]}, torch {torch.__version__}, one thread; medians and quartiles over turns")
     print(*left_out, sep="\n", end="\n" if left_out else "")
     found: dict[str, dict[str, Row]] = {}
     failed: list[str] = []

@@ -11,7 +11,7 @@ def test_a_short_run_prints_every_arm_and_finds_no_blocking_read(capsys: pytest.
     main(["--models", "MLP", "--steps", "130", "--repetitions", "1", "--arms", *arms])
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith("MLP: a plain step takes ") for line in lines)
-    rows = [line[2:32].strip() for line in lines if line.count("…") == 4]
+    rows = [line[2:32].strip() for line in lines if line.count("…") == 5]
     assert rows == [DOCTOR, DOCTOR_VALIDATING, "grad_norm, each step"]
     shares = [line for line in lines if "beyond its two seconds" in line]
     assert len(shares) == 2
