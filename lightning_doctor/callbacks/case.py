@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from lightning_doctor.budget import Budget
 from lightning_doctor.callbacks import facts, ranks
 from lightning_doctor.callbacks.consultation import Consultation
+from lightning_doctor.callbacks.device_time import device_time
 from lightning_doctor.callbacks.examination import Examination
 from lightning_doctor.callbacks.monitor import Monitor
 from lightning_doctor.callbacks.pace import Pace
@@ -20,6 +21,7 @@ from lightning_doctor.callbacks.publisher import Publisher, log_folder
 from lightning_doctor.callbacks.rehearsal import Unrehearsable
 from lightning_doctor.callbacks.rest import Rest
 from lightning_doctor.callbacks.run import Run
+from lightning_doctor.callbacks.staff import Staff
 from lightning_doctor.history import History
 from lightning_doctor.measure.window import Window
 from lightning_doctor.report import Report
@@ -31,8 +33,6 @@ if TYPE_CHECKING:
     from lightning_doctor.callbacks.base import LightningModule, Trainer
     from lightning_doctor.callbacks.holdout import ThinnedSource
     from lightning_doctor.callbacks.settings import Settings
-
-T = TypeVar("T")
 
 # How many times longer a run must have become to be looked at again before the time for it is earned.
 _GROWTH = 1.2
@@ -83,8 +83,7 @@ class Case:
         self.rest = Rest(leader, trainer, possible=False)
         self.held_out: ThinnedSource | None = None
         self._trainer = weakref.ref(trainer)
-        self._parts = list(parts)
-        self._listeners: dict[str, tuple[Monitor, ...]] = {}
+        self._staff = Staff(self, parts)
         self._unwatched = list(unwatched)
         self._settings = settings
         self._publisher: Publisher | None = None
@@ -92,7 +91,8 @@ class Case:
         self.closed = False
         self._together = False
         self._examination = Examination(
-            lambda *call: self._each("layer_ran", self, *call), lambda loss: self._each("examine_loss", self, loss)
+            lambda *call: self._staff.each("layer_ran", *call),
+            lambda loss: self._staff.each("examine_loss", loss),
         )
         self._examined = False
         self._consultation_time = 0.0
@@ -127,11 +127,8 @@ class Case:
 
     def room(self, part: Monitor) -> float:
         """Returns what a probe may spend now: what is kept for the others, examinations and rules is left [seconds]."""
-        others = self.pace.left_for_rules + self.pace.kept + self._kept_for_probes() - part.kept
+        others = self.pace.left_for_rules + self.pace.kept + self._staff.kept - part.kept
         return self.budget.left() - others
-
-    def _kept_for_probes(self) -> float:
-        return sum(part.kept for part in self._parts)
 
     # --- the Trainer's hooks -------------------------------------------------------------------------------------
 
@@ -139,25 +136,25 @@ class Case:
         """Training starts."""
         self.budget = Budget(self._settings.overhead)
         self._began = True
-        self._try("the doctor's start", self._prepare)
+        self._staff.attempt("the doctor's start", self._prepare)
         self.history.absent.clear()
         for kind in self._unwatched:
             self.history.lack(kind.signals, f"there is no {kind.__name__}")
-        self._try("describing the run", self._describe)
+        self._staff.attempt("describing the run", self._describe)
         self.pace = Pace(
             self.budget,
             self._settings.every_n_steps,
             self.history.fact("trainer.planned_steps"),
-            self._kept_for_probes,
+            lambda: self._staff.kept,
         )
         if self.trainer.is_global_zero:
-            folder = self._try("finding the log directory", lambda: log_folder(self.trainer))
-            self._publisher = self._try(
+            folder = self._staff.attempt("finding the log directory", lambda: log_folder(self.trainer))
+            self._publisher = self._staff.attempt(
                 "opening the loggers", lambda: Publisher(self.trainer.loggers, folder, self.history)
             )
-        self._each("begin", self)
+        self._staff.each("begin")
         # In manual optimization every loss that is sent backward counts, and there is no telling which comes next.
-        possible = self._try("telling when to rest", lambda: self.run.automatic)
+        possible = self._staff.attempt("telling when to rest", lambda: self.run.automatic)
         self.rest = Rest(self.leader, self.trainer, possible=bool(possible))
 
     def _prepare(self) -> None:
@@ -167,7 +164,9 @@ class Case:
             self.consultation.notes.append(
                 "not every rank has a doctor: this one sees its own rank alone, and stops nothing"
             )
-        self.window = Window(self._together, self.trainer.strategy.root_device)
+        device = self.trainer.strategy.root_device
+        self.window = Window(self._together, device)
+        self._staff.device_time = device_time(device)
         self.run = Run(self.trainer, self.module)
 
     def _examine(self, batch: Any, batch_idx: int) -> None:
@@ -188,13 +187,13 @@ class Case:
         """A training batch is about to be trained on."""
         if self.rest.on:
             return
-        self._each("before_batch", self, batch, batch_idx)
+        self._staff.each("before_batch", batch, batch_idx)
         if self.examining and not self._examined:
             # Of several micro-batches the first.
             self._examined = True
             began = self.budget.clock()
-            self._try("examining a forward pass", lambda: self._examine(batch, batch_idx))
-            self.pace.spent("before_batch", self.budget.clock() - began)
+            self._staff.attempt("examining a forward pass", lambda: self._examine(batch, batch_idx))
+            self.pace.examinations.add(self.budget.clock() - began)
 
     def before_backward(self, loss: Tensor) -> None:
         """A loss is about to be sent backward."""
@@ -203,12 +202,12 @@ class Case:
         if self._examined:
             self._examination.backward(loss)
         if not self.run.automatic:
-            self._each("before_backward", self, loss)
+            self._staff.each("before_backward", loss)
 
     def after_backward(self) -> None:
         """Gradients have been computed."""
         if not self.run.automatic:
-            self._each("after_backward", self)
+            self._staff.each("after_backward")
 
     def before_step(self, optimizer: Optimizer) -> None:
         """An optimizer is about to step.
@@ -219,7 +218,7 @@ class Case:
         if not (self.run.automatic and self.stepped):
             self.stepped = True
             if not self.rest.on:
-                self._each("before_step", self, optimizer)
+                self._staff.each("before_step", optimizer)
 
     def after_batch(self, outputs: Any, batch_idx: int) -> None:
         """A training batch is done."""
@@ -232,8 +231,8 @@ class Case:
         self._examination.stop()
         if self.stepped:
             # Before the others close their books on this batch: what comes after counts as waiting for the next.
-            self._each("probe", self)
-        self._each("after_batch", self, outputs, batch_idx)
+            self._staff.each("probe")
+        self._staff.each("after_batch", outputs, batch_idx)
         if not self.stepped:
             return
         self._examined = False
@@ -243,7 +242,7 @@ class Case:
         """A batch is done that nobody looked at."""
         last = self.rest.is_last(self.pace.steps)
         # Whoever measures from the end of a batch to the next one begins here.
-        self._each("after_batch" if last else "rested", self, outputs, batch_idx)
+        self._staff.each("after_batch" if last else "rested", outputs, batch_idx)
         if self.stepped:
             if last:
                 self.rest.wake()
@@ -262,22 +261,22 @@ class Case:
 
     def _plan_rest(self) -> None:
         length = self.pace.quiet()
-        for part in self._listening("awaits") if length else ():
-            wanted = self._ask(part, "awaits", self)
+        for part in self._staff.listening("awaits") if length else ():
+            wanted = self._staff.ask(part, "awaits")
             length = length if wanted is None else min(length, wanted // max(1, self.run.accumulate))
         self.rest.begin(self.pace.steps, length)
 
     def before_validation_batch(self, batch: Any, batch_idx: int, dataloader_idx: int) -> None:
         """A validation batch is about to be scored."""
-        self._each("before_validation_batch", self, batch, batch_idx, dataloader_idx)
+        self._staff.each("before_validation_batch", batch, batch_idx, dataloader_idx)
 
     def validation_batch(self, outputs: Any, dataloader_idx: int) -> None:
         """A validation batch is done."""
-        self._each("validation_batch", self, outputs, dataloader_idx)
+        self._staff.each("validation_batch", outputs, dataloader_idx)
 
     def after_validation(self) -> None:
         """A validation pass is done."""
-        self._each("after_validation", self)
+        self._staff.each("after_validation")
         if self.pace.closes_early:
             self.close()
             self.consult()
@@ -285,18 +284,17 @@ class Case:
     def finish(self, exception: BaseException | None = None) -> None:
         """The fit is over, well or badly."""
         if self._began:
-            self._try("the end of the run", lambda: self._note_ending(exception))
+            self._staff.attempt("the end of the run", lambda: self._note_ending(exception))
             self.close(alone=exception is not None)
         self.consult(final=True)
         if self._began and self._publisher is not None and self.report is not None:
             folder, report = self._publisher.folder, self.report
-            self._try("the summary", lambda: terminal.summarize(report, log_dir=folder))
+            self._staff.attempt("the summary", lambda: terminal.summarize(report, log_dir=folder))
         self._release()
 
     def give_up(self, hook: str, error: Exception) -> None:
         """Takes an error of the doctor's own that nothing else has caught; from here on it only meets other ranks."""
-        self._parts.clear()
-        self._listeners.clear()
+        self._staff.dismiss()
         self.rest.end()
         self._examination.stop()
         self._publisher = None
@@ -313,16 +311,15 @@ class Case:
         self.rest.end()
         self._examination.stop()
         if self._began:
-            self._each("end", self)
-        self._try("leaving the other ranks", lambda: ranks.announce(False))
+            self._staff.each("end")
+        self._staff.attempt("leaving the other ranks", lambda: ranks.announce(False))
         if self.report is not None and self.trainer.is_global_zero:
             report = self.report
-            self._try("handing the report over", lambda: self.leader.handover.leave(report))
+            self._staff.attempt("handing the report over", lambda: self.leader.handover.leave(report))
         # The report outlives the run, and must not keep the model alive.
         del self.trainer, self.module
         self.__dict__.pop("run", None)
-        self._parts.clear()
-        self._listeners.clear()
+        self._staff.dismiss()
         self._publisher = None
 
     def _note_ending(self, exception: BaseException | None) -> None:
@@ -333,12 +330,12 @@ class Case:
     def close(self, *, alone: bool = False) -> None:
         """Fetches the window: the only place that reads from a device or communicates."""
         began = self.budget.clock()
-        self._each("before_close", self)
+        self._staff.each("before_close")
         self._read_window(alone)
         if self._publisher is not None and self.budget.allows(0.0):
             publisher = self._publisher
-            self._try("logging scalars", lambda: publisher.scalars(self.history, self.history.last_step))
-            self._try("showing the curvature", lambda: publisher.curvature(self.history))
+            self._staff.attempt("logging scalars", lambda: publisher.scalars(self.history, self.history.last_step))
+            self._staff.attempt("showing the curvature", lambda: publisher.curvature(self.history))
             self._note_loggers(publisher)
         self.pace.closed(self.budget.clock() - began)
 
@@ -346,7 +343,7 @@ class Case:
         began = self.budget.clock()
         # Every rank decides from these means, so that all stop alike and measure the same steps. Not under `_try`: what
         # fails here on one rank must not keep it from meeting the others the next time.
-        prober = next((part for part in self._parts if _listens(part, "wishes")), None)
+        prober = next(iter(self._staff.listening("wishes")), None)
         wanted = self._wishes(prober)
         wishes = [float(self.consultation.stop_wanted), *wanted, *self.pace.wishes()]
         stop, *means = self.window.close(wishes, self._window_failed, alone=alone)
@@ -355,12 +352,13 @@ class Case:
         if not math.isnan(stop):
             self.pace.heed(means[len(wanted) :])
         if prober is not None and not alone:
-            self._ask(prober, "heed", self, means[: len(wanted)])
+            self._staff.ask(prober, "heed", means[: len(wanted)])
         self.budget.spent += self.budget.clock() - began
+        self._staff.attempt("timing the device", self._staff.settle)
 
     def _wishes(self, prober: Monitor | None) -> list[float]:
         # As many on a rank whose probe has failed.
-        wishes = None if prober is None else self._ask(prober, "wishes", self)
+        wishes = None if prober is None else self._staff.ask(prober, "wishes")
         return [0.0, 0.0] if wishes is None else wishes
 
     def _window_failed(self, error: Exception) -> None:
@@ -372,10 +370,10 @@ class Case:
             return
         began = self.budget.clock()
         self._consulted_at = self.pace.steps
-        self._try("the diagnosis", self._judge)
+        self._staff.attempt("the diagnosis", self._judge)
         if self._publisher is not None and self.report is not None:
             publisher, report = self._publisher, self.report
-            self._try("writing the report", lambda: (publisher.save if final else publisher.report)(report))
+            self._staff.attempt("writing the report", lambda: (publisher.save if final else publisher.report)(report))
             self._note_loggers(publisher)
         self._consultation_time = self.budget.clock() - began
 
@@ -404,9 +402,9 @@ class Case:
             return None
         if not self._together and not self.closed:
             # Not with other ranks: whether all of them save is the user's business.
-            self._each("before_close", self)
+            self._staff.each("before_close")
             self._read_window(alone=True)
-        return self._try(
+        return self._staff.attempt(
             "saving its state",
             lambda: {"history": self.history.to_dict(), "consultation": self.consultation.state_dict()},
         )
@@ -428,51 +426,3 @@ class Case:
         """Takes up where an earlier ``fit`` of the same Trainer left off."""
         self.history = earlier.history
         self.consultation.load_state_dict(earlier.consultation.state_dict())
-
-    # --- calling the monitors ------------------------------------------------------------------------------------
-
-    def _each(self, hook: str, *args: Any) -> None:
-        listeners = self._listening(hook)
-        if not listeners:
-            return
-        began = self.budget.clock()
-        for part in listeners:
-            self._ask(part, hook, *args)
-        spent = self.budget.clock() - began
-        self.budget.spent += spent
-        self.pace.spent(hook, spent)
-
-    def _listening(self, hook: str) -> tuple[Monitor, ...]:
-        listeners = self._listeners.get(hook)
-        if listeners is None:
-            listeners = self._listeners[hook] = tuple(part for part in self._parts if _listens(part, hook))
-        return listeners
-
-    def _ask(self, part: Monitor, hook: str, *args: Any) -> Any:
-        try:
-            return getattr(part, hook)(*args)
-        except Exception as error:  # noqa: BLE001
-            self._drop(part)
-            self.consultation.failed(type(part).__name__, error)
-            return None
-
-    def _drop(self, part: Monitor) -> None:
-        self._parts.remove(part)
-        self._listeners.clear()
-
-    def _try(self, part: str, act: Callable[[], T]) -> T | None:
-        if self.consultation.is_off(part):
-            return None
-        began = self.budget.clock()
-        try:
-            return act()
-        except Exception as error:  # noqa: BLE001
-            self.consultation.failed(part, error)
-            return None
-        finally:
-            self.budget.spent += self.budget.clock() - began
-
-
-def _listens(part: Monitor, hook: str) -> bool:
-    """Whether a part does anything there: most have little to do with most hooks."""
-    return hook in vars(part) or getattr(type(part), hook) is not getattr(Monitor, hook)

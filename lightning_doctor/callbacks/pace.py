@@ -6,6 +6,7 @@ from collections.abc import Callable
 from math import ceil
 
 from lightning_doctor.budget import FIRST_LOOK, Budget
+from lightning_doctor.callbacks.ledger import Ledger
 
 # Windows end after these many steps, and then every so many, so that a run that is lost at once is told so at once.
 _FIRST_WINDOWS = (1, 2, 4, 8, 16, 32)
@@ -38,6 +39,7 @@ class Pace:
     Attributes:
         steps: How many steps are done.
         sampling: Whether what is cheap is measured on the coming step.
+        examinations: What they cost.
     """
 
     def __init__(
@@ -58,11 +60,8 @@ class Pace:
         self._affordable = True
         self._examined_at = self._measured_at = -1
         self._sample_every = 1
-        self._sampling_time, self._samples = 0.0, 0
-        self._sample_cost, self._sampled = 0.0, 0.0
-        self._examining_time, self._examinations = 0.0, 0
-        self._examination_cost, self._examined = 0.0, 0.0
-        self._closing_time, self._closings, self._closing_cost = 0.0, 0, 0.0
+        self.examinations = Ledger()
+        self._samples, self._closings = Ledger(), Ledger()
         self._closed_at = (budget.clock(), 0)
 
     @property
@@ -81,7 +80,7 @@ class Pace:
     @property
     def kept(self) -> float:
         """What is to be kept for examinations of the first look [seconds]: most rules rest on them."""
-        return max(0.0, _EXAMINING_LOOK * self._to_come - self._examined)
+        return max(0.0, _EXAMINING_LOOK * self._to_come - self.examinations.total)
 
     @property
     def left_for_rules(self) -> float:
@@ -114,20 +113,17 @@ class Pace:
 
     def closed(self, seconds: float) -> None:
         """Books what the end of a window took."""
-        self._closing_time += seconds
-        self._closings += 1
+        self._closings.add(seconds)
+        self._closings.count()
 
-    def spent(self, hook: str, seconds: float) -> None:
-        """Books what the monitors took for a hook."""
+    def ledger(self, hook: str) -> Ledger | None:
+        """Returns where to book what the monitors take for a hook now."""
         # What follows an examination happens before the next batch.
         follows = hook == "before_batch" and self.steps == self._examined_at
         if (self.examining and hook in _EXAMINING_HOOKS) or follows:
-            self._examining_time += seconds
-            self._examined += seconds
-        elif hook in _STEP_HOOKS:
-            # Of the steps beside a measured one too.
-            self._sampling_time += seconds
-            self._sampled += seconds
+            return self.examinations
+        # Of the steps beside a measured one too.
+        return self._samples if hook in _STEP_HOOKS else None
 
     def advance(self) -> None:
         """A step is done."""
@@ -136,10 +132,10 @@ class Pace:
             self._measured_at = self.steps
         self.steps += 1
         if examined:
-            self._examinations += 1
+            self.examinations.count()
             self._examined_at = self.steps
-        else:
-            self._samples += self.sampling
+        elif self.sampling:
+            self._samples.count()
         if self.steps > self._next_examination:
             self._next_examination = self.following(self.steps) - 1
         self.sampling = self.steps % self._sample_every == 0
@@ -149,23 +145,11 @@ class Pace:
         now, (then, steps) = self._budget.clock(), self._closed_at
         self._closed_at = (now, self.steps)
         self._next_close = self.following(self.steps)
-        if self._samples:
-            self._sample_cost = self._sampling_time / self._samples
-            self._sampling_time, self._samples = 0.0, 0
-        if self._examinations:
-            self._examination_cost = self._examining_time / self._examinations
-            self._examining_time, self._examinations = 0.0, 0
+        for ledger in (self._samples, self.examinations, self._closings):
+            ledger.settle()
         step_time = (now - then) / max(1, self.steps - steps)
-        if self._closings:
-            self._closing_cost = self._closing_time / self._closings
-            self._closing_time, self._closings = 0.0, 0
-        return [
-            float(self._may_sample()),
-            self._sample_cost,
-            step_time,
-            float(self._may_examine(self._examination_cost)),
-            self._closing_cost,
-        ]
+        may = float(self._may_sample()), float(self._may_examine(self.examinations.cost))
+        return [may[0], self._samples.cost, step_time, may[1], self._closings.cost]
 
     def heed(self, means: list[float]) -> None:
         """Plans the next window."""
@@ -183,7 +167,7 @@ class Pace:
     def _may_sample(self) -> bool:
         # Every step, whatever it costs; after that first look as many as the share allows.
         kept = self.left_for_rules + self.kept + self._kept()
-        return self._sampled <= _SAMPLING_LOOK * FIRST_LOOK and self._budget.allows(kept)
+        return self._samples.total <= _SAMPLING_LOOK * FIRST_LOOK and self._budget.allows(kept)
 
     def _may_examine(self, cost: float) -> bool:
         if self._budget.has_earned(cost):

@@ -20,7 +20,7 @@ def paced(steps: int, *, cost: float, step_time: float = 0.01, every: int = 50) 
     for step in range(steps):
         if pace.examining:
             examined.append(step)
-            pace.spent("before_batch", cost)
+            spend(pace, "before_batch", cost)
             budget.spent += cost
             clock.now += cost
         clock.now += step_time
@@ -28,6 +28,12 @@ def paced(steps: int, *, cost: float, step_time: float = 0.01, every: int = 50) 
         if pace.closes:
             pace.heed(pace.wishes())
     return examined, budget
+
+
+def spend(pace: Pace, hook: str, seconds: float) -> None:
+    ledger = pace.ledger(hook)
+    assert ledger is not None
+    ledger.add(seconds)
 
 
 def test_cheap_examinations_come_in_every_window() -> None:
@@ -61,11 +67,11 @@ def test_one_rank_that_cannot_afford_it_keeps_all_from_it() -> None:
 
 def test_what_follows_an_examination_is_a_part_of_its_cost_and_other_steps_are_not() -> None:
     pace = Pace(Budget(0.02, Clock()), 50)
-    pace.spent("after_batch", 1.0)
+    spend(pace, "after_batch", 1.0)
     pace.advance()
     assert pace.examining
     pace.advance()
-    pace.spent("before_batch", 3.0)
-    pace.spent("after_batch", 100.0)
+    spend(pace, "before_batch", 3.0)
+    spend(pace, "after_batch", 100.0)
     assert pace.wishes()[3] == 0.0  # 2 seconds an examination are more than the first look leaves
     assert pace.wishes()[1] == 0.0
