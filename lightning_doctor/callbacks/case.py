@@ -17,15 +17,14 @@ from lightning_doctor.callbacks.device_time import device_time
 from lightning_doctor.callbacks.examination import Examination
 from lightning_doctor.callbacks.monitor import Monitor
 from lightning_doctor.callbacks.pace import Pace
-from lightning_doctor.callbacks.publisher import Publisher, log_folder
 from lightning_doctor.callbacks.rehearsal import Unrehearsable
+from lightning_doctor.callbacks.reporting import Reporting
 from lightning_doctor.callbacks.rest import Rest
 from lightning_doctor.callbacks.run import Run
 from lightning_doctor.callbacks.staff import Staff
 from lightning_doctor.history import History
 from lightning_doctor.measure.window import Window
 from lightning_doctor.report import Report
-from lightning_doctor.sinks import terminal
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -33,9 +32,6 @@ if TYPE_CHECKING:
     from lightning_doctor.callbacks.base import LightningModule, Trainer
     from lightning_doctor.callbacks.holdout import ThinnedSource
     from lightning_doctor.callbacks.settings import Settings
-
-# How many times longer a run must have become to be looked at again before the time for it is earned.
-_GROWTH = 1.2
 
 
 class Case:
@@ -86,7 +82,7 @@ class Case:
         self._staff = Staff(self, parts)
         self._unwatched = list(unwatched)
         self._settings = settings
-        self._publisher: Publisher | None = None
+        self._reporting = Reporting(self, self._staff)
         self._began = False
         self.closed = False
         self._together = False
@@ -95,9 +91,6 @@ class Case:
             lambda loss: self._staff.each("examine_loss", loss),
         )
         self._examined = False
-        self._consultation_time = 0.0
-        self._consulted_at = 0
-        self._seen_broken = False
 
     # --- what the monitors ask -----------------------------------------------------------------------------------
 
@@ -147,11 +140,7 @@ class Case:
             self.history.fact("trainer.planned_steps"),
             lambda: self._staff.kept,
         )
-        if self.trainer.is_global_zero:
-            folder = self._staff.attempt("finding the log directory", lambda: log_folder(self.trainer))
-            self._publisher = self._staff.attempt(
-                "opening the loggers", lambda: Publisher(self.trainer.loggers, folder, self.history)
-            )
+        self._reporting.open()
         self._staff.each("begin")
         # In manual optimization every loss that is sent backward counts, and there is no telling which comes next.
         possible = self._staff.attempt("telling when to rest", lambda: self.run.automatic)
@@ -287,9 +276,8 @@ class Case:
             self._staff.attempt("the end of the run", lambda: self._note_ending(exception))
             self.close(alone=exception is not None)
         self.consult(final=True)
-        if self._began and self._publisher is not None and self.report is not None:
-            folder, report = self._publisher.folder, self.report
-            self._staff.attempt("the summary", lambda: terminal.summarize(report, log_dir=folder))
+        if self._began:
+            self._reporting.summarize()
         self._release()
 
     def give_up(self, hook: str, error: Exception) -> None:
@@ -297,7 +285,7 @@ class Case:
         self._staff.dismiss()
         self.rest.end()
         self._examination.stop()
-        self._publisher = None
+        self._reporting.close()
         with suppress(Exception):
             self.consultation.failed(f"the doctor ({hook})", error)
             self.report = self.consultation.compose(self.history, self.budget)
@@ -320,7 +308,7 @@ class Case:
         del self.trainer, self.module
         self.__dict__.pop("run", None)
         self._staff.dismiss()
-        self._publisher = None
+        self._reporting.close()
 
     def _note_ending(self, exception: BaseException | None) -> None:
         self.history.facts["run"] = {"ended": facts.ending(self.trainer, exception), "ended_step": self.run.step}
@@ -332,11 +320,7 @@ class Case:
         began = self.budget.clock()
         self._staff.each("before_close")
         self._read_window(alone)
-        if self._publisher is not None and self.budget.allows(0.0):
-            publisher = self._publisher
-            self._staff.attempt("logging scalars", lambda: publisher.scalars(self.history, self.history.last_step))
-            self._staff.attempt("showing the curvature", lambda: publisher.curvature(self.history))
-            self._note_loggers(publisher)
+        self._reporting.show()
         self.pace.closed(self.budget.clock() - began)
 
     def _read_window(self, alone: bool) -> None:
@@ -366,30 +350,10 @@ class Case:
 
     def consult(self, *, final: bool = False) -> None:
         """Asks the rules and publishes the report, where the budget allows; always at the end."""
-        if not (final or (self.trainer.is_global_zero and self._worth_a_look())):
-            return
-        began = self.budget.clock()
-        self._consulted_at = self.pace.steps
-        self._staff.attempt("the diagnosis", self._judge)
-        if self._publisher is not None and self.report is not None:
-            publisher, report = self._publisher, self.report
-            self._staff.attempt("writing the report", lambda: (publisher.save if final else publisher.report)(report))
-            self._note_loggers(publisher)
-        self._consultation_time = self.budget.clock() - began
+        self._reporting.consult(final=final)
 
-    def _worth_a_look(self) -> bool:
-        # What the share has not earned comes off the first look, and that is for a run that has become another one.
-        cost = self._consultation_time
-        grown = self.pace.steps >= _GROWTH * self._consulted_at
-        broken = self.history.get("train_loss").broken_at() is not None and not self._seen_broken
-        self._seen_broken |= broken
-        return self.budget.has_earned(cost) or ((grown or broken) and self.budget.allows(cost))
-
-    def _note_loggers(self, publisher: Publisher) -> None:
-        for failure in publisher.letterbox.failures():
-            self.consultation.failed(f"{failure.logger}, {failure.doing},", failure.error)
-
-    def _judge(self) -> None:
+    def judge(self) -> None:
+        """Asks the rules now."""
         self.report = self.consultation.judge(self.history, self.history.last_step, self.budget)
         if self.consultation.stop_wanted and self.trainer.world_size == 1:
             self.trainer.should_stop = True

@@ -15,6 +15,8 @@ from torch.utils.data import DataLoader, IterableDataset
 from lightning_doctor import Doctor, GradientMonitor
 from lightning_doctor.callbacks.case import Case
 from lightning_doctor.callbacks.gradients import GradientMonitor as Gradients
+from lightning_doctor.callbacks.reporting import Reporting
+from lightning_doctor.callbacks.staff import Staff
 from tests.runs import IMAGES, LABELS, DigitsNet, digits, fit, flat, trainer, validation_digits
 
 
@@ -234,13 +236,17 @@ ENTRIES = [
 ]
 
 
-@pytest.mark.parametrize("method", [*ENTRIES, "_each", "_try", "_read_window", "_release", "_judge"])
+INNER = [(Case, "_read_window"), (Case, "_release"), (Case, "judge"), (Case, "_plan_rest"), (Staff, "each")]
+INNER += [(Staff, "attempt"), (Staff, "listening"), (Staff, "settle"), (Reporting, "show"), (Reporting, "summarize")]
+
+
+@pytest.mark.parametrize(("owner", "method"), [*((Case, entry) for entry in ENTRIES), *INNER])
 def test_whatever_fails_in_the_case_itself_the_run_goes_on(
-    tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, owner: type, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = DigitsNet()
     fit(tmp_path, plain)
-    monkeypatch.setattr(Case, method, lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(owner, method, lambda *_, **__: 1 / 0)
     doctor, net = Doctor(), DigitsNet()
     run = fit(tmp_path, net, doctor, enable_checkpointing=True)
     assert run.global_step == 20
