@@ -9,8 +9,8 @@ from statistics import fmean, median, stdev
 
 from lightning_doctor.curvature import standing_probe
 from lightning_doctor.findings import Confidence, Finding, Severity
-from lightning_doctor.history import History
-from lightning_doctor.noise import shift, stretch
+from lightning_doctor.history import History, Series
+from lightning_doctor.noise import Trend, shift, stretch
 from lightning_doctor.progress import standing
 from lightning_doctor.rule import rule
 from lightning_doctor.sharpness import largest_rate
@@ -89,7 +89,7 @@ def learning_rate_too_low(
     if level - pace * left < target:
         return None
     # Steps that small do nothing; where larger ones were made and the loss did not fall, it is not their length.
-    if not seen and not idle:
+    if not seen and not idle and not _falls_unseen(losses, fall, change * level, sigmas):
         return None
     recommended = min(larger * rates[-1] / 2, limit / 2 if limit is not None else larger * rates[-1])
     gain = _mean_change(history, larger, since) / min(change, -1e-30)
@@ -112,6 +112,13 @@ def learning_rate_too_low(
         onset=losses.steps[0],
         signals=("train_loss", f"scan/{larger:g}", "learning_rate"),
     )
+
+
+def _falls_unseen(losses: Series, late: Trend, per_step: float, sigmas: float) -> bool:
+    """Whether the loss fell over the run, and late as the scans say: noise alone hides that it still does."""
+    values, half = losses.values, len(losses) // 2
+    expected = per_step * (losses.steps[-1] - losses.steps[0]) / 4
+    return shift(values[:half], values[half:]).sigmas < -sigmas and abs(late.change - expected) < 2 * late.error
 
 
 def _goes_nowhere(history: History) -> bool:

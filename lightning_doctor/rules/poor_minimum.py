@@ -7,8 +7,8 @@ import math
 from lightning_doctor.curvature import Probe, is_full_batch, known, resting_since, standing_probe
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
-from lightning_doctor.layers import entries
 from lightning_doctor.progress import LITTLE, standing
+from lightning_doctor.reference import has_hidden_layer
 from lightning_doctor.rule import rule
 
 
@@ -33,7 +33,8 @@ def poor_minimum(history: History, *, risk: float = 0.05, blur: float = 0.05, le
         no curvature below −1 % of the spectral range at 95 %, and predictions as good as a constant
 
     Healthy:
-        the same at a loss that is low; a regression that explains half of what noisy targets vary by
+        the same at a loss that is low; a regression that explains half of what noisy targets vary by; a network
+        without a hidden layer, of whose loss no other minimum is lower
 
     Remedy:
         Start again from other weights; if that ends at the same loss, widen the model: this is model bias, unless a
@@ -55,6 +56,8 @@ def poor_minimum(history: History, *, risk: float = 0.05, blur: float = 0.05, le
         return None
     if probe.samples < least and not is_full_batch(history):
         return None
+    if has_hidden_layer(history) is False:
+        return None
     little = now.most < LITTLE
     return Finding(
         # Noise in the targets may keep a run that learned something from learning more.
@@ -71,7 +74,8 @@ def poor_minimum(history: History, *, risk: float = 0.05, blur: float = 0.05, le
             samples=probe.samples,
             probed_at=probe.step,
         ),
-        remedy=_remedy(history),
+        remedy="start again from other weights (another seed); if that ends at the same loss widen the model, and fit "
+        "a linear model beside it: where that does no better, check that inputs and targets belong together",
         # A certified minimum of some samples; that a better one exists nobody has seen.
         confidence=Confidence.SUSPECTED,
         onset=resting_since(history, probe),
@@ -83,16 +87,3 @@ def _certainty(probe: Probe) -> str:
     if math.isnan(probe.epsilon):
         return f"no direction that curves down, for sure but for {probe.failure:.1g}"
     return f"no curvature below −{probe.epsilon:.2g} of the spectral range, for sure but for {probe.failure:.1g}"
-
-
-def _remedy(history: History) -> str:
-    kinds = {entry.get("kind") for entry in entries(history)}
-    if kinds and kinds <= {"linear", "dropout"}:
-        return (
-            "add a hidden layer with an activation, or better features: without one this loss has no other minimum; "
-            "check first that inputs and targets belong together"
-        )
-    return (
-        "start again from other weights (another seed); if that ends at the same loss widen the model, and fit a "
-        "linear model beside it: where that does no better, check that inputs and targets belong together"
-    )

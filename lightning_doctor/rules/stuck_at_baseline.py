@@ -7,8 +7,10 @@ from statistics import median
 
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History, Series
+from lightning_doctor.loss_head import loss_head
 from lightning_doctor.noise import noise, stretch
 from lightning_doctor.progress import standing
+from lightning_doctor.reference import has_hidden_layer
 from lightning_doctor.rule import rule
 
 # Of a run, whose medians tell when it had learned something.
@@ -49,7 +51,9 @@ def stuck_at_baseline(
         least: Steps before which nothing is said, where no end is planned four times as many [steps].
 
     Blind spots:
-        A network whose loss has no readable baseline. Data without any signal looks the same, and is the same.
+        A network whose loss has no readable baseline. Data without any signal looks the same, and is the same. Of a
+        network without a hidden layer so does a signal so weak that as many weights fit as much of pure noise (Wilks
+        1938: p of them take p / 2n off the mean log-likelihood of n samples).
     """
     losses, baseline = history["train_loss"], history["baseline_loss"].values[-1]
     now = standing(history)
@@ -61,23 +65,51 @@ def stuck_at_baseline(
     level = median(late)
     error = 1.25 * noise(late) / math.sqrt(len(late))
     skilled = now.skill is not None and (now.skill > 3 * learned or history["skill"].finite().values[-1] > 8 * learned)
-    if level - sigmas * error < (1 - learned) * baseline or skilled:
+    chance = _by_chance(history, baseline, sigmas)
+    if level - sigmas * error < baseline - max(learned * baseline, chance) or skilled:
         return None
     evidence: dict[str, float | int | str] = {"loss": level, "baseline": baseline, "steps": spent}
     if now.skill is not None:
         evidence["skill"] = now.skill
-    over = level > 1.1 * baseline
+    aside = ": a constant would do better" if level > 1.1 * baseline else ""
+    if level < (1 - learned) * baseline:
+        evidence["by_chance"] = chance
+        aside = f": as many weights would take {chance:.2g} off it by chance"
     return Finding(
         severity=Severity.WARNING,
         summary=f"the training loss is {level:.4g} after {spent} steps, and the best constant prediction scores "
-        f"{baseline:.4g}{': a constant would do better' if over else ''}",
+        f"{baseline:.4g}{aside}",
         evidence=evidence,
         remedy="overfit one batch first; if that fails, change lr tenfold either way and check input scale and dead "
         "units; if it works, check that inputs and labels belong together",
         confidence=Confidence.CONFIRMED,
-        onset=_since(losses, (1 - learned) * baseline),
+        onset=_since(losses, baseline - max(learned * baseline, chance)),
         signals=("train_loss", "baseline_loss", "skill"),
     )
+
+
+def _by_chance(history: History, baseline: float, sigmas: float) -> float:
+    """Returns what the weights of a network without a hidden layer may take off the loss by fitting pure noise.
+
+    Twice the gain in log-likelihood is distributed like χ² with a degree of freedom for each weight (Wilks 1938).
+    """
+    samples, weights = history.fact("data.train_samples"), history.fact("model.trainable")
+    head = loss_head(history)
+    if has_hidden_layer(history) is not False or head.reduction != "mean" or head.weighted or len(head.shape) > 2:
+        return 0.0
+    if not isinstance(samples, int) or not isinstance(weights, int):
+        return 0.0
+    free = float(weights)
+    if head.loss in ("cross_entropy", "nll"):
+        # Adding the same to the weights of every class changes nothing.
+        free *= 1 - 1 / head.columns
+    elif head.loss not in ("bce", "bce_with_logits", "mse") or head.columns > 1:
+        return 0.0
+    if not 0 < 2 * free < samples:
+        return 0.0
+    gain = (free + sigmas * math.sqrt(2 * free)) / (2 * samples)
+    # Of a squared error, whose likelihood is that of its logarithm.
+    return 2 * gain * baseline if head.loss == "mse" else gain
 
 
 def _since(losses: Series, learned: float) -> int:

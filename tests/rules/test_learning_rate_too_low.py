@@ -53,6 +53,14 @@ def test_steps_too_small_to_be_seen_are_found_by_the_scans(change: float, ill: b
     assert (learning_rate_too_low(history) is not None) is ill
 
 
+# A step takes 0.4 thousandths off: over the run a sixth, which its noise does not hide; late in it, it does.
+@pytest.mark.parametrize(("fall", "ill"), [(0.016, True), (0.0, False)])
+def test_a_fall_that_noise_hides_late_in_the_run_goes_on_as_the_scans_say(fall: float, ill: bool) -> None:
+    history = history_of(noisy([40.0 - fall * step for step in range(400)], 3.0), run=COMPLETED)
+    scanned(history, [-4e-4] * 40, smaller=-4e-4, larger=-4e-4, rate=1e-3)
+    assert (learning_rate_too_low(history) is not None) is ill
+
+
 @pytest.mark.parametrize(("start", "ill"), [(-1e-3, True), (-1e-2, False)])
 def test_steps_that_shrink_at_once_do_nothing_however_long_the_first_were(start: float, ill: bool) -> None:
     history = history_of(noisy([40.0] * 400, 3.0), run=COMPLETED)

@@ -27,14 +27,9 @@ def test_sick_a_certified_minimum_where_next_to_nothing_is_learned() -> None:
     assert "another seed" in finding.remedy
 
 
-def test_a_model_without_activations_has_no_other_minimum() -> None:
-    linear = [{"layer": "head", "class": "Linear", "kind": "linear"}]
-    finding = poor_minimum(run(activations=linear))
-    assert finding is not None
-    assert "add a hidden layer" in finding.remedy
-    deep = poor_minimum(run(activations=[*linear, {"layer": "act", "class": "GELU", "kind": "other"}]))
-    assert deep is not None
-    assert "another seed" in deep.remedy
+@pytest.mark.parametrize(("layers", "ill"), [(1, False), (2, True)])
+def test_a_model_without_a_hidden_layer_has_no_better_minimum(layers: int, ill: bool) -> None:
+    assert (poor_minimum(run(model={"layers": {"Linear": layers}})) is not None) is ill
 
 
 @pytest.mark.parametrize("skill", [0.9, 0.6, None])

@@ -77,3 +77,41 @@ def test_healthy_a_loss_that_has_begun_to_fall() -> None:
 def test_noise_that_could_hide_what_was_learned_is_no_proof(sigma: float, ill: bool) -> None:
     # The median of 160 values is known to a tenth of their deviation; a twentieth of the baseline is 0.115.
     assert (stuck_at_baseline(run(noisy([BASELINE] * 400, sigma))) is not None) is ill
+
+
+LINEAR = {"layers": {"Linear": 1}, "trainable": 100}
+HEAD = {"loss": "cross_entropy", "reduction": "mean", "output_shape": [32, 10], "classes": 10}
+
+
+# Ninety free weights take 0.113 ± 0.017 nats off the loss of 400 samples of noise: with three errors 0.163, or 0.07 of
+# the baseline.
+@pytest.mark.parametrize(("gain", "ill"), [(0.15, True), (0.18, False)])
+def test_what_a_linear_model_fits_of_pure_noise_is_not_learned(gain: float, ill: bool) -> None:
+    facts = {"model": LINEAR, "loss_head": HEAD, "data": {"train_samples": 400}}
+    finding = stuck_at_baseline(run([BASELINE - gain] * 400, **facts))
+    assert (finding is not None) is ill
+    if finding is not None:
+        assert "as many weights would take 0.16 off it by chance" in finding.summary
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"model": {**LINEAR, "layers": {"Linear": 2}}},
+        {"data": {"train_samples": 150}},
+        {"loss_head": {**HEAD, "weighted": True}},
+        {"loss_head": {**HEAD, "output_shape": [32, 10, 20]}},
+        {"loss_head": {**HEAD, "loss": "l1"}},
+    ],
+)
+def test_what_chance_would_learn_is_known_of_plain_linear_models_only(facts: dict[str, object]) -> None:
+    known = {"model": LINEAR, "loss_head": HEAD, "data": {"train_samples": 400}} | facts
+    assert stuck_at_baseline(run([BASELINE - 0.15] * 400, **known)) is None
+
+
+# Sixty weights take a share of 60 / 600 off the squared error of noise, give or take 0.018.
+@pytest.mark.parametrize(("share", "ill"), [(0.14, True), (0.17, False)])
+def test_a_squared_error_shrinks_by_the_share_of_weights_to_samples(share: float, ill: bool) -> None:
+    head = {"loss": "mse", "reduction": "mean", "output_shape": [32, 1]}
+    facts = {"model": {**LINEAR, "trainable": 60}, "loss_head": head, "data": {"train_samples": 600}}
+    assert (stuck_at_baseline(run([(1 - share) * BASELINE] * 400, **facts)) is not None) is ill
