@@ -47,3 +47,9 @@ def listed(names: list[str], most: int = 4) -> str:
     if len(names) <= most:
         return ", ".join(names)
     return f"{', '.join(names[: most - 1])} … {names[-1]} ({len(names)} in all)"
+
+
+def is_linear(history: History) -> bool:
+    """Whether every layer that was seen is linear, or does nothing to what passes but drop some of it."""
+    kinds = {entry.get("kind") for entry in entries(history)}
+    return bool(kinds) and kinds <= {"linear", "dropout"}

@@ -7,8 +7,8 @@ import math
 from lightning_doctor.curvature import Probe, is_full_batch, known, resting_since, standing_probe
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
+from lightning_doctor.layers import is_linear
 from lightning_doctor.progress import LITTLE, standing
-from lightning_doctor.reference import has_hidden_layer
 from lightning_doctor.rule import rule
 
 
@@ -33,8 +33,8 @@ def poor_minimum(history: History, *, risk: float = 0.05, blur: float = 0.05, le
         no curvature below −1 % of the spectral range at 95 %, and predictions as good as a constant
 
     Healthy:
-        the same at a loss that is low; a regression that explains half of what noisy targets vary by; a network
-        without a hidden layer, of whose loss no other minimum is lower
+        the same at a loss that is low; a regression that explains half of what noisy targets vary by; a linear
+        model, of whose loss no other minimum is lower
 
     Remedy:
         Start again from other weights; if that ends at the same loss, widen the model: this is model bias, unless a
@@ -56,7 +56,7 @@ def poor_minimum(history: History, *, risk: float = 0.05, blur: float = 0.05, le
         return None
     if probe.samples < least and not is_full_batch(history):
         return None
-    if has_hidden_layer(history) is False:
+    if is_linear(history):
         return None
     little = now.most < LITTLE
     return Finding(

@@ -7,6 +7,7 @@ from statistics import median
 
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History, Series
+from lightning_doctor.layers import is_linear
 from lightning_doctor.loss_head import loss_head
 from lightning_doctor.noise import noise, stretch
 from lightning_doctor.progress import standing
@@ -64,9 +65,8 @@ def stuck_at_baseline(
     late = stretch(losses, 0.6) or losses.values[-1:]
     level = median(late)
     error = 1.25 * noise(late) / math.sqrt(len(late))
-    skilled = now.skill is not None and (now.skill > 3 * learned or history["skill"].finite().values[-1] > 8 * learned)
     chance = _by_chance(history, baseline, sigmas)
-    if level - sigmas * error < baseline - max(learned * baseline, chance) or skilled:
+    if level - sigmas * error < baseline - max(learned * baseline, chance) or _is_skilled(history, learned):
         return None
     evidence: dict[str, float | int | str] = {"loss": level, "baseline": baseline, "steps": spent}
     if now.skill is not None:
@@ -88,6 +88,16 @@ def stuck_at_baseline(
     )
 
 
+def _is_skilled(history: History, learned: float) -> bool:
+    """Whether predictions, of late or in the last batch looked at, are better than their own scatter explains."""
+    skill, skills = standing(history).skill, history.get("skill").finite().values
+    if skill is None:
+        return False
+    scatter = noise(skills)
+    error = 1.25 * scatter / math.sqrt(max(3, len(skills) // 5))
+    return skill - error > 3 * learned or skills[-1] - 2 * scatter > 8 * learned
+
+
 def _by_chance(history: History, baseline: float, sigmas: float) -> float:
     """Returns what the weights of a network without a hidden layer may take off the loss by fitting pure noise.
 
@@ -95,7 +105,13 @@ def _by_chance(history: History, baseline: float, sigmas: float) -> float:
     """
     samples, weights = history.fact("data.train_samples"), history.fact("model.trainable")
     head = loss_head(history)
-    if has_hidden_layer(history) is not False or head.reduction != "mean" or head.weighted or len(head.shape) > 2:
+    if (
+        not is_linear(history)
+        or has_hidden_layer(history)
+        or head.reduction != "mean"
+        or head.weighted
+        or len(head.shape) > 2
+    ):
         return 0.0
     if not isinstance(samples, int) or not isinstance(weights, int):
         return 0.0

@@ -79,7 +79,14 @@ def test_noise_that_could_hide_what_was_learned_is_no_proof(sigma: float, ill: b
     assert (stuck_at_baseline(run(noisy([BASELINE] * 400, sigma))) is not None) is ill
 
 
+@pytest.mark.parametrize(("skills", "ill"), [([0.1, 0.3, 0.0, 0.5] * 10, True), ([0.0] * 39 + [0.5], False)])
+def test_the_skill_of_one_batch_is_judged_by_how_skills_scatter(skills: list[float], ill: bool) -> None:
+    history = reading(run(skill=None), "skill", skills)
+    assert (stuck_at_baseline(history) is not None) is ill
+
+
 LINEAR = {"layers": {"Linear": 1}, "trainable": 100}
+SEEN = [{"layer": "head", "class": "Linear", "kind": "linear"}]
 HEAD = {"loss": "cross_entropy", "reduction": "mean", "output_shape": [32, 10], "classes": 10}
 
 
@@ -87,7 +94,7 @@ HEAD = {"loss": "cross_entropy", "reduction": "mean", "output_shape": [32, 10], 
 # the baseline.
 @pytest.mark.parametrize(("gain", "ill"), [(0.15, True), (0.18, False)])
 def test_what_a_linear_model_fits_of_pure_noise_is_not_learned(gain: float, ill: bool) -> None:
-    facts = {"model": LINEAR, "loss_head": HEAD, "data": {"train_samples": 400}}
+    facts = {"model": LINEAR, "loss_head": HEAD, "data": {"train_samples": 400}, "activations": SEEN}
     finding = stuck_at_baseline(run([BASELINE - gain] * 400, **facts))
     assert (finding is not None) is ill
     if finding is not None:
@@ -99,13 +106,14 @@ def test_what_a_linear_model_fits_of_pure_noise_is_not_learned(gain: float, ill:
     [
         {"model": {**LINEAR, "layers": {"Linear": 2}}},
         {"data": {"train_samples": 150}},
+        {"activations": [*SEEN, {"layer": "act", "class": "GELU", "kind": "other"}]},
         {"loss_head": {**HEAD, "weighted": True}},
         {"loss_head": {**HEAD, "output_shape": [32, 10, 20]}},
         {"loss_head": {**HEAD, "loss": "l1"}},
     ],
 )
 def test_what_chance_would_learn_is_known_of_plain_linear_models_only(facts: dict[str, object]) -> None:
-    known = {"model": LINEAR, "loss_head": HEAD, "data": {"train_samples": 400}} | facts
+    known = {"model": LINEAR, "loss_head": HEAD, "data": {"train_samples": 400}, "activations": SEEN} | facts
     assert stuck_at_baseline(run([BASELINE - 0.15] * 400, **known)) is None
 
 
@@ -113,5 +121,6 @@ def test_what_chance_would_learn_is_known_of_plain_linear_models_only(facts: dic
 @pytest.mark.parametrize(("share", "ill"), [(0.14, True), (0.17, False)])
 def test_a_squared_error_shrinks_by_the_share_of_weights_to_samples(share: float, ill: bool) -> None:
     head = {"loss": "mse", "reduction": "mean", "output_shape": [32, 1]}
-    facts = {"model": {**LINEAR, "trainable": 60}, "loss_head": head, "data": {"train_samples": 600}}
+    facts: dict[str, object] = {"model": {**LINEAR, "trainable": 60}, "loss_head": head, "data": {"train_samples": 600}}
+    facts["activations"] = SEEN
     assert (stuck_at_baseline(run([(1 - share) * BASELINE] * 400, **facts)) is not None) is ill
