@@ -9,6 +9,7 @@ from statistics import median
 from lightning_doctor.findings import Severity
 from lightning_doctor.history import History, Series
 from lightning_doctor.noise import shift, stretch
+from lightning_doctor.reference import read_reference
 
 # Shares of what there is to learn, above which a run does well and under which it does badly.
 GOOD, POOR = 0.8, 0.5
@@ -36,6 +37,8 @@ class Standing:
             off it within as many steps again.
         share: How much of the planned steps the run has had; None where no end is planned.
         ended: Whether the run is over.
+        matched: Whether the network scores as well as the best simple model, and far better than a constant: of noisy
+            targets that may be all there is to learn.
     """
 
     skill: float | None
@@ -43,6 +46,7 @@ class Standing:
     improving: bool
     share: float | None
     ended: bool
+    matched: bool = False
 
     @property
     def reached(self) -> float | None:
@@ -65,7 +69,7 @@ class Standing:
     @property
     def poor(self) -> bool:
         """Whether most of what there was to learn is not learned, by predictions and by loss as far as known."""
-        return self.most is not None and self.most < POOR
+        return self.most is not None and self.most < POOR and not self.matched
 
     @property
     def harmed(self) -> bool:
@@ -118,7 +122,18 @@ def _standing(history: History) -> Standing:
         improving=_improving(losses.values, stretch(losses, 0.5)),
         share=share,
         ended=history.fact("run.ended") is not None,
+        matched=_matched(history),
     )
+
+
+def _matched(history: History) -> bool:
+    compared = read_reference(history)
+    if compared is None or not compared.rivals:
+        return False
+    if compared.step < _RECENT * history.last_step and _has_risen(history, compared.step):
+        return False
+    least = min(rival.loss for rival in compared.rivals.values())
+    return compared.network <= min(least, (1 - LITTLE) * compared.constant)
 
 
 def _skill(history: History) -> float | None:

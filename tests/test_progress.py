@@ -120,3 +120,22 @@ def test_a_fault_that_many_live_with_is_a_note_while_the_run_is_young_or_well(
 ) -> None:
     now = Standing(skill=skill, learned=learned, improving=True, share=share, ended=False)
     assert now.if_poor(Severity.ERROR, attainable=attainable) == severity
+
+
+REFERENCE = {"step": 199, "rows": 100, "hidden": 32, "network": 1.5, "constant": 2.3, "constant_error": 0.1}
+REFERENCE |= {"linear": 1.7, "linear_error": 0.1, "shallow": 1.6, "shallow_error": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("changed", "matched"),
+    [({}, True), ({"network": 1.65}, False), ({"constant": 1.8}, False), ({"step": 100, "network": 1.0}, True)],
+)
+def test_what_no_simple_model_does_better_is_not_poor(changed: dict[str, float], matched: bool) -> None:
+    history = reading(history_of([1.5] * 200, reference=REFERENCE | changed), "skill", [0.3] * 20)
+    assert standing(history).matched is matched
+    assert standing(history).poor is not matched
+
+
+def test_a_comparison_before_the_loss_rose_is_none() -> None:
+    history = reading(history_of([1.5] * 120 + [2.0] * 80, reference=REFERENCE | {"step": 100}), "skill", [0.3] * 20)
+    assert not standing(history).matched

@@ -28,7 +28,7 @@ class Difference:
         spreads: Their standard deviations.
         shift: The difference of the means, second less first [pooled standard deviations of a sample].
         ratio: The second standard deviation over the first, neither taken to be under a thousandth of the largest
-            value.
+            value; 1 for a column of two values.
     """
 
     column: int
@@ -176,7 +176,10 @@ def _differences(first: Tensor, second: Tensor, clarity: Tensor) -> list[Differe
     # A column may be constant on one side, or on both.
     floors = [torch.maximum(spread, _FLOOR * level) for spread in spreads]
     shift = (means[1] - means[0]) / ((floors[0].square() + floors[1].square()) / 2).sqrt()
-    ratio = floors[1] / floors[0]
+    # Of two values the spread follows from the mean, and that none of a few rows has the rarer one is no wonder.
+    rows = torch.cat([first, second])
+    binary = ((rows == rows.amin(0)) | (rows == rows.amax(0))).all(0)
+    ratio = torch.where(binary, 1.0, floors[1] / floors[0])
     return [
         Difference(
             column,

@@ -12,7 +12,8 @@ from lightning_doctor.prescriptions import is_adaptive, optimizer, peak_rate
 from lightning_doctor.progress import standing
 from lightning_doctor.rule import rule
 
-_BLOCKS = 64
+# Blocks, and the values that one has at least.
+_BLOCKS, _FEWEST = 64, 9
 _WAVES = 2.5
 # Under the start by this many orders of magnitude a squared error is what float32 leaves of it, and may wander.
 _ROUNDING = 8
@@ -105,14 +106,14 @@ def _order(value: float) -> float:
 
 
 def _course(series: Series) -> list[tuple[float, int]]:
-    """Returns the median logarithm of each of so many blocks of equal length in steps, with its first step."""
-    first, span = series.steps[0], series.steps[-1] - series.steps[0]
-    blocks: dict[int, list[float]] = {}
-    for step, value in zip(series.steps, series.values, strict=True):
-        # Steps may be anything: they only have to sort the values into blocks.
-        block = (step - first) * _BLOCKS // (span + 1) if span >= 0 else 0
-        blocks.setdefault(block, []).append(_order(value))
-    return [(median(logs), first + block * (span + 1) // _BLOCKS) for block, logs in blocks.items()]
+    """Returns the median logarithm of each of some blocks of equally many values, with its first step.
+
+    Of values, not of steps: of a long run few early ones are kept, extreme ones among them, and one batch is luck.
+    """
+    orders = [_order(value) for value in series.values]
+    length = max(_FEWEST, math.ceil(len(orders) / _BLOCKS))
+    starts = range(0, max(1, len(orders) - length + 1), length)
+    return [(median(orders[start : start + length]), series.steps[start]) for start in starts]
 
 
 def _remedy(history: History, best_step: int) -> str:

@@ -14,7 +14,7 @@ from lightning_doctor.noise import Trend, shift, stretch
 from lightning_doctor.progress import standing
 from lightning_doctor.rule import rule
 from lightning_doctor.sharpness import largest_rate
-from lightning_doctor.step_sizes import scanned_steps, smallest_limit
+from lightning_doctor.step_sizes import ScannedStep, scanned_steps, smallest_limit
 
 _LARGER = (64.0, 16.0, 4.0)
 # Share of the loss that all steps of a run must take off to do anything.
@@ -89,7 +89,7 @@ def learning_rate_too_low(
     if level - pace * left < target:
         return None
     # Steps that small do nothing; where larger ones were made and the loss did not fall, it is not their length.
-    if not seen and not idle and not _falls_unseen(losses, fall, change * level, sigmas):
+    if not seen and not idle and not _falls_unseen(losses, fall, level * _late_change(scans), sigmas):
         return None
     recommended = min(larger * rates[-1] / 2, limit / 2 if limit is not None else larger * rates[-1])
     gain = _mean_change(history, larger, since) / min(change, -1e-30)
@@ -119,6 +119,10 @@ def _falls_unseen(losses: Series, late: Trend, per_step: float, sigmas: float) -
     values, half = losses.values, len(losses) // 2
     expected = per_step * (losses.steps[-1] - losses.steps[0]) / 4
     return shift(values[:half], values[half:]).sigmas < -sigmas and abs(late.change - expected) < 2 * late.error
+
+
+def _late_change(scans: list[ScannedStep]) -> float:
+    return fmean(scan.change for scan in scans if scan.step >= scans[-1].step / 2)
 
 
 def _goes_nowhere(history: History) -> bool:

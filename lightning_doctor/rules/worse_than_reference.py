@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
-from statistics import median
+from statistics import fmean, median
 
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
-from lightning_doctor.noise import noise, stretch
+from lightning_doctor.noise import noise, shift, stretch
 from lightning_doctor.progress import Standing, standing
-from lightning_doctor.reference import Rival, has_hidden_layer, read_reference, target
-from lightning_doctor.rule import rule
+from lightning_doctor.reference import Reference, Rival, has_hidden_layer, read_reference, target
+from lightning_doctor.rule import Undecided, rule
+
+# Losses up to a comparison that tell how the network did then.
+_AROUND = 64
+# From which share of the run on its losses tell how it does now.
+_LATE = 0.8
 
 
 @rule(
@@ -53,6 +58,10 @@ def worse_than_reference(history: History, *, sigmas: float = 4.0, share: float 
     if not now.rests:
         return None
     compared = read_reference(history)
+    if compared is not None and _has_fallen(history, compared, sigmas):
+        if target(history) is None:
+            raise Undecided(f"the network was compared at step {compared.step}, and its loss has fallen since")
+        compared = None
     best: Rival | None = None
     if compared is not None:
         simpler = [rival for rival in compared.rivals.values() if rival.name != "shallow" or has_hidden_layer(history)]
@@ -81,6 +90,17 @@ def worse_than_reference(history: History, *, sigmas: float = 4.0, share: float 
         confidence=Confidence.SUSPECTED,
         signals=("train_loss", "baseline_loss"),
     )
+
+
+def _has_fallen(history: History, compared: Reference, sigmas: float) -> bool:
+    """Whether the loss is lower by now than when it was compared, or as low as what it was compared with."""
+    losses = history["train_loss"]
+    before = [loss for step, loss in zip(losses.steps, losses.values, strict=True) if step <= compared.step][-_AROUND:]
+    late = stretch(losses, _LATE)
+    if not before or not late or not 0 < compared.step < _LATE * history.last_step:
+        return False
+    least = min((rival.loss for rival in compared.rivals.values()), default=-math.inf)
+    return shift(before, late).sigmas < -sigmas or fmean(late) <= least
 
 
 def _severity(now: Standing) -> Severity:

@@ -110,3 +110,13 @@ def test_it_finds_columns_that_hang_together_in_one_sample_only() -> None:
 def test_what_cannot_be_tested_is_refused(first: Tensor, second: Tensor, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         two_sample(first, second)
+
+
+def test_of_a_column_of_two_values_the_spread_says_nothing_that_the_mean_does_not() -> None:
+    drawn = torch.rand(200, 2, generator=torch.Generator().manual_seed(0))
+    first = torch.stack([(drawn[:, 0] < 0.15).float(), drawn[:, 1]], dim=1)
+    second = torch.stack([torch.zeros(50), 0.1 * drawn[:50, 1]], dim=1)
+    ratios = {each.column: each.ratio for each in two_sample(first, second).differences}
+    assert ratios[0] == 1.0
+    # Standard deviations of 200 and 50 rows: the ratio is off by 11 % with one standard error.
+    assert ratios[1] == pytest.approx(0.1, rel=0.35)

@@ -148,3 +148,14 @@ def test_on_a_real_run(tmp_path: Path, optimizer: Any, ill: bool) -> None:
     assert doctor.report is not None
     assert [finding.code for finding in doctor.report.findings] == (["LD115"] if ill else [])
     assert all(math.isfinite(value) for value in doctor.report.history["train_loss"].values)
+
+
+def test_healthy_a_few_early_losses_that_were_kept_for_being_extreme() -> None:
+    # Of a long run few early steps are kept: one lucky batch among them is no convergence.
+    late = [10**error for error in gauss(2000, 0.5)]
+    early = [10**error for error in gauss(12, 0.5)]
+    early[5] = 1e-9
+    history = History()
+    for step, loss in zip([*range(0, 6000, 500), *range(6000, 8000)], [*early, *late], strict=True):
+        history.record("train_loss", step, loss)
+    assert late_instability(history) is None

@@ -7,8 +7,9 @@ import pytest
 
 from lightning_doctor.diagnose import rank
 from lightning_doctor.findings import Confidence, Finding, Severity
+from lightning_doctor.rule import Undecided
 from lightning_doctor.rules.worse_than_reference import worse_than_reference
-from tests.histories import COMPLETED, LOGITS, decay, headed
+from tests.histories import COMPLETED, LOGITS, decay, headed, noisy
 
 DEEP: dict[str, Any] = {"layers": {"Linear": 9, "ReLU": 8}, "parameters": 9000}
 LINEAR: dict[str, Any] = {"layers": {"Linear": 1}, "parameters": 90}
@@ -152,3 +153,21 @@ def test_a_suspected_cause_that_began_before_it_was_seen_goes_first() -> None:
 @pytest.mark.parametrize("fact", [{}, {"network": "low"}, {"network": 1.0, "constant": 2.0}])
 def test_a_fact_that_tells_nothing_is_no_finding(fact: dict[str, Any]) -> None:
     assert judge(fact or {"step": 3}) is None
+
+
+# Compared at step 100 of 200 where the loss was at 1.8.
+@pytest.mark.parametrize(("end", "undecided"), [(1.8, False), (0.9, True), (0.2, True)])
+def test_a_comparison_that_the_loss_has_left_behind_decides_nothing(end: float, undecided: bool) -> None:
+    reference = compared(1.8) | {"step": 100}
+    losses = noisy([1.8] * 120 + [end] * 80, 0.05)
+    if undecided:
+        with pytest.raises(Undecided, match="compared at step 100, and its loss has fallen since"):
+            judge(reference, losses=losses)
+    else:
+        assert judge(reference, losses=losses) is not None
+
+
+def test_a_comparison_left_behind_leaves_a_target_to_judge_by() -> None:
+    finding = judge(compared(1.8) | {"step": 100, "target": 0.3}, losses=noisy([1.8] * 120 + [0.9] * 80, 0.05))
+    assert finding is not None
+    assert finding.evidence["reference"] == 0.3
