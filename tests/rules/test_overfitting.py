@@ -325,3 +325,12 @@ def test_what_a_constant_scores_is_what_there_was_to_gain() -> None:
     assert finding is not None
     # A rise of 0.11, of 1.0 − 0.45 instead of 0.69 − 0.45.
     assert finding.severity is Severity.NOTE
+
+
+# Fifteen held-out rows tell a gap of 0.45 but for 0.24; to validation rows it is 0.75.
+@pytest.mark.parametrize(("held_out", "ill"), [(0.5, True), (0.3, False)])
+def test_few_held_out_rows_that_open_most_of_the_gap_do_not_deny_it(held_out: float, ill: bool) -> None:
+    history = run(turned(), MEMORISED)
+    for sample, loss, error in (("train", 0.05, 0.01), ("validation", 0.8, 0.02), ("holdout", held_out, 0.24)):
+        scored(history, sample, [0.69, 0.45, loss], skills=(0.3, 0.5, 0.5), error=error, every=130)
+    assert (overfitting(history) is not None) is ill
