@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from statistics import median
 
 from lightning_doctor.findings import Confidence, Finding, Severity
@@ -80,8 +81,7 @@ def outlier_targets(
         return None
     carried = sum(loss / total * part for loss, part, _ in seen)
     apart = sum(loss / total * times for loss, _, times in seen)
-    # One batch may be an accident.
-    if carried < share or apart < ratio or sum(times >= ratio for _, _, times in seen) < 2:
+    if carried < share or apart < ratio or not _recurs(losses.values(), [loss for loss, _, t in seen if t >= ratio]):
         return None
     state = standing(history)
     usually = history.get("typical_error").finite()
@@ -109,3 +109,11 @@ def outlier_targets(
         onset=0,
         signals=("worst_share", "worst_ratio", "typical_error", "train_loss"),
     )
+
+
+def _recurs(losses: Collection[float], worst: list[float]) -> bool:
+    """Whether more than one batch is like the worst that were looked into: one may be an accident.
+
+    Few batches are looked into; of the others a loss nearly as large tells.
+    """
+    return len(worst) > 1 or sum(loss >= min(worst, default=math.inf) / 4 for loss in losses) > 2

@@ -106,3 +106,13 @@ def test_sick_in_a_real_run_and_healthy_without_the_outliers(tmp_path: Path) -> 
     assert finding is not None
     assert finding.severity is Severity.WARNING
     assert found(tmp_path, "outlier_targets", net, functional.mse_loss, calm, **options) is None
+
+
+# One step in ten was looked into: of those that held an outlier one.
+@pytest.mark.parametrize(("others", "ill"), [((75, 155), True), ((75,), False)])
+def test_of_batches_that_were_not_looked_into_a_loss_as_large_tells(others: tuple[int, ...], ill: bool) -> None:
+    losses, shares, ratios = [1.0] * 400, [0.3] * 40, [4.0] * 40
+    shares[3], ratios[3] = 0.99, 90.0
+    for step in (30, *others):
+        losses[step] = 100.0
+    assert (judge(shares, ratios, losses=losses) is not None) is ill
