@@ -284,16 +284,3 @@ def _notes(runs: Sequence[RunSummary]) -> list[str]:
     if 0 < len(dropout) < len(runs) and any(run.train is not run.evaluated for run in runs):
         notes.append(f"with dropout a training loss is higher than without: {', '.join(dropout)}")
     return notes
-
-
-def renamed(runs: Sequence[RunSummary]) -> list[RunSummary]:
-    """Returns the runs with names that tell them apart: their places where two have one name."""
-    names = [run.name for run in runs]
-    apart_by_place = [replace(run, name=run.place) if names.count(run.name) > 1 else run for run in runs]
-    seen: dict[str, int] = {}
-    result = []
-    for run in apart_by_place:
-        seen[run.name] = seen.get(run.name, 0) + 1
-        # The same log given twice.
-        result.append(run if seen[run.name] == 1 else replace(run, name=f"{run.name} ({seen[run.name]})"))
-    return result

@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from lightning_doctor.compare import Comparison, compare, renamed
+from lightning_doctor.compare import Comparison, compare
 from lightning_doctor.compared_run import RunSummary, summarized
 from lightning_doctor.console import COMPARED, FAILED, failed, terminal
 from lightning_doctor.jsonable import MalformedError
@@ -14,6 +14,7 @@ from lightning_doctor.judge import judge
 from lightning_doctor.logs.curves import printable
 from lightning_doctor.logs.runs import NothingToJudgeError, Run, find_runs
 from lightning_doctor.rules import all_rules
+from lightning_doctor.run_names import renamed
 
 
 def run(options: argparse.Namespace) -> int:

@@ -164,6 +164,35 @@ def validation_error(history: History, samples: int) -> float | None:
     return errors.values[-1] * math.sqrt(rows / samples)
 
 
+def known_to(history: History, looked_at: int) -> tuple[str, dict[str, float | int]]:
+    """Returns how far a run's validation figures may be from the truth, as the end of a summary and as evidence.
+
+    Both are empty where the number of samples is not known, or neither the scatter of the loss nor the metric's range.
+
+    Args:
+        history: The run.
+        looked_at: From how many figures one was picked, at least 1.
+    """
+    samples = history.fact("data.val_samples")
+    if not isinstance(samples, int) or samples < 1:
+        return "", {}
+    evidence: dict[str, float | int] = {}
+    told = []
+    error = validation_error(history, samples)
+    if error is not None:
+        evidence["bar"] = normal(error, candidates=looked_at)
+        told.append(f"the loss to ± {evidence['bar']:.2g}")
+    name = str(history.fact("validation.metric", ""))
+    span = metric_span(name, history.get("val_metric").finite().values)
+    if span:
+        evidence["metric_bar"] = hoeffding(samples, candidates=looked_at, span=span)
+        told.append(f"{name} to ± {evidence['metric_bar']:.2g}")
+    if not told:
+        return "", {}
+    sentence = f"; {samples:,} samples tell {' and '.join(told)} ({CONFIDENCE:.0%}, the best of {looked_at})"
+    return sentence, {"val_samples": samples, **evidence}
+
+
 def paired(differences: Sequence[float], *, candidates: int = 2, confidence: float = CONFIDENCE) -> Interval:
     """Returns where the true difference of two candidates lies, by their differences on the same folds.
 

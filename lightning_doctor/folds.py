@@ -121,5 +121,6 @@ def _look_at_classes(
     for verb, indices in sides.items():
         seen = {classes[index] for index in indices}
         if len(seen) == 1:
-            advice = "there is one class only" if len(set(classes)) == 1 else "take fewer folds, or stratify=True"
+            fewer = "take fewer folds, or stratify=True" if folds > 2 else "stratify=True, or more samples"
+            advice = "there is one class only" if len(set(classes)) == 1 else fewer
             raise ValueError(f"fold {number} of {folds} would be {verb} on class {seen.pop()!r} alone: {advice}")

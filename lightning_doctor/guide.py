@@ -12,7 +12,7 @@ from lightning_doctor.history import History
 from lightning_doctor.jsonable import MalformedError
 from lightning_doctor.noise import levels
 from lightning_doctor.progress import GOOD
-from lightning_doctor.reference import Reference, read_reference
+from lightning_doctor.reference import Reference, reaches_target, read_reference, target
 from lightning_doctor.scores import gap, kept_apart, scores, unlike
 
 Reply = Literal["yes", "no", "unknown", "saddle", "minimum", "flat"]
@@ -79,11 +79,17 @@ _POINTS: tuple[Reply, ...] = ("saddle", "minimum", "flat")
 _LOW = 0.1
 
 
+# A network that is another one in eval mode is not compared by that mode.
+_ELSEWHERE = ("LD509",)
+
+
 def walk(history: History, findings: Sequence[Finding]) -> Guide:
     """Walks the tree with what is known; "unknown" wherever that is the truth."""
     ill = [finding for finding in findings if finding.severity is not Severity.NOTE]
     optimization = [f for f in ill if f.code[:3] in ("LD1", "LD2", "LD3", "LD4") and f.explained_by is None]
-    below = [f for f in ill if f.name in ("worse_than_reference", "model_bias") and f.explained_by is None]
+    # Why the training fell short does not change that a simpler model did better.
+    beaten = [f for f in ill if f.name == "worse_than_reference" and f.explained_by not in _ELSEWHERE]
+    below = [*beaten, *(f for f in ill if f.name == "model_bias" and f.explained_by is None)]
     nothing = [f for f in ill if f.name == "uninformative_labels" and f.explained_by is None]
     generalization = [f for f in ill if f.name in ("overfitting", "distribution_mismatch") and _stands(f, ill)]
     training = _training_loss(history, [*optimization, *below])
@@ -127,7 +133,16 @@ def _training_loss(history: History, causes: Sequence[Finding]) -> Answer:
     numbers = f"{now:.4g} now, {start:.4g} at the start"
     if min(losses.values) >= 0 and now <= _LOW * start:
         return Answer(question, "yes", numbers)
-    compared = read_reference(history)
+    given, compared = target(history), read_reference(history)
+    if given is not None:
+        numbers += f"; {given[1]} has {given[0]:.4g}"
+        if reaches_target(history):
+            return Answer(question, "yes", numbers)
+    unread = history.fact("reference.model_unread")
+    if unread:
+        numbers += f"; the model given could not be compared ({unread})"
+    if compared is None and given is not None:
+        return Answer(question, "unknown", numbers)
     if compared is None:
         return Answer(
             question, "unknown", f"{numbers}, and there is no reference (a simpler model, a target) to compare"
@@ -204,6 +219,9 @@ def _validation_loss(history: History, causes: Sequence[Finding]) -> Answer:
     numbers = f"{validation[-1]:.4g} now, the training loss began at {start:.4g}"
     if min(validation) >= 0 and validation[-1] <= _LOW * start:
         return Answer(question, "yes", numbers)
+    rows = scores(history, "validation")
+    if rows is not None and rows.skills and rows.skills[-1] >= GOOD:
+        return Answer(question, "yes", f"{numbers}; {rows.skills[-1]:.0%} of a constant's errors are avoided")
     return Answer(question, "unknown", f"{numbers}, and there is no reference to compare")
 
 

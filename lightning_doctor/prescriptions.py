@@ -75,6 +75,17 @@ def batch_of(history: History, step: int) -> int | None:
     return step % steps * accumulated
 
 
+def is_dense_on_images(history: History) -> bool:
+    """Whether batches of images go into dense layers, with a weight for every pixel."""
+    found, layers = history.fact("batch.leaves"), history.fact("model.layers")
+    named = history.fact("batch.inputs")
+    shapes = [leaf.get("shape") for leaf in found or [] if isinstance(leaf, dict) and leaf.get("key") == named]
+    if not isinstance(layers, dict) or not shapes or not isinstance(shapes[0], list) or len(shapes[0]) != 4:
+        return False
+    kinds = [str(name) for name in layers]
+    return "Linear" in kinds and not any("Conv" in kind or "Attention" in kind for kind in kinds)
+
+
 def _first(history: History, fact: str) -> dict[str, Any]:
     items = history.fact(fact, [])
     return items[0] if isinstance(items, list) and items and isinstance(items[0], dict) else {}

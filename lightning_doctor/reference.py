@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 from lightning_doctor.history import History
 from lightning_doctor.jsonable import number
+from lightning_doctor.noise import noise, stretch
 
 # Layers whose outputs are sums of what goes in, weighed; two of them with an activation between are a network.
 _WEIGHING = ("Linear", "Conv", "LSTM", "GRU", "RNN", "Embedding", "Attention", "Bilinear")
@@ -83,6 +85,13 @@ def target(history: History) -> tuple[float, str] | None:
     fact: Any = history.fact("reference", {})
     loss = number(fact.get("target")) if isinstance(fact, Mapping) else math.nan
     return (loss, str(fact.get("target_of", "the target"))) if math.isfinite(loss) else None
+
+
+def reaches_target(history: History) -> bool | None:
+    """Whether the training loss is down at the one that was given, but for its noise; None where none was given."""
+    given = target(history)
+    late = stretch(history.get("train_loss").finite(), 0.8)
+    return None if given is None or not late else median(late) - given[0] <= noise(late)
 
 
 def has_hidden_layer(history: History) -> bool | None:

@@ -135,9 +135,15 @@ def _unlike(part: str, fact: Any) -> Unlike | None:
         p_value,
         separation,
         shift >= _FAR_SHIFT or ratio >= _FAR_RATIO or separation >= _FAR_SEPARATION,
-        ", ".join(map(_named, columns[:2])),
+        # The first is the most different; another is named where it differs for itself.
+        ", ".join(_named(each) for each in columns[:2] if each is columns[0] or _noticeable(each)),
         {name: value for name, value in evidence.items() if isinstance(value, str) or math.isfinite(value)},
     )
+
+
+def _noticeable(column: Mapping[str, Any]) -> bool:
+    shift, ratio = abs(_number(column.get("shift"))), _number(column.get("ratio"))
+    return shift >= _SHIFT or (ratio > 0 and not 1 / _RATIO < ratio < _RATIO)
 
 
 def _named(column: Mapping[str, Any]) -> str:

@@ -13,12 +13,14 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_doctor import console
-from lightning_doctor.compare import Comparison, compare, renamed
+from lightning_doctor.compare import Comparison, compare
 from lightning_doctor.compared_run import RunSummary, apart, at_step, summarized
 from lightning_doctor.diagnose import diagnose
 from lightning_doctor.history import History
 from lightning_doctor.report import Report
+from lightning_doctor.run_names import renamed
 from lightning_doctor.sinks.report import write
+from lightning_doctor.size_order import ordered
 from tests.histories import decay, gauss, noisy
 
 # The final training losses of a plain network with 1 to 5 layers, in thousands, and its validation losses.
@@ -335,7 +337,16 @@ def test_the_level_of_a_curve_is_within_its_error_of_the_truth() -> None:
 
 def test_runs_of_one_name_are_told_apart() -> None:
     runs = [RunSummary(name="a", place=place) for place in ("x/a", "y/a", "y/a")]
-    assert [r.name for r in renamed(runs)] == ["x/a", "y/a", "y/a (2)"]
+    assert [r.name for r in renamed(runs)] == ["x", "y", "y (2)"]
+    twice = [RunSummary(name="a", place="x/a")] * 2
+    assert [r.name for r in renamed(twice)] == ["x/a", "x/a (2)"]
+
+
+def test_the_versions_of_several_loggers_are_named_and_ordered_by_their_folders() -> None:
+    places = [f"/home/me/logs/{depth}_layers/version_0" for depth in (5, 3)]
+    runs = renamed([RunSummary(name="version_0", place=place) for place in places])
+    assert [run.name for run in runs] == ["5_layers", "3_layers"]
+    assert [run.name for run in ordered(runs).runs] == ["3_layers", "5_layers"]
 
 
 def logs(folder: Path) -> list[Path]:

@@ -18,9 +18,18 @@ from lightning.pytorch.loggers import CSVLogger
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, WeightedRandomSampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
 from lightning_doctor import Doctor, Report, cross_validate
+from lightning_doctor.callbacks.fold_data import source
 from lightning_doctor.fold_results import Candidate, CrossValidation, Fold, weighed
 from lightning_doctor.folds import split
 from tests.runs import IMAGES, LABELS, DigitsNet
@@ -262,6 +271,13 @@ def test_a_datamodules_loader_is_rebuilt_over_each_fold(tmp_path: Path) -> None:
     assert [fold.val_samples for fold in result.best.folds] == [40, 40, 40]
 
 
+def test_batches_that_a_loader_was_given_whole_are_made_of_each_fold() -> None:
+    batches = BatchSampler(RandomSampler(FEW), 8, drop_last=True)
+    data = source(Loaders(DataLoader(FEW, batch_sampler=batches)), 32)
+    assert [len(batch[0]) for batch in data.loader(range(20), training=True)] == [8, 8]
+    assert [len(batch[0]) for batch in data.loader(range(20), training=False)] == [8, 8, 4]
+
+
 class Stream(IterableDataset[Any]):
     def __iter__(self) -> Any:
         return iter(FEW)
@@ -286,6 +302,7 @@ WEIGHTED = WeightedRandomSampler([1.0] * 120, 120)
         (object(), {}, "data must be a map-style dataset, with __len__ and __getitem__"),
         (Loaders([DataLoader(FEW)]), {}, "must return one DataLoader to be cut into folds, got list"),
         (Loaders(DataLoader(FEW, 8, sampler=WEIGHTED)), {}, "draws its samples with a WeightedRandomSampler"),
+        (Loaders(DataLoader(FEW, batch_size=None)), {}, "batch_size=None, where the TensorDataset makes its batches"),
         (TensorDataset(IMAGES[:2], LABELS[:2]), {}, "2 samples cannot be split into 3 folds: there must be at least 6"),
         (
             TensorDataset(IMAGES[:5], LABELS[:5]),
@@ -303,6 +320,11 @@ WEIGHTED = WeightedRandomSampler([1.0] * 120, 120)
             TensorDataset(IMAGES[:30], torch.tensor([0] * 29 + [1])),
             {"stratify": False},
             "take fewer folds, or stratify=True",
+        ),
+        (
+            TensorDataset(IMAGES[:30], torch.tensor([0] * 29 + [1])),
+            {"stratify": False, "folds": 2},
+            "on class 0 alone: stratify=True, or more samples",
         ),
         (
             TensorDataset(IMAGES[:30], torch.tensor([0] * 28 + [1] * 2)),

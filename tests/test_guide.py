@@ -157,6 +157,23 @@ def test_a_simpler_model_that_does_better_ends_in_optimization() -> None:
     assert guide.answers[1].because == "a simpler model does: LD507 worse_than_reference"
 
 
+def test_a_simpler_model_that_does_better_does_so_whatever_is_suspected_of_the_training() -> None:
+    cause = finding("LD104", "learning_rate_too_low", confidence=Confidence.SUSPECTED)
+    symptom = finding("LD507", "worse_than_reference", confidence=Confidence.SUSPECTED, explained_by="LD104")
+    guide = walk(lived(HIGH), [cause, symptom])
+    assert (guide.conclusion, replies(guide)[:2]) == ("optimization", ["no", "yes"])
+    assert guide.answers[1].because == "a simpler model does: LD507 worse_than_reference"
+    other = finding("LD507", "worse_than_reference", confidence=Confidence.SUSPECTED, explained_by="LD509")
+    assert walk(lived(HIGH), [other]).conclusion == "unknown"
+
+
+@pytest.mark.parametrize(("skill", "reply"), [(0.85, "yes"), (0.75, "unknown")])
+def test_validation_rows_whose_predictions_are_good_make_the_loss_low(skill: float, reply: str) -> None:
+    history = lived(LOW, [0.5] * 10)
+    scored(history, "validation", [0.5], skills=[skill])
+    assert walk(history, []).answers[1].reply == reply
+
+
 def test_a_model_that_lacks_what_another_has_ends_in_model_bias() -> None:
     guide = walk(lived(HIGH), [finding("LD503", "model_bias"), PLATEAU])
     assert (guide.conclusion, replies(guide)) == ("model_bias", ["no", "no"])
@@ -178,6 +195,21 @@ def test_a_reference_is_quoted_and_rows_that_score_well_make_it_low() -> None:
     )
     scored(history, "train", [0.4], skills=[0.85])
     assert walk(history, []).answers[0].reply == "yes"
+
+
+@pytest.mark.parametrize(("target", "reply"), [(1.6, "yes"), (1.0, "unknown")])
+def test_a_loss_that_was_given_is_what_low_enough_goes_by(target: float, reply: str) -> None:
+    history = lived(HIGH, [1.6] * 10)
+    history.facts["reference"] = {"target": target, "target_of": "the run in logs/4"}
+    answer = walk(history, []).answers[0]
+    assert answer.reply == reply
+    assert answer.because.endswith(f"; the run in logs/4 has {target:.4g}")
+
+
+def test_a_model_that_could_not_be_compared_is_said() -> None:
+    history = lived(HIGH, [1.6] * 10)
+    history.facts["reference"] = {**compared(0.4), "model_unread": "it is for other inputs"}
+    assert "the model given could not be compared (it is for other inputs)" in walk(history, []).answers[0].because
 
 
 def test_held_out_rows_that_do_well_end_in_a_mismatch() -> None:

@@ -237,6 +237,8 @@ class ComparisonProbe(Monitor):
 
 def _receive(case: Case, step: int, numbers: list[float]) -> None:
     for sample, index in zip(SAMPLES, range(0, len(numbers), len(_SCORES)), strict=True):
+        if case.history.fact(f"scored.{sample}") and not math.isfinite(numbers[index]):
+            case.history.lack([f"{name}/{sample}" for name in _SCORES], "these rows have no finite loss")
         for name, value in zip(_SCORES, numbers[index : index + len(_SCORES)], strict=True):
             if math.isfinite(value):
                 case.history.record(f"{name}/{sample}", step, value, capacity=_CAPACITY)
@@ -250,11 +252,18 @@ def _held_out(case: Case, rehearsal: Rehearsal) -> list[tuple[Any, int]]:
     if case.held_out is None:
         return []
     device = case.run.trainer.strategy.root_device
-    with alone(device):
-        return [
-            (rehearsal.module._apply_batch_transfer_handler(batch, device, 0), rows)
-            for batch, rows in case.held_out.batches()
-        ]
+    try:
+        with alone(device):
+            return [
+                (rehearsal.module._apply_batch_transfer_handler(batch, device, 0), rows)
+                for batch, rows in case.held_out.batches()
+            ]
+    except Exception as error:  # noqa: BLE001
+        # The data set is read here apart from its workers; the rows that the loaders served are there all the same.
+        reason = f"the held-out rows cannot be read ({type(error).__name__}: {error})"
+        case.history.lack([f"{name}/holdout" for name in _SCORES], reason)
+        case.held_out = None
+        return []
 
 
 def _validation_batches(trainer: Any) -> int | None:

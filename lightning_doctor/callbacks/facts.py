@@ -143,9 +143,19 @@ def _data(trainer: Trainer) -> dict[str, Any]:
         facts["train_samples"] = count
     if (names := _augmentation(loader)) is not None:
         facts["augmentation"] = names
-    if (count := samples(first(trainer.val_dataloaders))) is not None:
+    if (count := _validated(trainer)) is not None:
         facts["val_samples"] = count
     return facts
+
+
+def _validated(trainer: Trainer) -> int | None:
+    """Returns how many samples a validation pass sees, of the first loader; None where that does not say."""
+    loader = first(trainer.val_dataloaders)
+    count, size, batches = samples(loader), getattr(loader, "batch_size", None), first(trainer.num_val_batches)
+    if count is not None and isinstance(size, int) and isinstance(batches, int):
+        # A pass may be cut short (limit_val_batches); each rank has its own batches.
+        return min(count, batches * size * trainer.world_size)
+    return count
 
 
 def _augmentation(loader: Any) -> str | None:

@@ -78,15 +78,22 @@ def source(given: Any, batch_size: int) -> Source:
     if not isinstance(loader, DataLoader):
         raise ValueError(f"train_dataloader must return one DataLoader to be cut into folds, got {_kind(loader)}")
     dataset = _picked(loader.dataset)
-    plain = type(loader.batch_sampler) is BatchSampler and type(loader.sampler) in (RandomSampler, SequentialSampler)
-    if not plain or loader.batch_size is None:
-        own = loader.sampler if type(loader.batch_sampler) is BatchSampler else loader.batch_sampler
+    batches = loader.batch_sampler
+    if batches is None:
+        raise ValueError(
+            f"train_dataloader has batch_size=None, where the {_kind(dataset)} makes its batches itself: its samples "
+            f"cannot be told apart; pass a dataset of samples"
+        )
+    # A loader that was given its batches whole has no size of its own, and a sampler that it never asks.
+    sampler: Any = getattr(batches, "sampler", None)
+    if type(batches) is not BatchSampler or type(sampler) not in (RandomSampler, SequentialSampler):
+        own = sampler if type(batches) is BatchSampler else batches
         raise ValueError(
             f"train_dataloader draws its samples with a {_kind(own)}, which cannot be rebuilt over a part of them: "
             f"it must be a DataLoader with batch_size and shuffle alone, or pass the dataset itself"
         )
-    shuffle = isinstance(loader.sampler, RandomSampler)
-    return Source(dataset, loader.batch_size, shuffle=shuffle, drop_last=loader.drop_last, **working(loader))
+    shuffle = isinstance(sampler, RandomSampler)
+    return Source(dataset, batches.batch_size, shuffle=shuffle, drop_last=batches.drop_last, **working(loader))
 
 
 def listed(values: Any) -> list[Hashable]:

@@ -39,13 +39,19 @@ class HoldoutProbe(Monitor):
         check_share(share)
         self.share = share
         self._source: ThinnedSource | None = None
+        self._reason = ""
 
     def prepare(self, trainer: Trainer) -> None:
         """Stands between the Trainer and its training loader, before that is asked for."""
         loop: Any = trainer.fit_loop
         source = getattr(loop, "_data_source", None)
+        self._source = None
         if source is None:
-            self._source = None
+            self._reason = "this Lightning keeps its loaders elsewhere"
+            return
+        if not getattr(trainer, "enable_validation", True):
+            # What is held out is scored beside validation: without it rows would be given up for nothing.
+            self._reason = "there is no validation to compare with, so that nothing was held out"
             return
         # One that an earlier fit has left behind, as it failed before it began.
         plain = getattr(source, "plain", source)
@@ -55,8 +61,7 @@ class HoldoutProbe(Monitor):
         """Says what was held out, or why nothing was."""
         source = self._source
         if source is None or source.thinned is None:
-            reason = "this Lightning keeps its loaders elsewhere" if source is None else source.reason
-            case.history.lack(self.signals, reason)
+            case.history.lack(self.signals, self._reason if source is None else source.reason)
             return
         case.history.facts["holdout"] = {"rows": len(source.thinned.held_out), "share": self.share}
         case.history.lack(self.signals, "there was no validation pass")

@@ -45,11 +45,12 @@ class ReferenceProbe(Monitor):
     The network was trained on both halves, the simple models on the first only: where one of them still does better,
     the network could. A constant, a linear model and a network with one hidden layer, with penalties on their weights
     that a quarter of the rows chooses; for cross-entropy, binary cross-entropy, squared and absolute errors that are
-    means and weigh all samples alike. The fact ``reference`` holds the losses, in the units of the training loss.
+    means and weigh all samples alike. The fact ``reference`` holds the losses, in the units of the training loss. A
+    model that is given is scored for every loss whose best constant is known, and beside it the others where they can.
 
     Args:
         reference: What else to compare with: a loss that can be had, the log directory of another run, whose newest
-            training loss counts, or another model that is trained already.
+            training loss counts, or another LightningModule that is trained already.
 
     Raises:
         ValueError: For anything else, or a directory without a run.
@@ -71,6 +72,7 @@ class ReferenceProbe(Monitor):
         self._loader = loader_size(run.trainer.train_dataloader)
         self._epoch = run.trainer.current_epoch
         self._fitted: dict[str, list[float]] | None = None
+        self._constant = math.nan
         self._parts: list[tuple[Any, int]] = []
         self._look_at, self._cost = _FIRST, _USUAL
         planned = case.history.fact("trainer.planned_steps")
@@ -80,7 +82,10 @@ class ReferenceProbe(Monitor):
         if reason is None and case.trainer.world_size > 1:
             reason = "a run on several ranks is not compared with simple models"
         self._able = reason is None
-        case.history.lack(self.signals, reason or "the run was not compared with simple models yet")
+        waits = "the run was not compared with simple models yet"
+        if self._planned is None:
+            waits += ": that waits for its loss to rest, as no end is planned or the data do not tell their length"
+        case.history.lack(self.signals, reason or waits)
         if self._target is not None:
             case.history.facts["reference"] = {**self._target, "step": run.step}
             case.history.absent.pop("reference", None)
@@ -132,16 +137,21 @@ class ReferenceProbe(Monitor):
 
     def _compare(self, case: Case) -> None:
         if self._fitted is None:
-            task, place = _task(case, self._sample)
-            self._fit(case, task, place)
+            self._fit(case)
         assert self._fitted is not None
         rehearsal = Rehearsal(case.run.trainer, case.run.module)
         network = _scored(rehearsal, self._parts)
         fact = {**(self._target or {}), "step": case.run.step, "rows": sum(rows for _, rows in self._parts)}
-        fact |= {"hidden": HIDDEN, "network": fmean(network)}
+        fact |= {"hidden": HIDDEN, "network": fmean(network), "constant": self._constant}
         others = dict(self._fitted)
         if isinstance(self.reference, nn.Module):
-            others["model"] = self._other(case)
+            try:
+                others["model"] = self._other(case)
+            except Exception as error:
+                if not others:
+                    raise
+                # The simple models are there all the same.
+                fact["model_unread"] = why_not(error)
         for name, losses in others.items():
             differences = [mine - theirs for mine, theirs in zip(network, losses, strict=True)]
             fact[name] = fmean(losses)
@@ -152,24 +162,48 @@ class ReferenceProbe(Monitor):
         case.history.facts["reference"] = fact
         case.history.absent.pop("reference", None)
 
-    def _fit(self, case: Case, task: Task, place: tuple[Place | None, Place | None]) -> None:
+    def _fit(self, case: Case) -> None:
+        try:
+            self._fit_simple(case, *_task(case, self._sample))
+        except Unrehearsable:
+            baselines = case.history.get("baseline_loss").finite().values
+            if not isinstance(self.reference, nn.Module) or self._sample.rows < _FEWEST or not baselines:
+                raise
+            # Another model can be scored where none can be fitted, on all rows as nothing was fitted to any.
+            self._parts = self._sample.batches(math.ceil(self._sample.rows / _PARTS))
+            if len(self._parts) < 2:
+                raise
+            self._fitted, self._constant = {}, baselines[-1]
+
+    def _fit_simple(self, case: Case, task: Task, place: tuple[Place | None, Place | None]) -> None:
         whole, rows = self._sample.batches(self._sample.rows)[0]
         if rows < 2 * _FEWEST:
             raise Unrehearsable(f"{rows} rows are too few to fit a model to half of them")
-        inputs, targets = _table(take(whole, rows, torch.arange(0, rows, 2)), place, task)
+        fitted, scored = torch.arange(0, rows, 2), torch.arange(1, rows, 2)
+        if getattr(getattr(case.trainer.train_dataloader, "sampler", None), "replacement", False):
+            # The same row may have been drawn for both halves.
+            like = torch.unique(_table(whole, place, task)[0], dim=0, return_inverse=True)[1]
+            scored = scored[~torch.isin(like[scored], like[fitted])]
+            if len(scored) < _FEWEST:
+                raise Unrehearsable(f"{len(scored)} rows are drawn once only: too few to score a fitted model on")
+        inputs, targets = _table(take(whole, rows, fitted), place, task)
         clock = case.budget.clock
         deadline = clock() + _FITTING
         models = References(task, inputs, targets, lambda: clock() < deadline)
         # Of all rows that were not fitted, some from everywhere in each part.
-        places = [torch.arange(2 * part + 1, rows, 2 * _PARTS) for part in range(_PARTS)]
+        places = [scored[part::_PARTS] for part in range(_PARTS)]
         self._parts = [(take(whole, rows, index), len(index)) for index in places]
         tables = [_table(batch, place, task) for batch, _ in self._parts]
         self._fitted = {name: [float(models.losses(name, *table).mean()) for table in tables] for name in _NAMES}
+        self._constant = fmean(self._fitted["constant"])
 
     def _other(self, case: Case) -> list[float]:
         rehearsal = Rehearsal(case.run.trainer, self.reference)
         rehearsal.module.to(case.run.trainer.strategy.root_device)
-        return _scored(rehearsal, self._parts)
+        losses = _scored(rehearsal, self._parts)
+        if not all(map(math.isfinite, losses)):
+            raise Unrehearsable("the loss of the model given is not finite")
+        return losses
 
     def _give_up(self, case: Case, reason: str) -> None:
         self._able = False
@@ -228,13 +262,13 @@ def _scored(rehearsal: Rehearsal, parts: Sequence[tuple[Any, int]]) -> list[floa
 
 def _target(reference: Any) -> dict[str, Any] | None:
     """Returns the loss that a number or a log directory gives; None where there is none to begin with."""
-    if reference is None or isinstance(reference, nn.Module):
+    if reference is None or any(kind.__name__ == "LightningModule" for kind in type(reference).__mro__):
         return None
     if isinstance(reference, (int, float)) and not isinstance(reference, bool) and math.isfinite(reference):
         return {"target": float(reference), "target_of": "the target"}
     if isinstance(reference, (str, Path)):
         return {"target": _earlier(Path(reference)), "target_of": f"the run in {reference}"}
-    raise ValueError(f"reference must be a loss, a log directory or a model, got {reference!r}")
+    raise ValueError(f"reference must be a loss, a log directory or a trained LightningModule, got {reference!r}")
 
 
 def _earlier(folder: Path) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -74,9 +75,14 @@ def thinned(loader: Any, share: float) -> Thinned:
     dataset = loader.dataset
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
         raise CannotThin(f"a {type(dataset).__name__} has no rows that could be left out by their index")
-    if type(loader.batch_sampler) is not BatchSampler:
-        raise CannotThin(f"its batches come from a {type(loader.batch_sampler).__name__}, which cannot be rebuilt")
-    served = _served(loader.sampler, len(dataset))
+    batches = loader.batch_sampler
+    if batches is None:
+        raise CannotThin(f"with batch_size=None it is the {type(dataset).__name__} that makes batches, not the loader")
+    if type(batches) is not BatchSampler:
+        raise CannotThin(f"its batches come from a {type(batches).__name__}, which cannot be rebuilt")
+    # A loader that was given its batches whole has no size of its own, and a sampler that it never asks.
+    sampler: Any = batches.sampler
+    served = _served(sampler, len(dataset))
     count = round(share * len(served))
     if count < _FEWEST or count >= len(served):
         raise CannotThin(f"a share of {share:g} of {len(served)} rows is {count}: {_FEWEST} at least are needed")
@@ -87,9 +93,9 @@ def thinned(loader: Any, share: float) -> Thinned:
     subset = Kept(dataset, kept)
     rebuilt: DataLoader[Any] = DataLoader(
         subset,
-        batch_size=loader.batch_size,
-        drop_last=loader.drop_last,
-        sampler=_rebuilt(loader.sampler, subset, kept),
+        batch_size=batches.batch_size,
+        drop_last=batches.drop_last,
+        sampler=_rebuilt(sampler, subset, kept),
         generator=loader.generator,
         **working(loader),
     )
@@ -103,10 +109,14 @@ def _served(sampler: Any, length: int) -> Sequence[int]:
     if type(sampler) is WeightedRandomSampler:
         if len(sampler.weights) != length:
             raise CannotThin(f"its sampler has {len(sampler.weights)} weights for {length} rows")
-        return range(length)
+        # A row of no weight is never trained on, held out or not.
+        return [index for index, weight in enumerate(sampler.weights.tolist()) if weight > 0]
     if type(sampler) is RandomSampler and sampler._num_samples is not None and not sampler.replacement:
         raise CannotThin("its sampler draws a part of the rows an epoch, which cannot be rebuilt")
     if type(sampler) in (RandomSampler, SequentialSampler, DistributedSampler):
+        over: Any = sampler.dataset if type(sampler) is DistributedSampler else sampler.data_source
+        if len(over) != length:
+            raise CannotThin(f"its sampler draws among {len(over)} rows of {length}, which cannot be rebuilt")
         return range(length)
     raise CannotThin(f"a {type(sampler).__name__} cannot be rebuilt over fewer rows")
 
@@ -118,9 +128,11 @@ def _rebuilt(sampler: Any, subset: Kept, kept: Sequence[int]) -> Sampler[Any]:
             [places[int(index)] for index in sampler.indices if int(index) in places], generator=sampler.generator
         )
     if type(sampler) is WeightedRandomSampler:
-        weights = sampler.weights[torch.as_tensor(kept)].tolist()
-        number = max(1, round(sampler.num_samples * len(kept) / len(sampler.weights)))
-        return WeightedRandomSampler(weights, number, sampler.replacement, generator=sampler.generator)
+        weights = sampler.weights[torch.as_tensor(kept)]
+        # As often each: without replacement there may be no more draws than rows with a weight.
+        share = int((weights > 0).sum()) / int((sampler.weights > 0).sum())
+        number = max(1, math.floor(sampler.num_samples * share))
+        return WeightedRandomSampler(weights.tolist(), number, sampler.replacement, generator=sampler.generator)
     if type(sampler) is RandomSampler:
         return RandomSampler(subset, sampler.replacement, sampler._num_samples, generator=sampler.generator)
     if type(sampler) is DistributedSampler:

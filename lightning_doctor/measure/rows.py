@@ -48,12 +48,19 @@ def count_rows(batch: Any, batch_size: Any = None, samples: Any = None, least: i
 
 
 def take(batch: Any, rows: int, index: Tensor) -> Any:
-    """Returns the batch with these of its ``rows`` rows, ``index`` [K]; what has no rows stays as it is."""
+    """Returns the batch with these of its ``rows`` rows, ``index`` [K]; what has no rows stays as it is.
 
-    def chosen(tensor: Tensor) -> Tensor:
-        return tensor.index_select(0, index.to(tensor.device)) if has_rows(tensor, rows) else tensor
+    Rows are those of tensors, and names in a list: ``{"id": ["a", "b"], "x": …}``.
+    """
 
-    return apply_to_collection(batch, Tensor, chosen)
+    def chosen(part: Any) -> Any:
+        if isinstance(part, Tensor):
+            return part.index_select(0, index.to(part.device)) if has_rows(part, rows) else part
+        if _names(part, rows):
+            return [part[place] for place in index.tolist()]
+        return [apply_to_collection(each, (Tensor, list), chosen) for each in part]
+
+    return apply_to_collection(batch, (Tensor, list), chosen)
 
 
 def cut_rows(batch: Any, rows: int, count: int, begin: int = 0, end: int | None = None) -> list[Any]:
@@ -75,6 +82,8 @@ def join(batches: Sequence[Any], rows: int) -> Any | None:
             return None
         joined = {key: join([batch[key] for batch in batches], rows) for key in first}
         return None if any(part is None for part in joined.values()) else joined
+    if _names(first, rows) and all(_names(batch, rows) for batch in batches):
+        return [name for batch in batches for name in batch]
     if isinstance(first, (list, tuple)):
         if any(len(batch) != len(first) for batch in batches):
             return None
@@ -86,3 +95,8 @@ def join(batches: Sequence[Any], rows: int) -> Any | None:
         make: Any = type(first)
         return make(*parts) if hasattr(first, "_fields") else tuple(parts)
     return first if all(batch == first for batch in batches) else None
+
+
+def _names(part: Any, rows: int) -> bool:
+    """Whether this is a list with a name for each row, such as where its file lies."""
+    return isinstance(part, list) and len(part) == rows > 0 and all(isinstance(name, str) for name in part)

@@ -8,10 +8,13 @@ from collections.abc import Sequence
 from itertools import combinations, pairwise
 from statistics import median
 
+from lightning_doctor.error_bars import known_to
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History, Series
 from lightning_doctor.noise import levels, lucky, noise
+from lightning_doctor.prescriptions import is_dense_on_images
 from lightning_doctor.progress import GOOD, held_out, standing
+from lightning_doctor.reference import reaches_target
 from lightning_doctor.rule import rule
 from lightning_doctor.scores import gap, kept_apart, scores
 
@@ -54,7 +57,8 @@ def overfitting(
         0.69, 0.52, 0.46, 0.44, 0.47, 0.43, 0.44, 0.43, over a training loss that is a steady 0.2 lower
 
     Remedy:
-        What this run lacks of: early stopping, weight decay, dropout, a smaller network; else more data.
+        What this run lacks of: early stopping, a smaller network, shared parameters, weight decay, dropout; else more
+        data.
 
     Thresholds:
         patience: Passes since the best one before anything is said [validation passes].
@@ -68,9 +72,10 @@ def overfitting(
         capacity: From how many parameters a training sample on the network is called large for its data [ratio].
 
     Blind spots:
-        It is confirmed once the training loss is good, by what the predictions avoid of a constant's errors or by how
-        far it has come; without a training loss it is only suspected: a run that diverges looks the same. Without
-        held-out training rows a validation set of another kind looks the same: see distribution_mismatch.
+        It is confirmed once the training loss is good, by a loss that was given, by what the predictions avoid of a
+        constant's errors or by how far it has come; without a training loss it is only suspected: a run that diverges
+        looks the same. Without held-out training rows a validation set of another kind looks the same: see
+        distribution_mismatch.
     """
     series = history["val_loss"]
     losses = series.values
@@ -118,7 +123,7 @@ def overfitting(
     lost = ""
     if gain > blur:
         evidence["share_lost"] = rise / gain
-        lost = f", {rise / gain:.0%} of what it had gained,"
+        lost = f", {rise / gain:.0%} of what it had gained," if rise <= gain else ", more than all it had gained,"
     confidence, memorised = Confidence.SUSPECTED, True
     if training is not None:
         train_now = median(training[-patience:])
@@ -147,6 +152,9 @@ def overfitting(
             name = "the accuracy on validation rows" if "eval_accuracy/validation" in history else "skill"
         evidence |= {"metric": name, "metric_now": metric}
         summary += f"; {name} {_METRIC[metric]}"
+    bars, known = known_to(history, len(losses))
+    evidence |= known
+    summary += bars
     return Finding(
         severity=severity,
         summary=summary,
@@ -190,7 +198,9 @@ def _fell(training: Sequence[float], best: int, patience: int) -> bool:
 
 
 def _is_good(history: History, now: float, start: float) -> bool:
-    """Whether the training loss is good: by its predictions, by a constant's loss, or by how far it has come."""
+    """Whether the training loss is good: by what was asked of it, its predictions, a constant, or how far it came."""
+    if reaches_target(history):
+        return True
     train, stands = scores(history, "train"), standing(history)
     known = [*(train.skills[-1:] if train else []), *([] if stands.most is None else [stands.most])]
     return max(known, default=0.0) >= GOOD or 0 <= now <= _LOW * start
@@ -272,12 +282,17 @@ def _remedy(history: History, best_step: int, capacity: float, evidence: dict[st
     if isinstance(parameters, int) and isinstance(samples, int) and parameters > capacity * samples > 0:
         evidence |= {"parameters": parameters, "train_samples": samples}
         advice.append(f"make the network smaller ({parameters} parameters for {samples} samples)")
+    if is_dense_on_images(history):
+        advice.append("share parameters over the image: Conv2d layers in place of the first Linear")
     decays = _weight_decays(history)
     if decays is not None and not any(decays):
         advice.append("set weight_decay (1e-2 with AdamW, 1e-3 with SGD)")
     layers = history.fact("model.layers")
     if isinstance(layers, dict) and layers and not any("Dropout" in str(name) for name in layers):
         advice.append("add Dropout(0.2) before the last layer")
+    rates = history.fact("model.dropout")
+    if isinstance(rates, dict) and rates and not any(rates.values()):
+        advice.append("raise p of Dropout from 0 to 0.2")
     augmented = history.fact("data.augmentation")
     advice.append("train on more data" if augmented else "train on more or augmented data")
     return "; ".join(advice)

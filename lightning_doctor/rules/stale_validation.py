@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from statistics import median
 
+from lightning_doctor.error_bars import known_to
 from lightning_doctor.findings import Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.noise import lucky, noise
@@ -45,15 +46,17 @@ def stale_validation(history: History, *, patience: int = 5, sigmas: float = 2.0
     blur = noise(losses)
     if waited < patience or rise < (sigmas + lucky(len(losses))) * blur:
         return None
+    bars, known = known_to(history, len(losses))
     return Finding(
         severity=Severity.NOTE,
-        summary=f"no new best validation loss for {waited} passes, since step {series.steps[best]}",
+        summary=f"no new best validation loss for {waited} passes, since step {series.steps[best]}{bars}",
         evidence={
             "best": losses[best],
             "best_step": series.steps[best],
             "rise": rise,
             "noise": blur,
             "waited": waited,
+            **known,
         },
         remedy=f"restore the checkpoint of step {series.steps[best]}, then lower the learning rate or stop there",
         onset=series.steps[best],

@@ -51,7 +51,8 @@ def uninformative_labels(
         learned: How far under the constant's loss validation must once have come to have learned something [share].
         memorised: How far under it the training rows must be [share].
         sigmas: How surely they must lie under the validation rows [standard errors].
-        surely: From which share of the constant's loss learned by heart it is sure [share].
+        surely: From which share of the constant's loss learned by heart it is sure, where the inputs of held-out or
+            validation rows are known to be alike [share].
 
     Blind spots:
         Too few samples for too many inputs look the same, and so does a validation set whose labels alone are wrong.
@@ -59,6 +60,7 @@ def uninformative_labels(
     """
     train, sample = scores(history, "train"), "holdout"
     other = kept_apart(history)
+    uncompared = other is None and history.fact("comparison.inputs.reason") is not None
     if other is None:
         sample = "validation"
         other = scores(history, sample)
@@ -94,7 +96,8 @@ def uninformative_labels(
         remedy="look at ten training samples with their labels: check that inputs and labels are paired (one shuffled "
         "or sorted without the other, rows dropped from one file only); if they are, these inputs do not tell these "
         "labels for so few samples",
-        confidence=Confidence.CONFIRMED if share > surely else Confidence.SUSPECTED,
+        # Validation rows of another shape may be of another kind too.
+        confidence=Confidence.CONFIRMED if share > surely and not uncompared else Confidence.SUSPECTED,
         onset=other.steps[0],
         signals=("train_loss", "val_loss", "baseline_loss"),
     )

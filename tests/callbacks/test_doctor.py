@@ -197,6 +197,13 @@ def test_the_facts_describe_the_run(tmp_path: Path) -> None:
     json.dumps(history.facts, allow_nan=False)
 
 
+def test_a_validation_pass_that_is_cut_short_has_as_many_samples_as_it_sees(tmp_path: Path) -> None:
+    doctor = Doctor(strict=True)
+    run = trainer(tmp_path, doctor, limit_val_batches=2)
+    run.fit(DigitsNet(), digits(), digits(1400, 1797, shuffle=False))
+    assert doctor.report.history.fact("data.val_samples") == 64
+
+
 def test_the_report_states_the_measured_share(tmp_path: Path) -> None:
     doctor = Doctor(strict=True)
     fit(tmp_path, DigitsNet(), doctor)

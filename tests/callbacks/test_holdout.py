@@ -56,6 +56,22 @@ def test_weights_stay_with_their_rows() -> None:
     assert not set(numbers) & set(result.held_out)
 
 
+def test_rows_without_weight_are_not_held_out_and_draws_without_replacement_suffice() -> None:
+    weights = [1.0 if n % 2 else 0.0 for n in range(100)]
+    sampler = WeightedRandomSampler(weights, 50, replacement=False)
+    result = thinned(DataLoader(NUMBERS, 10, sampler=sampler), 0.3)
+    assert sorted(served(result.loader) + result.held_out) == [n for n in range(100) if n % 2]
+
+
+def test_batches_that_were_given_whole_keep_their_size_and_their_order() -> None:
+    batches = BatchSampler(RandomSampler(NUMBERS), 16, drop_last=True)
+    result = thinned(DataLoader(NUMBERS, batch_sampler=batches), 0.1)
+    assert [len(batch[0]) for batch in result.loader] == [16] * 5
+    numbers = served(result.loader)
+    assert numbers != sorted(numbers)
+    assert not set(numbers) & set(result.held_out)
+
+
 def test_of_a_subset_only_its_own_rows_are_held_out() -> None:
     sampler = SubsetRandomSampler(range(50, 100))
     result = thinned(DataLoader(NUMBERS, 10, sampler=sampler), 0.2)
@@ -110,7 +126,9 @@ class Stream(IterableDataset[Any]):
         ([1, 2, 3], "comes from a list"),
         (DataLoader(Stream(), 8), "a Stream has no rows that could be left out by their index"),
         (DataLoader(NUMBERS, sampler=Odd(NUMBERS)), "a Odd cannot be rebuilt over fewer rows"),
-        (DataLoader(NUMBERS, batch_size=None), "its batches come from a NoneType"),
+        (DataLoader(NUMBERS, batch_size=None), "with batch_size=None it is the TensorDataset that makes batches"),
+        (DataLoader(NUMBERS, sampler=RandomSampler(range(60))), "draws among 60 rows of 100"),
+        (DataLoader(NUMBERS, sampler=SequentialSampler(range(60))), "draws among 60 rows of 100"),
         (DataLoader(NUMBERS, sampler=RandomSampler(NUMBERS, num_samples=30)), "draws a part of the rows"),
         (DataLoader(TensorDataset(torch.zeros(20, 1))), "a share of 0.1 of 20 rows is 2: 8 at least are needed"),
         (
@@ -192,6 +210,31 @@ def test_what_cannot_be_rebuilt_is_trained_on_whole_and_says_so(tmp_path: Path) 
     trainer(tmp_path).fit(plain, OddLoader(TensorDataset(IMAGES[:320], LABELS[:320]), 32))
     assert "no plain DataLoader" in history.absent["eval_loss/holdout"]
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), plain.parameters(), strict=True))
+
+
+def test_without_validation_no_row_is_given_up(tmp_path: Path) -> None:
+    net = Recording()
+    _, history = watched(tmp_path, net, digits())
+    assert sum(map(len, net.rows)) == 2 * 320
+    assert history.absent["eval_loss/holdout"] == "there is no validation to compare with, so that nothing was held out"
+
+
+class ReadOnce(TensorDataset):
+    """Serves a row to the loader only, as a file that a worker holds open."""
+
+    def __getitem__(self, index: int) -> Any:
+        raise OSError("the file is closed")
+
+    def __getitems__(self, indices: list[int]) -> Any:
+        return [super(ReadOnce, self).__getitem__(index) for index in indices]
+
+
+def test_held_out_rows_that_cannot_be_read_leave_the_other_scores(tmp_path: Path) -> None:
+    rows = DataLoader(ReadOnce(IMAGES[:320], LABELS[:320]), 32, shuffle=True)
+    _, history = watched(tmp_path, DigitsNet(), rows, validation_digits())
+    assert "eval_loss/train" in history
+    reason = "the held-out rows cannot be read (OSError: the file is closed)"
+    assert history.absent["eval_loss/holdout"] == reason
 
 
 def test_by_default_nothing_is_held_out(tmp_path: Path) -> None:

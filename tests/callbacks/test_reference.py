@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import seed_everything
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler
 
 from lightning_doctor import Doctor
 from lightning_doctor.callbacks.heads import HeadMonitor
@@ -120,10 +120,51 @@ def test_a_model_that_is_trained_already_may_be_given(tmp_path: Path) -> None:
     assert fact["model"] < 0.5 < fact["network"]
 
 
+def test_a_model_that_does_not_fit_the_data_leaves_the_simple_ones(tmp_path: Path) -> None:
+    other = Fitted(nn.Linear(7, 10), nn.functional.cross_entropy, 0.1)
+    fact = watch(tmp_path, DigitsNet(), reference=other, max_epochs=2).fact("reference")
+    assert {"linear", "shallow", "network"} <= set(fact)
+    assert "RuntimeError" in fact["model_unread"]
+
+
+def test_a_row_that_was_drawn_twice_is_not_both_fitted_and_scored(tmp_path: Path) -> None:
+    # Labels of chance: only who has seen a row can tell its label. 500 of 640 draws of 100 rows are kept.
+    labels = torch.randint(0, 10, (100,), generator=torch.Generator().manual_seed(0))
+    few = TensorDataset(IMAGES[:100], labels)
+    drawn = DataLoader(few, 32, sampler=WeightedRandomSampler(torch.ones(100), 640))
+    reason = watch(tmp_path, DigitsNet(1e-4), drawn, max_epochs=5).absent["reference"]
+    assert reason.endswith("rows are drawn once only: too few to score a fitted model on")
+    rows = TensorDataset(IMAGES[:640], torch.randint(0, 10, (640,), generator=torch.Generator().manual_seed(0)))
+    drawn = DataLoader(rows, 32, sampler=WeightedRandomSampler(torch.ones(640), 640))
+    fact = watch(tmp_path, DigitsNet(1e-4), drawn, max_epochs=5).fact("reference")
+    assert fact["rows"] < 250
+    # What nobody has seen is no better than guessing, but for two standard errors of some 0.05.
+    assert fact["shallow"] > fact["constant"] - 0.1
+
+
+class Words(DigitsNet):
+    """Class labels from whole numbers, for which no simple model is fitted."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return nn.functional.cross_entropy(self.net(batch[0].float() / 16), batch[1])
+
+
+def test_a_model_is_compared_where_no_simple_one_can_be(tmp_path: Path) -> None:
+    rows = DataLoader(TensorDataset((16 * IMAGES[:640]).long(), LABELS[:640]), 32, shuffle=True)
+    teacher = Words()
+    trainer(tmp_path, max_epochs=10).fit(teacher, rows)
+    assert watch(tmp_path, Words(1e-4), rows, max_epochs=5).absent["reference"] == "the inputs are no real numbers"
+    fact = watch(tmp_path, Words(1e-4), rows, teacher, max_epochs=5).fact("reference")
+    assert fact["model"] < 1 < fact["network"]
+    assert fact["constant"] == pytest.approx(2.3, abs=0.1)
+    assert "linear" not in fact
+
+
 @pytest.mark.parametrize(
     ("reference", "complaint"),
     [
-        (True, "reference must be a loss, a log directory or a model, got True"),
+        (True, "reference must be a loss, a log directory or a trained LightningModule, got True"),
+        (nn.Linear(64, 10), "or a trained LightningModule, got Linear"),
         ([1], "reference must be a loss"),
         (float("nan"), "reference must be a loss"),
         ("/no/such/folder", "no run can be read in /no/such/folder"),

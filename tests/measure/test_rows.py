@@ -39,6 +39,17 @@ def test_rows_are_taken_from_every_tensor_that_has_them() -> None:
     assert taken["weights"] is weights
 
 
+def test_names_go_with_their_rows() -> None:
+    batch = [{"id": ["a", "b", "c", "d"], "x": IMAGES, "kinds": ["image"]}, LABELS]
+    taken = take(batch, 4, torch.tensor([3, 1]))
+    assert taken[0]["id"] == ["d", "b"]
+    assert taken[0]["kinds"] == ["image"]
+    assert taken[1].tolist() == [3, 1]
+    joined = join([taken, take(batch, 4, torch.tensor([0, 2]))], 2)
+    assert joined[0]["id"] == ["d", "b", "a", "c"]
+    assert joined[1].tolist() == [3, 1, 0, 2]
+
+
 def test_batches_of_a_kind_are_joined_row_by_row() -> None:
     one, other = ({"x": IMAGES + i, "y": (LABELS, "name")} for i in (0, 1))
     joined = join([one, other], 4)

@@ -51,6 +51,13 @@ def test_sick_inputs_scaled_on_one_side_are_named_with_both_means_and_sure() -> 
     assert "scaling" in finding.remedy
 
 
+def test_a_second_column_is_named_where_it_differs_too() -> None:
+    like = {"name": "[0][5]", "means": [0.1, 0.12], "spreads": [1.0, 1.02], "shift": 0.02, "ratio": 1.02}
+    for other, named in ((like, False), ({**like, "shift": 0.9}, True), ({**like, "ratio": 0.5}, True)):
+        summary = found(inputs={**FAR, "largest": [*FAR["largest"], other]}).summary
+        assert ("[0][5]" in summary) is named
+
+
 def test_sick_without_held_out_rows_a_moderate_difference_is_suspected() -> None:
     finding = found(inputs=NEAR)
     assert (finding.severity, finding.confidence) == (Severity.WARNING, Confidence.SUSPECTED)

@@ -214,6 +214,46 @@ def test_the_remedy_names_what_a_bare_network_lacks_and_nothing_that_it_has() ->
     assert remedy.endswith("train on more or augmented data")
 
 
+def on_images(layers: dict[str, int], shape: list[int] | None = None, dropout: float | None = None) -> str:
+    facts: dict[str, Any] = {
+        "model": {"layers": layers, **({} if dropout is None else {"dropout": {"net.2": dropout}})},
+        "batch": {"inputs": "[0]", "leaves": [{"key": "[0]", "shape": shape or [32, 1, 8, 8]}]},
+    }
+    return found(turned(), MEMORISED, facts=facts).remedy
+
+
+def test_dense_layers_on_images_are_told_to_share_their_parameters_and_convolutions_are_not() -> None:
+    assert "Conv2d layers in place of the first Linear" in on_images({"Flatten": 1, "Linear": 2})
+    assert "Conv2d" not in on_images({"Conv2d": 1, "Flatten": 1, "Linear": 1})
+    assert "Conv2d" not in on_images({"Linear": 2}, shape=[32, 64])
+
+
+@pytest.mark.parametrize(("end", "told"), [(0.6, "of what it had gained"), (0.92, "more than all it had gained")])
+def test_what_was_lost_is_told_as_a_share_of_the_gain_while_it_is_one(end: float, told: str) -> None:
+    summary = found(turned(end=end), MEMORISED).summary
+    assert told in summary
+    assert "00%" not in summary
+
+
+def test_dropout_that_drops_nothing_is_no_dropout() -> None:
+    assert "raise p of Dropout from 0 to 0.2" in on_images({"Linear": 2, "Dropout": 1}, dropout=0.0)
+    assert "Dropout" not in on_images({"Linear": 2, "Dropout": 1}, dropout=0.1)
+
+
+def test_a_figure_of_few_samples_has_its_error_bar_beside_the_verdict() -> None:
+    metric = [0.988] * 8 + [0.9] * 22
+    finding = found(turned(), MEMORISED, metric, facts={"data": {"val_samples": 171}})
+    # √(ln(2 · 30 / 0.05) / (2 · 171)), by Hoeffding for the best of 30 passes.
+    assert finding.evidence["metric_bar"] == pytest.approx(0.144, abs=0.001)
+    assert finding.summary.endswith("; 171 samples tell val_acc to ± 0.14 (95%, the best of 30)")
+    history = run(turned(), MEMORISED, facts={"data": {"val_samples": 500}})
+    scored(history, "validation", [0.69, 0.45, 0.92], error=0.02, every=130)
+    scattered = overfitting(history)
+    assert scattered is not None
+    # 0.02 of all 500 rows, times the normal quantile of 1 − 0.05 / 30 / 2.
+    assert scattered.evidence["bar"] == pytest.approx(0.0629, abs=0.0005)
+
+
 def test_of_a_run_of_which_nothing_is_known_nothing_is_said_to_be_lacking() -> None:
     remedy = found(turned(), MEMORISED).remedy
     for advice in ("EarlyStopping", "weight_decay", "Dropout", "smaller"):
@@ -316,6 +356,12 @@ def test_it_is_suspected_while_the_training_loss_is_not_good() -> None:
     finding = scoring(turned(), training=training, train_skill=0.85)
     assert finding is not None
     assert finding.confidence is Confidence.CONFIRMED
+
+
+@pytest.mark.parametrize(("target", "sure"), [(0.3, Confidence.CONFIRMED), (0.2, Confidence.SUSPECTED)])
+def test_a_loss_that_was_asked_for_and_is_reached_is_good(target: float, sure: Confidence) -> None:
+    facts = {"reference": {"target": target, "target_of": "the target"}}
+    assert found(turned(), decay(0.7, 0.3, 5, 30), facts=facts).confidence is sure
 
 
 def test_what_a_constant_scores_is_what_there_was_to_gain() -> None:

@@ -31,6 +31,17 @@ def test_sick_a_loss_that_rests_above_its_best_is_a_note_from_the_best_pass_on()
     assert "step 29" in finding.remedy
 
 
+def test_the_error_bar_of_the_figures_stands_beside_the_verdict() -> None:
+    history = passes([1.0, 0.7, 0.6, 0.61, 0.62, 0.63, 0.63, 0.64])
+    history.facts = {"data": {"val_samples": 100}, "scored": {"validation": 100}}
+    history.record("eval_error/validation", 79, 0.02)
+    finding = stale_validation(history)
+    assert finding is not None
+    # 0.02 times the normal quantile of 1 − 0.05 / 8 / 2.
+    assert finding.evidence["bar"] == pytest.approx(0.0547, abs=0.0005)
+    assert "100 samples tell the loss to ± 0.055 (95%, the best of 8)" in finding.summary
+
+
 def test_healthy_a_falling_loss_is_well() -> None:
     assert judge([1.0, 0.9, 0.8, 0.7, 0.65, 0.61, 0.58, 0.56]) is None
 

@@ -111,3 +111,11 @@ def test_without_scores_it_is_unassessed() -> None:
     history.absent["eval_loss/train"] = "2 optimizers: no single loss is to be compared"
     assert uninformative_labels.lacks(history) == "2 optimizers: no single loss is to be compared"
     assert isinstance(history, History)
+
+
+def test_validation_rows_of_another_shape_leave_it_a_suspicion() -> None:
+    finding = judge(
+        facts={"comparison": {"inputs": {"reason": "a training row has shape [10], a validation row [20]"}}}
+    )
+    assert finding is not None
+    assert finding.confidence is Confidence.SUSPECTED
