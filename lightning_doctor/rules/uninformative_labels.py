@@ -76,6 +76,10 @@ def uninformative_labels(
         return None
     if _ever_learned(other, baseline, learned) or _learned_at_first(history, baseline, learned):
         return None
+    validation = scores(history, "validation")
+    # Few rows held out may be at chance by chance, where others show that something was learned.
+    if sample == "holdout" and validation is not None and _ever_learned(validation, baseline, learned):
+        return None
     share = gained / baseline
     where = "held-out" if sample == "holdout" else sample
     return Finding(

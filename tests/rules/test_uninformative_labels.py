@@ -119,3 +119,9 @@ def test_validation_rows_of_another_shape_leave_it_a_suspicion() -> None:
     )
     assert finding is not None
     assert finding.confidence is Confidence.SUSPECTED
+
+
+@pytest.mark.parametrize(("best", "ill"), [(2.30, True), (2.05, False)])
+def test_held_out_rows_at_chance_are_outvoted_by_validation_rows_that_were_learned(best: float, ill: bool) -> None:
+    finding = judge(validation=[2.30, 2.29, best, 2.31, 2.4, 2.5], held_out=AT_CHANCE)
+    assert (finding is not None) is ill
