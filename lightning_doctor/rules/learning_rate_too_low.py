@@ -89,7 +89,8 @@ def learning_rate_too_low(
     if level - pace * left < target:
         return None
     # Steps that small do nothing; where larger ones were made and the loss did not fall, it is not their length.
-    if not seen and not idle and not _falls_unseen(losses, fall, level * _late_change(scans), sigmas):
+    unseen = now.rests and _falls_unseen(losses, fall, level * _late_change(scans), sigmas)
+    if not (seen or idle or unseen):
         return None
     recommended = min(larger * rates[-1] / 2, limit / 2 if limit is not None else larger * rates[-1])
     gain = _mean_change(history, larger, since) / min(change, -1e-30)
