@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -74,20 +74,25 @@ class Series:
         return part
 
     def _thin(self) -> None:
-        half = len(self.values) // 2
-        older = self.values[:half]
-        finite = [i for i, value in enumerate(older) if math.isfinite(value)]
-        others = [i for i, value in enumerate(older) if not math.isfinite(value)]
-        extremes = {min(finite, key=older.__getitem__), max(finite, key=older.__getitem__)} if finite else set()
-        # All of a series of nothing but NaN, kept, would grow for ever.
-        broken = others if len(others) <= half // 4 else others[:1]
-        # At least one point goes, and of the rest those in between go first.
-        dear = list(dict.fromkeys([0, *sorted(extremes), *broken]))[: max(1, half - 1)]
-        between = [i for i in range(0, half, 2) if i not in dear]
-        keep = sorted([*dear, *between[: max(0, half - 1 - len(dear))]])
-        self.steps = [self.steps[i] for i in keep] + self.steps[half:]
-        self.values = [self.values[i] for i in keep] + self.values[half:]
+        keep = thinned(self.values)
+        self.steps = [self.steps[i] for i in keep]
+        self.values = [self.values[i] for i in keep]
         self._finite = 0
+
+
+def thinned(values: Sequence[float]) -> list[int]:
+    """Returns the places of what stays when the older half of a series is thinned, as :class:`Series` says."""
+    half = len(values) // 2
+    older = values[:half]
+    finite = [i for i, value in enumerate(older) if math.isfinite(value)]
+    others = [i for i, value in enumerate(older) if not math.isfinite(value)]
+    extremes = {min(finite, key=older.__getitem__), max(finite, key=older.__getitem__)} if finite else set()
+    # All of a series of nothing but NaN, kept, would grow for ever.
+    broken = others if len(others) <= half // 4 else others[:1]
+    # At least one point goes, and of the rest those in between go first.
+    dear = list(dict.fromkeys([0, *sorted(extremes), *broken]))[: max(1, half - 1)]
+    between = sorted({*range(0, half, 2)} - {*dear})
+    return [*sorted([*dear, *between[: max(0, half - 1 - len(dear))]]), *range(half, len(values))]
 
 
 class History:
