@@ -38,7 +38,7 @@ class Curves:
             self._cut(points, step)
         points.append((step, value))
         if len(points) > _MOST_POINTS:
-            points[:] = [points[i] for i in thinned([value for _, value in points])]
+            points[:] = [points[i] for i in thinned(*zip(*points, strict=True))]
 
     def restart(self, step: int) -> None:
         """Drops every point at ``step`` and later: the writer announced that it begins there again."""

@@ -124,7 +124,7 @@ def _number(tensor: Any) -> float | None:
 
     try:
         return float(make_ndarray(tensor).reshape(-1)[0])
-    except (TypeError, ValueError, IndexError):
+    except (TypeError, ValueError, LookupError, ArithmeticError):
         return None
 
 

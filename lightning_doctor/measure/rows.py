@@ -11,6 +11,11 @@ from torch import Tensor
 
 from lightning_doctor.measure.batches import is_dense, leaves
 
+# Nothing is taken from these by index.
+_SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
+# Layouts of which rows can be taken; the compressed ones refuse.
+_CUT = (torch.strided, torch.sparse_coo)
+
 
 def tensors(batch: Any) -> list[Tensor]:
     """Returns the dense tensors of a batch that have a first dimension."""
@@ -39,14 +44,22 @@ def count_rows(batch: Any, batch_size: Any = None, samples: Any = None, least: i
         likely = [batch_size, samples % batch_size if isinstance(samples, int) else 0]
     else:
         likely = [len(tensor) for tensor in found if tensor.ndim == 1 and len(set(sizes)) == 1]
-    return next((rows for rows in likely if rows >= least and rows in sizes), None)
+    rows = next((rows for rows in likely if rows >= least and rows in sizes), None)
+    # Nobody can take rows of these, and without them a part of the batch is none.
+    whole = [len(tensor) for _, tensor in leaves(batch) if tensor.layout not in _CUT and tensor.ndim]
+    return None if rows in whole else rows
 
 
 def take(batch: Any, rows: int, index: Tensor) -> Any:
     """Returns the batch with these of its ``rows`` rows, ``index`` [K]; what has no rows stays as it is."""
 
     def chosen(tensor: Tensor) -> Tensor:
-        return tensor.index_select(0, index.to(tensor.device)) if has_rows(tensor, rows) else tensor
+        if not has_rows(tensor, rows):
+            return tensor
+        # Of unsigned numbers wider than a byte, as in medical images, only the bits can be taken.
+        if tensor.dtype in _SIGNED:
+            return chosen(tensor.view(_SIGNED[tensor.dtype])).view(tensor.dtype)
+        return tensor.index_select(0, index.to(tensor.device))
 
     return apply_to_collection(batch, Tensor, chosen)
 
@@ -80,4 +93,8 @@ def join(batches: Sequence[Any], rows: int) -> Any | None:
             return parts
         make: Any = type(first)
         return make(*parts) if hasattr(first, "_fields") else tuple(parts)
-    return first if all(batch == first for batch in batches) else None
+    try:
+        return first if all(batch == first for batch in batches) else None
+    except Exception:  # noqa: BLE001
+        # Objects that hold tensors or arrays do not say whether they are equal.
+        return None

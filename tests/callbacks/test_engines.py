@@ -88,7 +88,7 @@ class FSDPStrategy(ShardingStrategy):
 
 
 def watched(folder: Path, strategy: SingleDeviceStrategy, **options: Any) -> tuple[Doctor, Tensor]:
-    doctor, net = Doctor(strict=True, overhead=1.0), DigitsNet(0.1)
+    doctor, net = Doctor(strict=True, overhead=1.0), DigitsNet(0.5)
     fit(folder, net, doctor, CurvatureProbe(samples=64, every_n_steps=5), strategy=strategy, max_epochs=10, **options)
     assert doctor.report is not None
     assert doctor.report.notes == []
@@ -96,7 +96,7 @@ def watched(folder: Path, strategy: SingleDeviceStrategy, **options: Any) -> tup
 
 
 def plain(folder: Path, strategy: SingleDeviceStrategy, **options: Any) -> Tensor:
-    net = DigitsNet(0.1)
+    net = DigitsNet(0.5)
     fit(folder, net, strategy=strategy, max_epochs=10, **options)
     return flat(net)
 
@@ -113,8 +113,8 @@ def test_under_deepspeed_the_run_goes_on_and_what_the_engine_keeps_is_unassessed
     losses = history["train_loss"].values
     assert len(losses) == 100
     assert losses[0] == pytest.approx(2.3, abs=0.3)  # ln 10 for ten classes, and what the first weights add
-    assert losses[-1] < 1.0
-    assert history["val_loss"].values[-1] < 1.0
+    assert losses[-1] < losses[0] / 2
+    assert history["val_loss"].values[-1] < history["val_loss"].values[0]
     reasons = doctor.report.unassessed
     assert {reasons[code] for code in ("LD103", "LD201", "LD202", "LD203", "LD207")} == {ENGINE}
     assert [finding.code for finding in doctor.report.findings if finding.code.startswith("LD2")] == []

@@ -63,7 +63,7 @@ def test_thinning_keeps_the_first_point_the_peak_the_onset_and_the_first_nan(liv
 
 def test_what_happened_long_ago_is_still_found_at_its_step(lived: History) -> None:
     found = {finding.name: finding for finding in diagnose(lived).findings}
-    assert found["non_finite_loss"].evidence["step"] == BROKEN
+    assert found["non_finite_loss"].onset == BROKEN
     before = History()
     for step, value in zip(lived["train_loss"].finite().steps, lived["train_loss"].finite().values, strict=True):
         before.record("train_loss", step, value)
