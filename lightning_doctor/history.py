@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -19,9 +19,9 @@ EVENT_CAPACITY = 64
 class Series:
     """One signal: values with the steps they belong to, oldest first.
 
-    A full series thins its older half to every second point. The first point, the first smallest and largest, the
-    first that is not finite and, unless they are many, all that are not finite stay, so that an onset or a peak is
-    never lost; the newer half always keeps every point.
+    A full series thins its older half to half as many points, evenly spread over its steps: of a long run the newest
+    points are all there, and before them one of every so many steps. The first point, the first smallest and largest,
+    the first that is not finite and, unless they are many, all that are not finite stay, so that a peak is never lost.
 
     Args:
         capacity: The number of points above which the older half is thinned.
@@ -74,20 +74,37 @@ class Series:
         return part
 
     def _thin(self) -> None:
-        half = len(self.values) // 2
-        older = self.values[:half]
-        finite = [i for i, value in enumerate(older) if math.isfinite(value)]
-        others = [i for i, value in enumerate(older) if not math.isfinite(value)]
-        extremes = {min(finite, key=older.__getitem__), max(finite, key=older.__getitem__)} if finite else set()
-        # All of a series of nothing but NaN, kept, would grow for ever.
-        broken = others if len(others) <= half // 4 else others[:1]
-        # At least one point goes, and of the rest those in between go first.
-        dear = list(dict.fromkeys([0, *sorted(extremes), *broken]))[: max(1, half - 1)]
-        between = [i for i in range(0, half, 2) if i not in dear]
-        keep = sorted([*dear, *between[: max(0, half - 1 - len(dear))]])
-        self.steps = [self.steps[i] for i in keep] + self.steps[half:]
-        self.values = [self.values[i] for i in keep] + self.values[half:]
+        keep = thinned(self.steps, self.values)
+        self.steps = [self.steps[i] for i in keep]
+        self.values = [self.values[i] for i in keep]
         self._finite = 0
+
+
+def thinned(steps: Sequence[int], values: Sequence[float]) -> list[int]:
+    """Returns the places of what stays when the older half of a series is thinned, as :class:`Series` says."""
+    half = len(values) // 2
+    older = values[:half]
+    finite = [i for i, value in enumerate(older) if math.isfinite(value)]
+    others = [i for i, value in enumerate(older) if not math.isfinite(value)]
+    extremes = {min(finite, key=older.__getitem__), max(finite, key=older.__getitem__)} if finite else set()
+    # All of a series of nothing but NaN, kept, would grow for ever.
+    broken = others if len(others) <= half // 4 else others[:1]
+    # At least one point goes, and of the rest those in between go first.
+    dear = list(dict.fromkeys([0, *sorted(extremes), *broken]))[: max(1, half - 1)]
+    between = sorted({*_spread(steps[:half])} - {*dear})
+    return [*sorted([*dear, *between[: max(0, half - 1 - len(dear))]]), *range(half, len(values))]
+
+
+def _spread(steps: Sequence[int]) -> list[int]:
+    """Returns the places of half of the points, or less, evenly spread over the steps.
+
+    Every second point each time would leave of a long run's beginning nothing: what is old has been thinned before.
+    """
+    count = len(steps)
+    cells = [(step - steps[0]) * (count // 2) // max(1, steps[-1] - steps[0] + 1) for step in steps]
+    found = [i for i in range(count) if i == 0 or cells[i] != cells[i - 1]]
+    # Steps that went back, or stood still, have no even spread.
+    return found if count // 8 <= len(found) <= count // 2 else list(range(0, count, 2))
 
 
 class History:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from lightning_doctor.callbacks.monitor import Monitor
+from lightning_doctor.callbacks.shards import engine
 from lightning_doctor.history import Series
 from lightning_doctor.measure.gradient_table import GradientTable, Page
 
@@ -40,7 +41,9 @@ class GradientMonitor(Monitor):
         self._tables = [GradientTable(names, optimizer) for optimizer in case.run.optimizers]
         self._unclipped: dict[int, Tensor | None] = {}
         self._flagged = case.history.event("non_finite_gradient") is not None
-        if not any(len(table) for table in self._tables):
+        if (reason := engine(case.run.trainer)) is not None:
+            case.history.lack(self.signals, reason)
+        elif not any(len(table) for table in self._tables):
             case.history.lack(self.signals, "no optimizer holds a trainable parameter")
         elif len(self._tables) > 1:
             reason = f"{len(self._tables)} optimizers: each has a gradient of its own"

@@ -74,7 +74,7 @@ class OptimizerMonitor(Monitor):
         held = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         sums = [optimizer.state[p]["sum"] for p in held if "sum" in optimizer.state[p]]
         gradients = [p.grad for p in held]
-        if sums and not are_sharded(gradients) and not any(gradient.is_sparse for gradient in gradients):
+        if sums and not are_sharded([*held, *gradients]) and not any(gradient.is_sparse for gradient in gradients):
             square = torch.nn.utils.get_total_norm(gradients) ** 2
             total = torch.stack([s.sum() for s in sums]).sum() + square
             case.read("adagrad_step", optimizer.param_groups[0]["lr"] * (square / total).sqrt())

@@ -62,7 +62,7 @@ class Publisher:
             series = history[name]
             fresh = [v for v in series.since(self._written.get(name, -1) + 1) if math.isfinite(v)]
             if fresh:
-                values[f"doctor/{name}"] = fmean(fresh)
+                values[f"doctor/{name}"] = _mean(fresh)
             self._written[name] = series.steps[-1]
         self.letterbox.scalars(values, step)
 
@@ -95,6 +95,14 @@ class Publisher:
     def _show(self, report: Report) -> None:
         self._shown = max(1, report.step)
         self.letterbox.snapshot(encode(report), report.step)
+
+
+def _mean(values: list[float]) -> float:
+    try:
+        return fmean(values)
+    except OverflowError:
+        # Their sum is more than a float holds, as in float64 just before a loss is infinite: the largest says as much.
+        return max(values, key=abs)
 
 
 def _charted(history: History) -> list[str]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_doctor.callbacks.shards import Whole, put_together, shards_obstacle
+from lightning_doctor.callbacks.shards import Whole, engine, put_together, shards_obstacle
 from lightning_doctor.measure.norms import are_sharded
 from lightning_doctor.measure.rows import tensor_bytes
 
@@ -116,6 +116,8 @@ def obstacle(trainer: Trainer, module: LightningModule, *, steps: bool = True, g
     """
     if steps and not module.automatic_optimization:
         return "a step in manual optimization changes the weights, so that it cannot be rehearsed"
+    if (reason := engine(trainer)) is not None:
+        return reason
     strategy = type(trainer.strategy).__name__
     parameters = list(module.parameters())
     holds = holds_whole(trainer, parameters)

@@ -17,6 +17,17 @@ Whole = Callable[[Tensor], Tensor]
 """Returns all of a tensor of which each rank may hold a part; every rank must call it, in the same order."""
 
 
+def engine(trainer: Trainer) -> str | None:
+    """Says that an engine keeps to itself what optimizers step, as a clause; None where none does.
+
+    DeepSpeed's leaves no ``.grad`` on a parameter, and its optimizers hold flat copies of what the model has.
+    """
+    kinds = {kind.__name__ for kind in type(trainer.strategy).__mro__}
+    if "DeepSpeedStrategy" in kinds:
+        return "under DeepSpeed the engine keeps gradients, and the weights that are stepped, to itself"
+    return None
+
+
 def shards_obstacle(trainer: Trainer, module: nn.Module) -> str | None:
     """Says why a sharded model cannot be put together on every rank, as a clause; None where it can.
 

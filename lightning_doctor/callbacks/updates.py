@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lightning_doctor.callbacks.census import Census, plain_name
 from lightning_doctor.callbacks.examination import is_compiled
 from lightning_doctor.callbacks.monitor import Monitor
+from lightning_doctor.callbacks.shards import engine
 from lightning_doctor.history import SERIES_CAPACITY
 from lightning_doctor.measure.carried import CarriedGradients
 from lightning_doctor.measure.unregistered import unregistered
@@ -76,6 +77,7 @@ class UpdateMonitor(Monitor):
         self._verdicts: dict[int, list[Tensor | bool]] = defaultdict(list)
         self._owed = False
         self._measured = False
+        self._engine = engine(run.trainer)
         # A compiled model's loss is examined apart, before its gradients have been set to zero.
         self._hears_backward = not (run.automatic and is_compiled(run.module))
         layers = list(dict.fromkeys(layer for table in self._tables for layer in table.layers))
@@ -136,7 +138,8 @@ class UpdateMonitor(Monitor):
         if case.examining:
             run = case.run
             self._census.look(run.module, run.optimizers, self._unfrozen, self._ran)
-            if not pages:
+            # Of an engine's optimizers the model's parameters are never among those that they hold.
+            if not pages and self._engine is None:
                 self._write(case)
         self._ran.clear()
         self._unfrozen.clear()
@@ -169,6 +172,8 @@ class UpdateMonitor(Monitor):
             history.lack([name], reason)
 
     def _troubles(self) -> list[str]:
+        if self._engine is not None:
+            return [self._engine]
         return [table.trouble for table in self._tables if table.trouble is not None]
 
     def _backward_begins(self, case: Case) -> None:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from lightning_doctor.history import thinned
+
 Point = tuple[int, float]
+
+# A log may hold any number of points; no rule sees a fiftieth of these.
+_MOST_POINTS = 1 << 17
 
 
 @dataclass
@@ -25,12 +30,15 @@ class Curves:
         """Appends a point.
 
         A step that lies before the last one means that the run went back to a checkpoint or began anew: what it
-        had written from that step on is superseded. Several points at one step are all kept.
+        had written from that step on is superseded. Several points at one step are all kept. Of very many the older
+        half is thinned, but for its extremes.
         """
         points = self.points.setdefault(tag, [])
         if points and step < points[-1][0]:
             self._cut(points, step)
         points.append((step, value))
+        if len(points) > _MOST_POINTS:
+            points[:] = [points[i] for i in thinned(*zip(*points, strict=True))]
 
     def restart(self, step: int) -> None:
         """Drops every point at ``step`` and later: the writer announced that it begins there again."""

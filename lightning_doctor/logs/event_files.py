@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,8 @@ from lightning_doctor.logs.curves import Curves
 # A checksum costs about 0.1 s a megabyte in Python. A larger record holds an image or a graph: its checksum is
 # taken only where it turns out to hold a scalar.
 _ALWAYS_CHECKED = 4096
+# No record with scalars is as large: such a one is passed over unread.
+_LARGEST = 1 << 26
 _POLYNOMIAL = 0x82F63B78
 
 
@@ -69,7 +72,7 @@ def _read_file(path: Path, before: Curves, curves: Curves, plugins: dict[str, st
 
 
 def _records(path: Path) -> Iterator[tuple[bytes, int]]:
-    """Yields each record's bytes with the checksum that stands beside them, unchecked.
+    """Yields each record's bytes, but for huge ones, with the checksum that stands beside them, unchecked.
 
     Raises:
         MalformedError: Where a record's header is damaged, behind which no further one can be found.
@@ -88,6 +91,10 @@ def _records(path: Path) -> Iterator[tuple[bytes, int]]:
             # Also keeps a made-up length from asking for more memory than the file is long.
             if length + 4 > left:
                 raise MalformedError("the file ends inside a record")
+            if length > _LARGEST:
+                file.seek(length + 4, os.SEEK_CUR)
+                left -= length + 4
+                continue
             data = file.read(length)
             (checksum,) = struct.unpack("<I", file.read(4))
             left -= length + 4
@@ -117,7 +124,7 @@ def _number(tensor: Any) -> float | None:
 
     try:
         return float(make_ndarray(tensor).reshape(-1)[0])
-    except (TypeError, ValueError, IndexError):
+    except (TypeError, ValueError, LookupError, ArithmeticError):
         return None
 
 

@@ -6,12 +6,15 @@ import csv
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from lightning_doctor.jsonable import MalformedError
 from lightning_doctor.logs.curves import Curves, printable
 
 # Whole numbers above this are not exact as a float, which is how a table may write them.
 _LARGEST_STEP = 2**53
+# Of a thousand columns, a hundred times over.
+_LONGEST = 1 << 21
 
 
 def read_csv(path: Path) -> Curves:
@@ -23,9 +26,16 @@ def read_csv(path: Path) -> Curves:
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            return _curves(_rows(csv.reader(file)))
+            return _curves(_rows(csv.reader(_lines(file))))
     except UnicodeDecodeError as error:
         raise MalformedError(f"not a table: byte {error.start} is not UTF-8 text") from error
+
+
+def _lines(file: TextIO) -> Iterator[str]:
+    while line := file.readline(_LONGEST):
+        if len(line) == _LONGEST:
+            raise MalformedError(f"not a table: a line has {_LONGEST:,} characters or more")
+        yield line
 
 
 def _rows(reader: Iterator[list[str]]) -> Iterator[list[str]]:

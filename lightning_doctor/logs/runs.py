@@ -66,7 +66,7 @@ class Run:
 def find_runs(path: Path) -> list[Run]:
     """Finds the runs at and below a path, in natural order; of several records of one run the richest.
 
-    Links to folders are not followed and hidden folders are passed over.
+    Links below it are not followed and hidden folders are passed over.
 
     Raises:
         MalformedError: Where the path is not a log; the message says what was looked for.
@@ -174,6 +174,8 @@ def _walk(top: Path) -> Iterator[Run]:
     for folder, inner, files in os.walk(top, onerror=unlisted):
         inner[:] = [name for name in inner if not name.startswith(".")]
         here = Path(folder)
+        # A log from elsewhere could point at any file of this machine.
+        files = [file for file in files if not (here / file).is_symlink()]
         name = here.relative_to(top).as_posix()
         events = tuple(here / file for file in sorted(files, key=natural) if _EVENTS in file)
         if REPORT in files:

@@ -116,7 +116,7 @@ class GradientTable:
         self._layouts.clear()
 
     def _lay_out(self, present: tuple[int, ...] | None, gradients: Sequence[Tensor]) -> _Layout:
-        self.sharded = are_sharded(gradients)
+        self.sharded = are_sharded([*self._parameters, *gradients])
         layers = tuple(self._layer(p) for p in self._parameters if p.grad is not None)
         self._layouts[present] = layout = _Layout(layers, are_alike(gradients))
         return layout

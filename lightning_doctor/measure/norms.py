@@ -7,6 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+# By these a tensor is known of which a rank holds a part: of a DTensor, of FSDP1, of ZeRO-3.
+_PARTS = ("full_tensor", "_fsdp_flattened", "ds_tensor")
+
 
 def norms(tensors: Sequence[Tensor], alike: bool) -> Tensor:
     """Returns the Euclidean norm of each tensor ``[len(tensors)]``, on the device of the first.
@@ -37,8 +40,12 @@ def are_alike(tensors: Sequence[Tensor]) -> bool:
 
 
 def are_sharded(tensors: Sequence[Tensor]) -> bool:
-    """Whether any holds only this rank's part, so that its norm is not the whole one's."""
-    return any(hasattr(tensor, "full_tensor") for tensor in tensors)
+    """Whether any holds only this rank's part, so that its norm is not the whole one's.
+
+    Of FSDP1 and of DeepSpeed's ZeRO-3 only parameters show it: the first marks them, the second leaves them empty and
+    hangs the part on them. A DTensor (FSDP2, tensor parallelism) is one whatever it holds.
+    """
+    return any(hasattr(tensor, mark) for tensor in tensors for mark in _PARTS)
 
 
 def _norm(tensor: Tensor) -> Tensor:

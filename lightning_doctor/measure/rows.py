@@ -11,6 +11,11 @@ from torch import Tensor
 
 from lightning_doctor.measure.batches import is_dense, leaves
 
+# Nothing is taken from these by index.
+_SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
+# Layouts of which rows can be taken; the compressed ones refuse.
+_CUT = (torch.strided, torch.sparse_coo)
+
 
 def tensors(batch: Any) -> list[Tensor]:
     """Returns the dense tensors of a batch that have a first dimension."""
@@ -44,7 +49,10 @@ def count_rows(batch: Any, batch_size: Any = None, samples: Any = None, least: i
         likely = [batch_size, samples % batch_size if isinstance(samples, int) else 0]
     else:
         likely = [len(tensor) for tensor in found if tensor.ndim == 1 and len(set(sizes)) == 1]
-    return next((rows for rows in likely if rows >= least and rows in sizes), None)
+    rows = next((rows for rows in likely if rows >= least and rows in sizes), None)
+    # Nobody can take rows of these, and without them a part of the batch is none.
+    whole = [len(tensor) for _, tensor in leaves(batch) if tensor.layout not in _CUT and tensor.ndim]
+    return None if rows in whole else rows
 
 
 def take(batch: Any, rows: int, index: Tensor) -> Any:
@@ -55,7 +63,7 @@ def take(batch: Any, rows: int, index: Tensor) -> Any:
 
     def chosen(part: Any) -> Any:
         if isinstance(part, Tensor):
-            return part.index_select(0, index.to(part.device)) if has_rows(part, rows) else part
+            return _taken(part, index) if has_rows(part, rows) else part
         if _names(part, rows):
             return [part[place] for place in index.tolist()]
         return [apply_to_collection(each, (Tensor, list), chosen) for each in part]
@@ -94,9 +102,20 @@ def join(batches: Sequence[Any], rows: int) -> Any | None:
             return parts
         make: Any = type(first)
         return make(*parts) if hasattr(first, "_fields") else tuple(parts)
-    return first if all(batch == first for batch in batches) else None
+    try:
+        return first if all(batch == first for batch in batches) else None
+    except Exception:  # noqa: BLE001
+        # Objects that hold tensors or arrays do not say whether they are equal.
+        return None
 
 
 def _names(part: Any, rows: int) -> bool:
     """Whether this is a list with a name for each row, such as where its file lies."""
     return isinstance(part, list) and len(part) == rows > 0 and all(isinstance(name, str) for name in part)
+
+
+def _taken(tensor: Tensor, index: Tensor) -> Tensor:
+    # Of unsigned numbers wider than a byte, as in medical images, only the bits can be taken.
+    if tensor.dtype in _SIGNED:
+        return _taken(tensor.view(_SIGNED[tensor.dtype]), index).view(tensor.dtype)
+    return tensor.index_select(0, index.to(tensor.device))

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any, NoReturn
 
 from lightning_doctor.jsonable import MalformedError
 from lightning_doctor.report import Report
 
 FILE_NAME = "doctor.json"
+# That of a network of a thousand layers takes some three millions.
+_MOST = 1 << 26
 
 
 def write(report: Report, folder: str | os.PathLike[str]) -> Path:
@@ -59,6 +62,12 @@ def read(path: str | os.PathLike[str]) -> Report:
     path = Path(path)
     if path.is_dir():
         path = path / FILE_NAME
+    status = path.stat()
+    if not S_ISREG(status.st_mode):
+        # A pipe or a device may never end.
+        raise MalformedError(f"{path} must be a file, and is a folder, a pipe or a device")
+    if status.st_size > _MOST:
+        raise MalformedError(f"{path} takes {status.st_size:,} bytes; no report takes more than {_MOST:,}")
     content = path.read_bytes()
     if not content.strip():
         raise MalformedError(f"{path} is empty")
