@@ -85,6 +85,7 @@ def dead_units(history: History, *, share: float = 0.5) -> Finding | None:
             "layer": layer,
             "dead": now,
             "dead_at_first": first,
+            "limit": share,
             **({} if how.reached is None else {"learned": how.reached}),
         },
         remedy=_remedy(history, worst, began=onset == series.steps[0]),

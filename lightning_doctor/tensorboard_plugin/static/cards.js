@@ -50,6 +50,7 @@ function contents(finding, { snapshot, source, symptoms, cause }) {
     h("p", { class: "summary" }, coded(finding.summary)),
     finding.remedy ? h("div", { class: "remedy" }, h("h4", {}, cause ? "What to do" : "If it stays"), h("p", {}, coded(finding.remedy))) : null,
     signals.length ? h("div", { class: "charts" }, signals.map((name) => chartOf(name, finding, snapshot))) : null,
+    signals.length && finding.no_level ? h("p", { class: "soft no-level" }, `No level is drawn: ${finding.no_level}.`) : null,
     evidence(finding),
     symptoms.length
       ? h(
