@@ -18,7 +18,7 @@ _LEVELS: dict[str, tuple[tuple[str | int, str], ...]] = {
     ),
     "collapsed_output": ((0, "first_spread"), (0, "limit"), ("output_level", "first_level")),
     "data_starved": (("data_wait", "limit"), ("data_wait_seconds", "seconds_allowed")),
-    "dead_units": ((0, "limit"), (0, "dead_at_first")),
+    "dead_units": ((0, "limit"), (0, "dead_at_first"), (0, "spread")),
     "distribution_mismatch": (("val_loss", "train"), ("val_loss", "holdout")),
     "diverging_loss": (("train_loss", "start"), ("train_loss", "best")),
     "double_sigmoid": (("train_loss", "floor_positive"), ("train_loss", "floor_negative")),

@@ -77,7 +77,7 @@ def snapshot(report: Report, detail: Detail | None = None) -> dict[str, Any]:
             for reason, codes in wording.by_reason(dict(list(report.unassessed.items())[:200])).items()
         ],
         "notes": [_block(note, detail.text) for note in report.notes[:20]],
-        "signals": _curves(report, findings, detail.points),
+        "signals": _curves(report, [*findings, *recovered], detail.points),
         "curvature": _curvature(report.history, detail),
         "figures": summarized(report, Path(), "").to_dict(),
     }
