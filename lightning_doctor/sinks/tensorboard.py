@@ -209,6 +209,7 @@ def _write_snapshot(logger: Any, data: bytes, step: int) -> None:
 
         # Its messages are a copy of the same that lacks the data class: what it does not know it keeps as it is.
         summary = OtherSummary.FromString(summary.SerializeToString())
+    # tensorboardX writes from a thread that a flush does not wait for: what is read of a live run is two minutes late.
     # A closed writer opens a new file for whatever comes next; only this method does so.
     experiment._get_file_writer().add_summary(summary, step)  # type: ignore[union-attr]
     experiment.flush()  # type: ignore[union-attr]
