@@ -28,6 +28,7 @@ export function lineChart({ title, curves, onset = null, levels = [], across = "
   const svg = s("svg", { class: "chart", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img" });
   svg.setAttribute("aria-label", described(title, lines, onset, kept, across));
   axes(svg, x, y, across);
+  if (y.empty) svg.append(s("text", { x: (LEFT + WIDTH - RIGHT) / 2, y: HEIGHT / 2, "text-anchor": "middle" }, "no finite value"));
   levelLines(svg, kept, y);
   if (onset !== null && onset >= x.low && onset <= x.high) {
     const place = x.place(onset);
@@ -84,8 +85,9 @@ function axes(svg, x, y, across) {
     );
   }
   for (const tick of x.ticks(4)) {
-    const place = x.place(tick);
-    svg.append(s("text", { class: "tick", x: place, y: HEIGHT - 8, "text-anchor": "middle" }, across === "step" ? count(tick) : figure(tick)));
+    const name = across === "step" ? count(tick) : figure(tick);
+    // The name of the last one stays inside.
+    svg.append(s("text", { class: "tick", x: Math.min(x.place(tick), WIDTH - 3.6 * name.length), y: HEIGHT - 8, "text-anchor": "middle" }, name));
   }
   svg.append(s("line", { class: "axis", x1: LEFT, x2: WIDTH - RIGHT, y1: HEIGHT - BOTTOM, y2: HEIGHT - BOTTOM }));
 }

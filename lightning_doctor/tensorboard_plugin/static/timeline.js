@@ -44,7 +44,8 @@ export function timeline(findings, recovered, last) {
   const rows = shown.map((finding) => {
     const [from, to] = span(finding, last);
     const bar = h("div", { class: `span severity-${severityOf(finding.severity)}${finding.recovered_at === null ? "" : " passed"}` });
-    bar.style.left = percent(from);
+    // What began with the last step is as wide as can be seen, inside its lane.
+    bar.style.left = `min(${percent(from)}, 100% - 6px)`;
     bar.style.width = percent(to - from);
     const track = h("div", { class: "lane" }, bar);
     const name = h("span", { class: `lane-name${finding.explained_by === null ? "" : " symptom"}` }, `${finding.code} ${finding.name.replaceAll("_", " ")}`);
