@@ -128,6 +128,9 @@ const inside = (inner, outer, what) => {
 for (const text of document.querySelectorAll("svg.chart text")) {
   if (text.checkVisibility()) inside(text, text.closest("svg"), `${text.closest("svg").ariaLabel} ${text.textContent}`);
 }
+for (const bar of document.querySelectorAll(".strip rect")) {
+  if (bar.checkVisibility()) inside(bar, bar.parentElement, bar.closest(".run").textContent);
+}
 for (const bar of document.querySelectorAll(".span")) inside(bar, bar.parentElement, bar.closest("li").textContent);
 for (const box of document.querySelectorAll(".tree .box")) inside(box, box.closest(".panel"), box.textContent);
 for (const name of document.querySelectorAll(".run-verdict")) {

@@ -33,9 +33,11 @@ export function lineChart({ title, curves, onset = null, levels = [], across = "
   if (onset !== null && onset >= x.low && onset <= x.high) {
     const place = x.place(onset);
     const late = place > WIDTH / 2;
+    // Under the marks of values that are not finite.
+    const height = all.every(([, value]) => Number.isFinite(value)) ? TOP + 2 : TOP + 14;
     svg.append(
       s("line", { class: "onset", x1: place, x2: place, y1: TOP - 4, y2: HEIGHT - BOTTOM }),
-      s("text", { class: "onset-name", x: place + (late ? -4 : 4), y: TOP + 2, "text-anchor": late ? "end" : "start" }, "onset"),
+      s("text", { class: "onset-name", x: place + (late ? -4 : 4), y: height, "text-anchor": late ? "end" : "start" }, "onset"),
     );
   }
   lines.forEach((line, index) => svg.append(path(line.points, x, y, index, lines.length > 1)));
