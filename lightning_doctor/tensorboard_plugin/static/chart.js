@@ -29,7 +29,6 @@ export function lineChart({ title, curves, onset = null, levels = [], across = "
   svg.setAttribute("aria-label", described(title, lines, onset, kept, across));
   axes(svg, x, y, across);
   if (y.empty) svg.append(s("text", { x: (LEFT + WIDTH - RIGHT) / 2, y: HEIGHT / 2, "text-anchor": "middle" }, "no finite value"));
-  levelLines(svg, kept, y);
   if (onset !== null && onset >= x.low && onset <= x.high) {
     const place = x.place(onset);
     const late = place > WIDTH / 2;
@@ -41,6 +40,8 @@ export function lineChart({ title, curves, onset = null, levels = [], across = "
     );
   }
   lines.forEach((line, index) => svg.append(path(line.points, x, y, index, lines.length > 1)));
+  // Over the curves: their names must be read.
+  levelLines(svg, kept, y);
   const readout = h("span", { class: "readout" }, ending(lines));
   follow(svg, lines, x, y, readout);
   return h(
