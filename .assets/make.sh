@@ -56,6 +56,6 @@ photograph 880 "$(cat height)" terminal.png "file://$work/screen.html"
 tensorboard --logdir doctor_demo/memorizing_sick --host 127.0.0.1 --port 6123 >tensorboard.log 2>&1 &
 board=$!
 timeout 60 bash -c 'until (exec 3<>/dev/tcp/127.0.0.1/6123) 2>/dev/null; do sleep 1; done'
-photograph 1200 640 tensorboard.png "http://127.0.0.1:6123/#text"
+photograph 1360 640 tensorboard.png "http://127.0.0.1:6123/#text"
 python "$assets/tab.py" doctor_demo
 ls -l "$assets"/*.png

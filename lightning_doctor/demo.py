@@ -101,7 +101,7 @@ def _show(reports: Iterable[tuple[Patient, Report]], folder: str) -> None:
             Text("\n").join(said) if said else Text("nothing ill", style="green"),
         )
     console.print(table)
-    console.print("The charts of each network, and the doctor's letter on it in the Text tab:")
+    console.print("Each network with its diagnosis, curves and evidence in the Doctor tab:")
     # Never wrapped: to be copied.
     console.print(Text(f"tensorboard --logdir {shlex.quote(folder)}", style="bold"), soft_wrap=True)
 

@@ -82,7 +82,9 @@ def test_the_table_shows_what_the_reports_say(shown: tuple[Path, Any]) -> None:
 
 def test_it_ends_with_the_command_that_opens_tensorboard(shown: tuple[Path, Any]) -> None:
     folder, done = shown
-    assert done.stdout.rstrip().endswith("tensorboard --logdir 'my logs'")
+    *_, said, command = done.stdout.rstrip().split("\n")
+    assert said.endswith("in the Doctor tab:")
+    assert command == "tensorboard --logdir 'my logs'"
     assert len(list(folder.glob("*/version_0/events.out.tfevents.*"))) == len(PATIENTS)
 
 

@@ -151,9 +151,12 @@ def test_every_command_exists(command: str, capsys: pytest.CaptureFixture[str]) 
     assert command in capsys.readouterr().out
 
 
-def test_its_files_exist_and_its_pictures_are_small() -> None:
+def test_its_files_and_headings_exist_and_its_pictures_are_small() -> None:
     root = Path(__file__).parents[1]
-    files = [link for link in re.findall(r'(?:\]\(|src=")([^)"]+)', README) if not link.startswith("http")]
+    links = [link for link in re.findall(r'(?:\]\(|src=")([^)"]+)', README) if not link.startswith("http")]
+    files = [link for link in links if not link.startswith("#")]
+    headings = {heading.lower().replace(" ", "-") for heading in re.findall(r"^#+ (.+)", README, flags=re.MULTILINE)}
+    assert {link[1:] for link in links if link.startswith("#")} <= headings
     assert len(files) > 4
     assert [file for file in files if not (root / file).is_file()] == []
     assert [file for file in files if file.endswith(".png") and (root / file).stat().st_size > 250_000] == []

@@ -101,7 +101,12 @@ def _alike(history: History, how: Standing, alike: float) -> Finding | None:
             summary=f"all weights of {layer} are zero, and stay so: no gradient gets through"
             if zero
             else f"all {units} units of {layer} put out the same and learn the same: they are one unit",
-            evidence={"layer": layer, "units": units, "looks": len(norms) if zero else len(equal)},
+            evidence={
+                "layer": layer,
+                "units": units,
+                "looks": len(norms) if zero else len(equal),
+                "limit": 0.0 if zero else alike,
+            },
             remedy=f"initialise {layer} at random (`{_init(history)}(layer.weight)`): only biases, and the weights of "
             "the last layer, may begin alike",
             onset=0,

@@ -106,6 +106,7 @@ def _finding(
         evidence={
             "spread": spread[1],
             "first_spread": spread[0],
+            "limit": limit,
             "level": level[1],
             "first_level": level[0],
             **({} if learned is None else {"learned": learned}),

@@ -57,12 +57,19 @@ def data_starved(
     steps = planned if isinstance(planned, int) and planned > 0 else history.last_step + 1
     accumulated = history.fact("trainer.accumulate_grad_batches", 1)
     lost = wait * steps * (accumulated if isinstance(accumulated, int) else 1)
-    if recent[len(recent) // 10] < share or wait < max(slow, row * size) or lost < matters:
+    longest = max(slow, row * size)
+    if recent[len(recent) // 10] < share or wait < longest or lost < matters:
         return None
     return Finding(
         severity=Severity.WARNING,
         summary=f"{usual:.0%} of the time goes by in waiting for data, {wait:.2g} s a batch",
-        evidence={"waiting_share": usual, "seconds_a_batch": wait, "seconds_in_all": lost},
+        evidence={
+            "waiting_share": usual,
+            "limit": share,
+            "seconds_a_batch": wait,
+            "seconds_allowed": longest,
+            "seconds_in_all": lost,
+        },
         remedy=_remedy(history, usual, lost),
         onset=shares.steps[0],
         signals=("data_wait", "data_wait_seconds"),

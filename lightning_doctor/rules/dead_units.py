@@ -85,6 +85,7 @@ def dead_units(history: History, *, share: float = 0.5) -> Finding | None:
             "layer": layer,
             "dead": now,
             "dead_at_first": first,
+            "limit": share,
             **({} if how.reached is None else {"learned": how.reached}),
         },
         remedy=_remedy(history, worst, began=onset == series.steps[0]),
@@ -111,7 +112,7 @@ def _whole_layer(history: History, entry: dict[str, Any]) -> Finding | None:
         severity=standing(history).unless_good(Severity.ERROR),
         summary=f"{what} for every sample {'from the start' if began else f'since step {since}'}: no gradient passes it"
         + ("" if output else ", and what follows puts out the same for every input"),
-        evidence={"layer": layer, "dead": 1.0, "since": since, "layers_cut_off": len(before)},
+        evidence={"layer": layer, "dead": 1.0, "spread": 0.0, "since": since, "layers_cut_off": len(before)},
         remedy=_remedy(history, entry, began=began),
         confidence=Confidence.CONFIRMED if newest else Confidence.SUSPECTED,
         onset=since,

@@ -71,7 +71,7 @@ def negative_loss(history: History, *, beyond: float = 0.05, below: float = 0.00
             severity=state.unless_good(Severity.ERROR),
             summary=f"{_spoken(head.loss)} with targets from {smallest:.3g} to {largest:.3g}, which are no "
             "probabilities: it has no minimum and can fall under zero for ever",
-            evidence={"loss": head.loss, "target_min": smallest, "target_max": largest},
+            evidence={"loss": head.loss, "target_min": smallest, "target_max": largest, "floor": 0.0},
             remedy=_remedy(head),
             onset=0,
             signals=("train_loss",),
@@ -87,7 +87,7 @@ def negative_loss(history: History, *, beyond: float = 0.05, below: float = 0.00
     return Finding(
         severity=state.unless_good(Severity.ERROR),
         summary=f"{_spoken(head.loss)} was {min(losses):.3g}, where it can never be under 0",
-        evidence={"loss": head.loss, "lowest": min(losses)},
+        evidence={"loss": head.loss, "lowest": min(losses), "floor": 0.0},
         remedy="give `nll_loss` the output of log_softmax, or use `cross_entropy` on the scores"
         if head.loss == "nll"
         else f"compare what {_spoken(head.loss)} is given with what it asks for: its inputs, targets or weights are "

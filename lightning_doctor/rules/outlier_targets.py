@@ -86,13 +86,19 @@ def outlier_targets(
     state = standing(history)
     usually = history.get("typical_error").finite()
     errors = stretch(usually, 0.7)
-    evidence: dict[str, float | int | str] = {"worst_share": carried, "worst_ratio": apart, "batches": len(seen)}
+    evidence: dict[str, float | int | str] = {
+        "worst_share": carried,
+        "share_allowed": share,
+        "worst_ratio": apart,
+        "ratio_allowed": ratio,
+        "batches": len(seen),
+    }
     if head.target_std > 0:
         farthest = max(head.target_range[1] - head.target_mean, head.target_mean - head.target_range[0])
         evidence |= {"target_std": head.target_std, "farthest_target": farthest}
     harmed = state.harmed
     if errors:
-        evidence["typical_error"] = median(errors)
+        evidence |= {"typical_error": median(errors), "error_allowed": usual}
         # What outliers do to the mean error hides how the usual sample does; a heavy tail takes its time to be learned.
         fresh = state.ended and usually.steps[-1] >= 0.7 * history.last_step
         settled = not state.improving and (state.share is None or state.share >= 0.4)

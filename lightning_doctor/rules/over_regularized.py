@@ -135,7 +135,8 @@ def _decayed(history: History, outweighs: float, shrunk: float) -> Finding | Non
         severity=Severity.WARNING,
         summary=f"weight decay of {decay:g} pulls with {weight:.2g} {against}: the norm of the weights fell from "
         f"{max(norms):.3g} to {now:.3g}",
-        evidence={"weight_decay": decay, "pull": weight, "largest_weight_norm": max(norms), "weight_norm": now},
+        evidence={"weight_decay": decay, "pull": weight, "largest_weight_norm": max(norms), "weight_norm": now}
+        | {"limit": shrunk * max(norms)},
         remedy=f"lower weight_decay from {decay:g} to {lower:.1g} or less, until the training data is learned",
         onset=0,
         signals=("weight_norm", "train_loss"),

@@ -70,6 +70,7 @@ def poor_minimum(history: History, *, risk: float = 0.05, blur: float = 0.05, le
             epsilon=probe.epsilon,
             lowest_curvature=probe.low.value,
             highest_curvature=probe.high.value,
+            limit=-probe.epsilon * (probe.high.value - probe.low.value),
             loss=probe.loss,
             samples=probe.samples,
             probed_at=probe.step,

@@ -105,7 +105,7 @@ def _duplicates(history: History, alike: float) -> Finding | None:
         severity=Severity.WARNING,
         summary=f"{usual:.0%} of the rows of a batch equal another row of it, and what is learned of them does not "
         "hold for others",
-        evidence={"duplicate_share": usual, "learned": held},
+        evidence={"duplicate_share": usual, "limit": alike, "learned": held},
         remedy="count the different rows of the training data: a sampler with replacement, copies, or an index that "
         "is cut short serve the same few",
         onset=history["duplicate_share"].steps[0],

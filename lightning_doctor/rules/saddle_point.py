@@ -84,6 +84,7 @@ def saddle_point(history: History, *, sigmas: float = 2.0) -> Finding | None:
             highest_curvature=probe.high.value,
             distance=way.distance,
             fall=way.fall,
+            loss_below=probe.loss - way.fall,
             share=_share(way, probe),
             standard_error=way.standard_error,
             samples=way.samples,

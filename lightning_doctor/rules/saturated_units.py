@@ -77,6 +77,7 @@ def saturated_units(history: History, *, share: float = 0.5) -> Finding | None:
             "layer": layer,
             "saturated": now,
             "saturated_at_first": series.values[0],
+            "limit": share,
             "preactivation_std": width,
             **({} if how.reached is None else {"learned": how.reached}),
         },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from statistics import median
 
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
@@ -79,7 +80,9 @@ def squared_error_on_classes(history: History, *, worse: float = 0.05, off: floa
     if state.skill is not None:
         evidence["skill"] = state.skill
     if state.learned is not None:
-        evidence["share_learned"] = state.learned
+        # The baseline that it is a share of, as it comes to stand under the recent loss.
+        baseline = median(history["baseline_loss"].finite().values[-3:])
+        evidence |= {"share_learned": state.learned, "limit": (1 + worse) * baseline}
     error = "an absolute error" if head.loss == "l1" else "a squared error"
     of = f"the {head.activation} outputs for" if squashed else "the scores of"
     loss = "cross_entropy" if head.columns > 1 else "binary_cross_entropy_with_logits"
@@ -113,7 +116,8 @@ def _numbered(history: History, head: LossHead, off: float) -> Finding:
     late = state.ended or state.share is None or state.share >= 0.4
     evidence: dict[str, float | int | str] = {"loss": head.loss, "classes": classes}
     if state.skill is not None:
-        evidence |= {"skill": state.skill, "usual_error": usual}
+        needed = 1 - (off / (0.674 * head.target_std)) ** 2
+        evidence |= {"skill": state.skill, "usual_error": usual, "skill_needed": needed}
     return Finding(
         severity=Severity.WARNING if late and usual > off else Severity.NOTE,
         summary=f"{classes} classes are to be met as the numbers 0 to {classes - 1}"

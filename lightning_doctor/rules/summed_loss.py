@@ -97,5 +97,5 @@ def summed_loss(history: History, *, room: float = 2.0) -> Finding | None:
         + (f", or divide lr by {samples:g}: {rate / samples:.2g}" if harms and rate is not None else "")
         + ("" if harms else f", with lr, weight decay and clipping for a gradient {samples:g} times smaller"),
         onset=0,
-        signals=("train_loss", "grad_norm"),
+        signals=("train_loss", "grad_norm", "learning_rate"),
     )

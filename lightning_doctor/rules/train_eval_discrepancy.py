@@ -76,7 +76,12 @@ def train_eval_discrepancy(
     validation = scores(history, "validation")
     good = validation is not None and max(validation.skills[-1:], default=0.0) >= GOOD
     batch = history.fact("data.batch_size")
-    evidence: dict[str, float | int | str] = {"ratio": median(ratios), "train_mode": trained, "eval_mode": evaluated}
+    evidence: dict[str, float | int | str] = {
+        "ratio": median(ratios),
+        "train_mode": trained,
+        "eval_mode": evaluated,
+        "limit": 1 / factor - 1,
+    }
     if isinstance(batch, int):
         evidence["batch_size"] = batch
     return Finding(

@@ -62,7 +62,7 @@ def uncertain_validation(history: History, *, coarse: float = 0.15) -> Finding |
     summary = f"{figure.name} rests on {samples} samples, which leaves it uncertain by {bar:.2f}{figure.of}"
     severity, fine, reach = Severity.NOTE, _FINE, bar
     if gain is not None and 0 < gain <= luck:
-        evidence |= {"gain": gain, "bar_of_best": luck, "passes": passes}
+        evidence |= {"gain": gain, "bar_of_best": luck, "passes": passes, "beyond_luck": figure.at(luck)}
         summary += f"; the {gain:.2f} that it gained may be luck, the best of {passes} passes being picked"
         fine, reach = gain, luck
         # A network that has not learned its training samples has other troubles.
@@ -92,6 +92,7 @@ class _Figure:
         of: What it is a share of, as the end of a clause.
         gain: What it has gained, as that share; None where that is not known.
         over_guessing: Whether that is counted from the best constant prediction on.
+        at: What the series would be at, by what it had gained, as that share.
         bar: How far it may be from the truth, as that share, by the number of figures that were looked at.
         signals: The series that show it.
     """
@@ -100,6 +101,7 @@ class _Figure:
     of: str
     gain: float | None
     over_guessing: bool
+    at: Callable[[float], float]
     bar: Callable[[int], float]
     signals: tuple[str, ...]
 
@@ -113,9 +115,14 @@ def _metric(history: History, samples: int) -> _Figure | None:
     falls = history.fact("validation.mode") == "min"
     shares = [1 - value / span if falls else value / span for value in values]
     guess = _guess(history)
-    gain = max(shares) - (shares[0] if guess is None else guess)
+    begun = shares[0] if guess is None else guess
+    gain = max(shares) - begun
+
+    def at(gained: float) -> float:
+        return span * (1 - begun - gained if falls else begun + gained)
+
     signals = ("val_metric", "val_loss")
-    return _Figure(name, " to either side", gain, guess is not None, _hoeffding(samples), signals)
+    return _Figure(name, " to either side", gain, guess is not None, at, _hoeffding(samples), signals)
 
 
 def _guess(history: History) -> float | None:
@@ -137,7 +144,9 @@ def _loss(history: History, samples: int) -> _Figure:
     bar = _hoeffding(samples) if error is None or gain is None else _normal(error / start)
     of = " of its start to either side"
     over_guessing = bool(baselines) and gain is not None and not history.fact("loss_head.weighted")
-    return _Figure("the validation loss", of, gain, over_guessing, bar, ("val_loss",))
+    return _Figure(
+        "the validation loss", of, gain, over_guessing, lambda gained: start * (1 - gained), bar, ("val_loss",)
+    )
 
 
 def _hoeffding(samples: int) -> Callable[[int], float]:

@@ -64,7 +64,7 @@ def _collapsed(history: History, scale: float) -> Finding | None:
         severity=standing(history).unless_good(Severity.WARNING),
         summary=f"the loss scale fell from {first:.3g} to {now:.3g}, and {skipped} steps were skipped: gradients are "
         "not finite in fp16 whatever the scale",
-        evidence={"first_scale": first, "scale": now, "skipped": skipped},
+        evidence={"first_scale": first, "scale": now, "limit": min(scale, first), "skipped": skipped},
         remedy='set `precision="bf16-mixed"`, or compute the layer that overflows in fp32',
         onset=onset,
         signals=("loss_scale", "scaler_skips"),
@@ -93,7 +93,14 @@ def _zeros(history: History, zeros: float) -> Finding | None:
         severity=standing(history).if_harmed(Severity.WARNING),
         summary=f"{share:.0%} of the gradient of {lost[0]} is exactly zero: its elements, {size:.1g} with the loss "
         f"scale, are as small as numbers get in fp16 ({len(lost)} of {len(shares)} layers)",
-        evidence={"layers": listed(lost), "zeros": share, "size": size, "loss_scale": scale, "smallest": _TINIEST},
+        evidence={
+            "layers": listed(lost),
+            "zeros": share,
+            "limit": zeros,
+            "size": size,
+            "loss_scale": scale,
+            "smallest": _TINIEST,
+        },
         remedy='set `precision="bf16-mixed"`, or scale the loss up before the backward pass',
         onset=next((step for step, v in zip(series.steps, series.values, strict=True) if v >= zeros), series.steps[-1]),
         signals=(f"zero_gradient_share/{lost[0]}", f"grad_norm/{lost[0]}", "loss_scale"),

@@ -78,6 +78,7 @@ def unshuffled_data(history: History, *, concentration: float = 0.3, same: float
     sorted_by = (drift - 1) / (size - 1) if size > 1 else 0.0
     evidence: dict[str, float | int | str] = {"label_drift": drift, "label_run": run, "concentration": sorted_by}
     if sorted_by >= concentration:
+        evidence["limit"] = 1 + concentration * (size - 1)
         severity = _severity(history, fixed, evidence)
         if severity is None:
             return None

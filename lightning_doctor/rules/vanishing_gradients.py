@@ -100,6 +100,7 @@ def vanishing_gradients(
             "last_norm": norms[last],
             "first_layer": early[0],
             "first_norm": norms[early[0]],
+            "limit": norms[last] / decay,
             "early_layers": listed(early),
             "early_reach": within,
             "last_reach": reaches[last],

@@ -16,7 +16,7 @@ from lightning_doctor.jsonable import to_jsonable
 from lightning_doctor.report import Report
 from lightning_doctor.sharpness import gauge, stability
 from lightning_doctor.sinks import wording
-from lightning_doctor.sinks.marks import levels
+from lightning_doctor.sinks.marks import levels, no_level
 
 VERSION = 1
 
@@ -77,7 +77,7 @@ def snapshot(report: Report, detail: Detail | None = None) -> dict[str, Any]:
             for reason, codes in wording.by_reason(dict(list(report.unassessed.items())[:200])).items()
         ],
         "notes": [_block(note, detail.text) for note in report.notes[:20]],
-        "signals": _curves(report, findings, detail.points),
+        "signals": _curves(report, [*findings, *recovered], detail.points),
         "curvature": _curvature(report.history, detail),
         "figures": summarized(report, Path(), "").to_dict(),
     }
@@ -118,6 +118,7 @@ def _finding(finding: Finding, detail: Detail) -> dict[str, Any]:
         "evidence": [[text(key), text(item)] for key, item in list(finding.evidence.items())[: detail.evidence]],
         "signals": [text(name) for name in finding.signals[:6]],
         "levels": levels(finding),
+        "no_level": no_level(finding),
     }
 
 

@@ -95,7 +95,7 @@ def _places(log_dir: str | os.PathLike[str] | None) -> Iterator[str]:
     if (folder / FILE_NAME).exists():
         yield f"report: {wording.one_line(folder / FILE_NAME)}"
     if next(folder.glob("events.out.tfevents.*"), None) is not None:
-        yield f"charts: tensorboard --logdir {wording.one_line(shlex.quote(str(folder)))}  # letter: Text tab"
+        yield f"charts: tensorboard --logdir {wording.one_line(shlex.quote(str(folder)))}  # Doctor tab"
 
 
 def _grid(rows: Sequence[tuple[RenderableType, RenderableType]]) -> Table:

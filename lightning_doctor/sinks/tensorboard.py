@@ -192,8 +192,8 @@ def _show_text(logger: Any, markdown: str, step: int) -> None:
 
 def _write_snapshot(logger: Any, data: bytes, step: int) -> None:
     experiment = getattr(logger, "experiment", None)
-    # Only PyTorch's writer: that of tensorboardX takes messages of its own kind.
-    if not type(experiment).__module__.startswith("torch.utils.tensorboard"):
+    package = type(experiment).__module__
+    if not package.startswith(("torch.utils.tensorboard", "tensorboardX")):
         return
     from tensorboard.compat.proto.summary_pb2 import DATA_CLASS_TENSOR, Summary, SummaryMetadata
     from tensorboard.compat.proto.tensor_pb2 import TensorProto
@@ -203,8 +203,15 @@ def _write_snapshot(logger: Any, data: bytes, step: int) -> None:
     # Without a data class TensorBoard's data provider does not list the tag.
     metadata = SummaryMetadata(plugin_data=plugin, data_class=DATA_CLASS_TENSOR)
     value = Summary.Value(tag=TAG, metadata=metadata, tensor=TensorProto(dtype=DT_STRING, string_val=[data]))
+    summary = Summary(value=[value])
+    if package.startswith("tensorboardX"):
+        from tensorboardX.proto.summary_pb2 import Summary as OtherSummary
+
+        # Its messages are a copy of the same that lacks the data class: what it does not know it keeps as it is.
+        summary = OtherSummary.FromString(summary.SerializeToString())
+    # tensorboardX writes from a thread that a flush does not wait for: what is read of a live run is two minutes late.
     # A closed writer opens a new file for whatever comes next; only this method does so.
-    experiment._get_file_writer().add_summary(Summary(value=[value]), step)  # type: ignore[union-attr]
+    experiment._get_file_writer().add_summary(summary, step)  # type: ignore[union-attr]
     experiment.flush()  # type: ignore[union-attr]
 
 

@@ -118,7 +118,8 @@ def patient(report: Report) -> str:
     if fact("model.class") is not None:
         words.append(one_line(fact("model.class")))
     if isinstance(fact("model.parameters"), int):
-        words.append(f"{fact('model.parameters'):,} parameters")
+        count = fact("model.parameters")
+        words.append(f"{count:,} parameter{'' if count == 1 else 's'}")
     optimizers = fact("optimizers")
     listed = optimizers if isinstance(optimizers, list) else []
     words += [one_line(o["class"]) for o in listed if isinstance(o, Mapping) and "class" in o]

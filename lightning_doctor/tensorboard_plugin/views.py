@@ -48,6 +48,8 @@ def compared(snapshots: Mapping[str, Read]) -> dict[str, Any]:
     if len(figures) > 1:
         comparison = compare(figures)
         headings, rows = tabulated(comparison)
+        # Each run has a verdict of its own there.
+        headings[-1] = "beside the others"
         outcome = {"headings": headings, "rows": rows, "lines": [comparison.order, *remarks(comparison)]}
     shown = ("state", "verdict", "stage", "patient", "conclusion", "end", "findings", "signals", "step", "cost")
     runs = [{"run": run, **{key: snapshot.get(key) for key in shown}} for run, snapshot in readable.items()]

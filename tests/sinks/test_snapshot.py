@@ -17,7 +17,7 @@ from lightning_doctor.history import Series
 from lightning_doctor.jsonable import MalformedError
 from lightning_doctor.report import Report
 from lightning_doctor.rules import all_rules
-from lightning_doctor.sinks.marks import _LEVELS, levels
+from lightning_doctor.sinks.marks import _LEVELS, _WITHOUT, levels, no_level
 from lightning_doctor.sinks.snapshot import VERSION, curve, snapshot, state
 from lightning_doctor.sinks.snapshot_bytes import CAP, encode, pack, unpack
 from tests.sinks.reports import NASTY, REPORTS, diverging, healthy, overfitting
@@ -96,6 +96,15 @@ def test_every_level_that_is_drawn_names_a_rule_its_signal_and_its_evidence():
         for signal, key in drawn:
             assert f'"{key}"' in sources[name] or f"{key}=" in sources[name], f"{name} has no evidence {key}"
             assert isinstance(signal, int) or f'"{signal}"' in sources[name], f"{name} has no signal {signal}"
+
+
+def test_every_rule_draws_a_level_or_says_why_it_has_none():
+    names = {rule.name for rule in all_rules()}
+    assert names == {*_LEVELS, *_WITHOUT}
+    assert not set(_LEVELS) & set(_WITHOUT)
+    finding = replace(overfitting().findings[0], name="constant_labels")
+    assert (levels(finding), no_level(finding)) == ({}, "it rests on the labels that were seen")
+    assert no_level(overfitting().findings[0]) == ""
 
 
 def test_a_level_that_is_no_finite_number_is_not_drawn():

@@ -5,13 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tensorboardX
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.loggers.logger import DummyExperiment, DummyLogger
+from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from tensorboard.context import RequestContext
 from tensorboard.plugins.custom_scalar import layout_pb2
 
 from lightning_doctor.sinks.letter import letter
-from lightning_doctor.sinks.snapshot_bytes import TAG, encode
+from lightning_doctor.sinks.snapshot import snapshot
+from lightning_doctor.sinks.snapshot_bytes import PLUGIN_NAME, TAG, encode, unpack
 from lightning_doctor.sinks.tensorboard import Letterbox
 from tests.sinks.reports import diverging, nasty
 
@@ -261,6 +266,24 @@ def test_a_snapshot_is_in_the_event_file_at_once_under_the_plugins_name_and_not_
     plugin = written.SummaryMetadata(TAG).plugin_data
     assert (plugin.plugin_name, plugin.content) == ("doctor", b'{"version": 1}')
     assert box.failures() == []
+
+
+def test_a_snapshot_by_a_writer_of_tensorboardx_is_listed_and_read_like_any_other(tmp_path: Path):
+    writer = tensorboardX.SummaryWriter(str(tmp_path))
+    box = Letterbox([Recorder(writer)])
+    box.snapshot(encode(nasty()), 1)
+    box.snapshot(encode(diverging()), 7)
+    # A thread of its own writes, as often as its writer was told to.
+    writer.close()
+    assert box.failures() == []
+    multiplexer = EventMultiplexer(tensor_size_guidance={PLUGIN_NAME: 1}).AddRunsFromDirectory(str(tmp_path)).Reload()
+    provider = MultiplexerDataProvider(multiplexer, str(tmp_path))
+    context = RequestContext()
+    # By the data provider, as the tab reads: it lists only what has a data class.
+    (listed,) = provider.list_tensors(context, experiment_id="", plugin_name=PLUGIN_NAME).values()
+    assert listed[TAG].max_step == 7
+    (series,) = provider.read_tensors(context, experiment_id="", plugin_name=PLUGIN_NAME, downsample=1).values()
+    assert unpack(series[TAG][-1].numpy.item()) == snapshot(diverging())
 
 
 def test_a_snapshot_after_the_writer_was_closed_is_written_all_the_same(board: TensorBoardLogger):

@@ -212,7 +212,7 @@ def test_the_summary_says_where_to_look_further(stderr: Callable[[], str], tmp_p
     assert "tensorboard" not in text
     (folder / "events.out.tfevents.1.host").touch()
     summarize(healthy(), log_dir=folder)
-    assert f"charts: tensorboard --logdir '{folder}'  # letter: Text tab\n" in stderr()
+    assert f"charts: tensorboard --logdir '{folder}'  # Doctor tab\n" in stderr()
 
 
 def test_a_folder_that_is_not_there_is_not_pointed_to(stderr: Callable[[], str], tmp_path: Path):

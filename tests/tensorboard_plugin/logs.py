@@ -20,6 +20,9 @@ from tests.clinic.programs import PAIRS
 from tests.clinic.variation import Variation
 from tests.runs import QUIET
 
+# Programs of the clinic: descent that overshoots and ends in NaN, the same that does not, a saddle, and the way by it.
+PROGRAMS = {"descent/sick": (25, True), "descent/cured": (25, False), "saddle": (133, True), "way by": (133, False)}
+
 
 class Logger:
     """What a letterbox needs of a logger."""

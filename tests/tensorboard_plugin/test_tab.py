@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,24 +21,7 @@ from lightning_doctor.sinks.snapshot import VERSION, snapshot
 from lightning_doctor.sinks.snapshot_bytes import encode, pack
 from tests.sinks.reports import NASTY, diverging, healthy, nasty
 from tests.tensorboard_plugin.chrome import Tab, tensorboard
-from tests.tensorboard_plugin.logs import crowded, plain, train, write
-
-# Programs of the clinic: descent that overshoots and ends in NaN, the same that does not, a saddle, and the way by it.
-PROGRAMS = {"descent/sick": (25, True), "descent/cured": (25, False), "saddle": (133, True), "way by": (133, False)}
-
-
-@pytest.fixture(scope="module")
-def reports(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Report]]:
-    folder = tmp_path_factory.mktemp("clinic")
-    told = {name: train(folder, name, number, sick=sick) for name, (number, sick) in PROGRAMS.items()}
-    plain(folder / "untreated")
-    return folder, told
-
-
-@pytest.fixture(scope="module")
-def board(reports: tuple[Path, dict[str, Report]]) -> Iterator[str]:
-    with tensorboard(reports[0]) as address:
-        yield address
+from tests.tensorboard_plugin.logs import PROGRAMS, crowded, plain, train, write
 
 
 def expected(report: Report) -> str:
@@ -162,96 +144,6 @@ def test_runs_are_compared_beside_each_other(tab: Tab, board: str, reports: tupl
     tab.wait(lambda: tab.text(".banner-run") == "way by")
     tab.keyed("compare none").click()
     assert tab.complaints() == []
-
-
-def test_everything_can_be_reached_and_done_by_keyboard(tab: Tab, board: str):
-    tab.open(board)
-    tab.browser.execute_script("document.body.focus()")
-    reached = []
-    for _ in range(40):
-        ActionChains(tab.browser).send_keys(Keys.TAB).perform()
-        reached.append(
-            tab.browser.execute_script("return document.activeElement.dataset.key ?? document.activeElement.className")
-        )
-    assert {"skip", "filter", "state ill", "run saddle", "compare saddle"} <= set(reached)
-    _, name = tab.texts(".run .name")[:2]
-    tab.browser.execute_script("document.querySelector('.run-button').focus()")
-    ActionChains(tab.browser).send_keys(Keys.ARROW_DOWN).send_keys(Keys.ENTER).perform()
-    tab.wait(lambda: tab.text(".banner-run") == name)
-    # Drawn anew, and the focus is where it was.
-    assert tab.browser.execute_script("return document.activeElement.dataset.key") == f"run {name}"
-
-
-def test_a_screen_reader_is_told_what_eyes_see(tab: Tab, board: str):
-    tab.open(board)
-    tab.choose("descent/sick")
-    assert tab.browser.execute_script("return document.documentElement.lang") == "en"
-    assert len(tab.all("h1")) == 1
-    assert len(tab.all("nav[aria-label], main")) == 2
-    assert tab.find("[role=status]") is not None
-    for chart in tab.all("svg.chart"):
-        assert chart.get_attribute("role") == "img"
-        assert chart.get_attribute("aria-label").startswith("Chart of")
-    assert tab.text(".run-button[aria-current=true] .run-name") == "Ill: descent/sick"
-    unnamed = [
-        node
-        for node in tab.all("button, input, summary")
-        if not (node.accessible_name or node.get_property("textContent").strip())
-    ]
-    assert unnamed == []
-
-
-def test_the_theme_is_that_of_tensorboard(tab: Tab, board: str):
-    tab.open(board)
-    ground = "return getComputedStyle(document.body).backgroundColor"
-    light = tab.browser.execute_script(ground)
-    outer = "window.parent.document.body.classList.toggle('dark-mode', arguments[0])"
-    tab.browser.execute_script(outer, True)
-    tab.wait(lambda: tab.browser.execute_script(ground) != light)
-    assert tab.browser.execute_script("return document.documentElement.className") == "dark"
-    tab.browser.execute_script(outer, False)
-    tab.wait(lambda: tab.browser.execute_script(ground) == light)
-
-
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_text_stands_out_from_its_ground(tab: Tab, board: str, dark: bool):
-    tab.open(board)
-    tab.choose("descent/sick")
-    tab.browser.execute_script("window.parent.document.body.classList.toggle('dark-mode', arguments[0])", dark)
-    tab.wait(lambda: tab.browser.execute_script("return document.documentElement.classList.contains('dark')") is dark)
-    faint = tab.browser.execute_script(CONTRAST)
-    tab.browser.execute_script("window.parent.document.body.classList.remove('dark-mode')")
-    assert faint == []
-
-
-# WCAG 2.2, 1.4.3: 4.5 to 1 between a text and the nearest ground that is not transparent.
-CONTRAST = """
-const channels = (text) => text.match(/[\\d.]+/g).map(Number);
-const light = (rgb) => {
-  const [r, g, b] = rgb.slice(0, 3).map((c) => (c /= 255) <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
-  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-};
-const ground = (node) => {
-  for (; node; node = node.parentElement) {
-    const rgba = channels(getComputedStyle(node).backgroundColor);
-    if (rgba.length === 3 || rgba[3] === 1) return rgba;
-  }
-  return [255, 255, 255];
-};
-const faint = new Set();
-const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-while (walker.nextNode()) {
-  const node = walker.currentNode.parentElement;
-  if (!walker.currentNode.data.trim() || !node.checkVisibility() || node.closest("script, style")) continue;
-  const style = getComputedStyle(node);
-  const paint = channels(node.closest("svg") ? style.fill : style.color);
-  const [one, other] = [light(paint), light(ground(node))].sort((a, b) => b - a);
-  const ratio = (one + 0.05) / (other + 0.05);
-  const name = node.className.baseVal ?? node.className;
-  if (ratio < 4.5) faint.add(`${ratio.toFixed(2)} ${name} ${walker.currentNode.data.slice(0, 30)}`);
-}
-return [...faint];
-"""
 
 
 @pytest.mark.parametrize("width", [1024, 1440])

@@ -12,7 +12,7 @@ const MOST_COMPARED = 12;
 // source: {list(known), run(name), compare(names), rule(code), live}
 export function start(root, source) {
   const side = h("nav", { class: "side-bar", "aria-label": "Runs" });
-  const main = h("main", { id: "report", tabindex: "-1" });
+  const main = h("main", { id: "report", tabindex: "-1", "aria-label": "Report" });
   const news = h("div", { class: "hidden", role: "status" });
   const skip = h("button", { type: "button", class: "skip button", "data-key": "skip", onclick: () => main.focus() }, "Skip to the report");
   root.append(h("h1", { class: "hidden" }, "Lightning doctor"), skip, side, main, news);

@@ -34,7 +34,7 @@ function card(finding, { snapshot, source, symptoms, open, cause }) {
     "summary",
     {},
     badge(finding.severity),
-    h(cause ? "h3" : "h4", {}, h("span", { class: "code" }, finding.code), " ", words(finding.name)),
+    h(cause ? "h3" : "h5", {}, h("span", { class: "code" }, finding.code), " ", words(finding.name)),
     finding.confidence === "suspected" ? h("span", { class: "chip" }, "suspected") : null,
     h("span", { class: "since" }, finding.recovered_at === null ? `since step ${finding.onset ?? finding.step}` : `passed by step ${finding.recovered_at}`),
   );
@@ -45,12 +45,15 @@ function card(finding, { snapshot, source, symptoms, open, cause }) {
 }
 
 function contents(finding, { snapshot, source, symptoms, cause }) {
+  // Under the heading of the card itself.
+  const heading = cause ? "h4" : "h6";
   const signals = finding.signals.filter((name) => Object.hasOwn(snapshot.signals, name)).slice(0, MOST_CHARTS);
   return [
     h("p", { class: "summary" }, coded(finding.summary)),
-    finding.remedy ? h("div", { class: "remedy" }, h("h4", {}, cause ? "What to do" : "If it stays"), h("p", {}, coded(finding.remedy))) : null,
+    finding.remedy ? h("div", { class: "remedy" }, h(heading, {}, cause ? "What to do" : "If it stays"), h("p", {}, coded(finding.remedy))) : null,
     signals.length ? h("div", { class: "charts" }, signals.map((name) => chartOf(name, finding, snapshot))) : null,
-    evidence(finding),
+    signals.length && finding.no_level ? h("p", { class: "soft no-level" }, `No level is drawn: ${finding.no_level}.`) : null,
+    evidence(finding, heading),
     symptoms.length
       ? h(
           "section",
@@ -74,10 +77,10 @@ export function chartOf(name, finding, snapshot) {
   });
 }
 
-function evidence(finding) {
+function evidence(finding, heading) {
   if (!finding.evidence.length) return null;
   const rows = finding.evidence.map(([key, value]) => h("div", {}, h("dt", {}, key.replaceAll("_", " ")), h("dd", {}, value)));
-  return h("div", { class: "evidence" }, h("h4", {}, "Evidence"), h("dl", {}, rows));
+  return h("div", { class: "evidence" }, h(heading, {}, "Evidence"), h("dl", {}, rows));
 }
 
 export function words(name) {

@@ -28,16 +28,20 @@ export function lineChart({ title, curves, onset = null, levels = [], across = "
   const svg = s("svg", { class: "chart", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img" });
   svg.setAttribute("aria-label", described(title, lines, onset, kept, across));
   axes(svg, x, y, across);
-  levelLines(svg, kept, y);
+  if (y.empty) svg.append(s("text", { x: (LEFT + WIDTH - RIGHT) / 2, y: HEIGHT / 2, "text-anchor": "middle" }, "no finite value"));
   if (onset !== null && onset >= x.low && onset <= x.high) {
     const place = x.place(onset);
     const late = place > WIDTH / 2;
+    // Under the marks of values that are not finite.
+    const height = all.every(([, value]) => Number.isFinite(value)) ? TOP + 2 : TOP + 14;
     svg.append(
       s("line", { class: "onset", x1: place, x2: place, y1: TOP - 4, y2: HEIGHT - BOTTOM }),
-      s("text", { class: "onset-name", x: place + (late ? -4 : 4), y: TOP + 2, "text-anchor": late ? "end" : "start" }, "onset"),
+      s("text", { class: "onset-name", x: place + (late ? -4 : 4), y: height, "text-anchor": late ? "end" : "start" }, "onset"),
     );
   }
   lines.forEach((line, index) => svg.append(path(line.points, x, y, index, lines.length > 1)));
+  // Over the curves: their names must be read.
+  levelLines(svg, kept, y);
   const readout = h("span", { class: "readout" }, ending(lines));
   follow(svg, lines, x, y, readout);
   return h(
@@ -84,8 +88,9 @@ function axes(svg, x, y, across) {
     );
   }
   for (const tick of x.ticks(4)) {
-    const place = x.place(tick);
-    svg.append(s("text", { class: "tick", x: place, y: HEIGHT - 8, "text-anchor": "middle" }, across === "step" ? count(tick) : figure(tick)));
+    const name = across === "step" ? count(tick) : figure(tick);
+    // The name of the last one stays inside.
+    svg.append(s("text", { class: "tick", x: Math.min(x.place(tick), WIDTH - 3.6 * name.length), y: HEIGHT - 8, "text-anchor": "middle" }, name));
   }
   svg.append(s("line", { class: "axis", x1: LEFT, x2: WIDTH - RIGHT, y1: HEIGHT - BOTTOM, y2: HEIGHT - BOTTOM }));
 }

@@ -35,17 +35,22 @@ function panel(key, title, ...content) {
   return h("section", { class: `panel ${key}`, "aria-labelledby": `title-${key}` }, h("h2", { id: `title-${key}` }, title), content);
 }
 
-function table({ headings, rows }) {
+function table({ headings, rows, runs }) {
+  const states = new Map(runs.map((run) => [run.run, stateOf(run.state)]));
   return h(
     "div",
     { class: "scroll", tabindex: "0", role: "group", "aria-label": "Figures of the runs" },
     h(
       "table",
       {},
-      h("thead", {}, h("tr", {}, headings.map((heading) => h("th", { scope: "col" }, heading)))),
-      h("tbody", {}, rows.map((row) => h("tr", {}, row.map((cell, index) => (index ? h("td", {}, cell) : h("th", { scope: "row" }, cell)))))),
+      h("thead", {}, h("tr", {}, [...headings, "its own report"].map((heading) => h("th", { scope: "col" }, heading)))),
+      h("tbody", {}, rows.map((row) => h("tr", {}, row.map((cell, index) => (index ? h("td", {}, cell) : h("th", { scope: "row" }, cell))), own(states.get(row[0]))))),
     ),
   );
+}
+
+function own(state) {
+  return h("td", {}, state === undefined ? null : h("span", { class: `state-line state-${state}` }, stateIcon(state), h("b", { class: "state-word" }, stateWord(state))));
 }
 
 function column(run, index, choose) {

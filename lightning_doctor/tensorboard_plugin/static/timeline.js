@@ -20,17 +20,17 @@ function gravest(findings) {
 export function strip(course, last) {
   const findings = course.map(([code, severity, onset, step, recovered_at]) => ({ code, severity, onset, step, recovered_at }));
   const x = linear(0, Math.max(1, last), 0, STRIP);
-  // The gravest lie over the others.
-  const bars = gravest(findings).reverse();
+  // The gravest lie over the others, and what has passed lies under what has not.
+  const bars = gravest(findings).reverse().sort((a, b) => (a.recovered_at === null) - (b.recovered_at === null));
   return s(
     "svg",
     { class: "strip", viewBox: `0 0 ${STRIP} 6`, preserveAspectRatio: "none", "aria-hidden": "true" },
     s("rect", { class: "track", x: 0, y: 2, width: STRIP, height: 2 }),
     bars.map((finding) => {
       const [from, to] = span(finding, last);
-      const width = Math.max(3, x.place(to) - x.place(from));
+      const width = Math.min(STRIP, Math.max(3, x.place(to) - x.place(from)));
       const place = Math.min(x.place(from), STRIP - width);
-      return s("rect", { class: `bar severity-${severityOf(finding.severity)}${finding.recovered_at === null ? "" : " passed"}`, x: place, y: 0, width, height: 6 });
+      return s("rect", { class: `bar severity-${severityOf(finding.severity)}${finding.recovered_at === null ? "" : " passed"}`, x: place, y: finding.recovered_at === null ? 0 : 1, width, height: finding.recovered_at === null ? 6 : 4 });
     }),
   );
 }
@@ -44,7 +44,8 @@ export function timeline(findings, recovered, last) {
   const rows = shown.map((finding) => {
     const [from, to] = span(finding, last);
     const bar = h("div", { class: `span severity-${severityOf(finding.severity)}${finding.recovered_at === null ? "" : " passed"}` });
-    bar.style.left = percent(from);
+    // What began with the last step is as wide as can be seen, inside its lane.
+    bar.style.left = `min(${percent(from)}, 100% - 6px)`;
     bar.style.width = percent(to - from);
     const track = h("div", { class: "lane" }, bar);
     const name = h("span", { class: `lane-name${finding.explained_by === null ? "" : " symptom"}` }, `${finding.code} ${finding.name.replaceAll("_", " ")}`);

@@ -97,7 +97,7 @@ function box(question, answer) {
   return h(
     "span",
     { class: "box" },
-    h("span", { class: "question" }, question, answer === undefined ? null : h("b", { class: "reply" }, answer.reply)),
+    h("span", { class: "question" }, question, answer === undefined ? null : [" ", h("b", { class: "reply" }, answer.reply)]),
     answer === undefined ? null : h("small", {}, answer.because),
   );
 }
