@@ -127,16 +127,17 @@ class Point:
         first, obstacle = self._samples.choosing[:1], ""
         # Without the others: what fails on one rank must not keep them waiting.
         own = self._land.own()
+        custom: list[str] = []
         try:
             hessian = own.hessian(first)
+            custom = hessian.custom_functions
             hessian(hessian.gradient)
-            checked = hessian.has_custom_functions
             hessian.release()
         except (RuntimeError, NotImplementedError) as error:
             if is_out_of_memory(error):
                 raise
-            obstacle, checked = _first_line(error), False
-        if not obstacle and checked:
+            obstacle = _first_line(error)
+        if not obstacle and custom:
             check = cross_check(own, first)
             if check.agrees is False:
                 obstacle = check.because
