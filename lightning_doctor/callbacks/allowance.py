@@ -11,13 +11,14 @@ from lightning_doctor.measure.rows import tensors
 
 # Memory that nobody misses [bytes].
 _SMALL = 1 << 25
-# What a product takes, its graph and what it leaves on its way, in activations of a forward pass, about.
-_PRODUCT = 3.2
-# Vectors over the weights that a probe holds beside those of its products: the copy's, flat and not, a gradient in
-# its graph and flat, a preconditioner, and what a product and its orthogonalisation leave on their way.
-_VECTORS = 12
-# Products with the Hessian, each of which keeps a vector.
-_LEAST_PRODUCTS, _MOST_PRODUCTS = 16, 100
+# What a product takes, its graph and what it leaves on its way, in activations of a forward pass that can be
+# differentiated twice, about: measured as 3.2 for convolutions and 3.4 for attention.
+_PRODUCT = 3.4
+# Vectors over the weights that a probe holds beside those of its products: the copy's, a gradient, and the rows of a
+# product on its way.
+_VECTORS = 3
+# Products with the Hessian, each of which keeps a vector; and how few will do where that keeps the limit.
+_LEAST_PRODUCTS, _FEWEST_PRODUCTS, _MOST_PRODUCTS = 16, 10, 100
 
 
 class Allowance:
@@ -28,7 +29,7 @@ class Allowance:
     """
 
     def __init__(self) -> None:
-        self._known: dict[Any, float] = {}
+        self._known: dict[Any, tuple[float, float]] = {}
 
     def fit(self, point: Point, samples: Supply, own: Sample, rows: int | None, meeting: Meeting) -> tuple[Supply, int]:
         """Returns as many of the samples as fit, and how many products.
@@ -40,26 +41,30 @@ class Allowance:
             rows: Its samples; None where unknown.
             meeting: Where ranks meet: they measure together or not at all.
         """
-        activations, vector = self._activations(point, own, rows, meeting), point.weight_bytes()
+        (activations, twice), vector = self._activations(point, own, rows, meeting), point.weight_bytes()
         # Gradients come as activations go.
         step = max(activations, vector)
         limit = max(_SMALL, 2 * step)
         room = limit - (_VECTORS + _LEAST_PRODUCTS) * vector
         if room <= 0:
             room = step
-        while (taken := _PRODUCT * activations * _batches(samples, rows)) > room:
+        while (taken := _PRODUCT * twice * _batches(samples, rows)) > room:
             fewer = halved(samples)
             if fewer is None:
                 break
             samples = fewer
         most = int((limit - taken) // vector) - _VECTORS
-        return samples, max(_LEAST_PRODUCTS, min(_MOST_PRODUCTS, most))
+        least = _FEWEST_PRODUCTS if most >= _FEWEST_PRODUCTS else _LEAST_PRODUCTS
+        return samples, max(least, min(_MOST_PRODUCTS, most))
 
-    def _activations(self, point: Point, own: Sample, rows: int | None, meeting: Meeting) -> float:
+    def _activations(self, point: Point, own: Sample, rows: int | None, meeting: Meeting) -> tuple[float, float]:
+        """Returns those of a step, and those of a forward pass that can be differentiated twice [bytes]."""
         shape = tuple((tuple(tensor.shape), tensor.dtype) for tensor in tensors(own[0]))
         if meeting.number(float(shape in self._known), point.device) < 1:
             count = max(1, (rows or 0) // FEWEST)
-            self._known[shape] = count * point.activation_bytes(cut(own, rows, count)[0])
+            part = cut(own, rows, count)[0]
+            once, twice = point.activation_bytes(part), point.activation_bytes(part, twice=True)
+            self._known[shape] = count * once, count * twice
         return self._known[shape]
 
 

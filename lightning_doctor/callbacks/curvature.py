@@ -237,7 +237,7 @@ class CurvatureProbe(Monitor):
 def _preconditioned(case: Case, point: Point, most: int) -> float:
     """Returns the largest eigenvalue as the optimizer meets it; NaN for one that has no preconditioner."""
     diagonal = preconditioner(case.run.optimizers[0], _trained(case), point.whole)
-    return math.nan if diagonal is None else point.preconditioned(diagonal, most)
+    return math.nan if diagonal is None else point.preconditioned(diagonal.to(point.dtype).sqrt_(), most)
 
 
 def _trained(case: Case) -> list[Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -20,10 +21,13 @@ from lightning_doctor.measure.halves import half_norms
 from lightning_doctor.measure.hessian import DifferencedHessian
 from lightning_doctor.measure.lanczos import ends
 from lightning_doctor.measure.sharpness import batch_sharpness, preconditioned, step_ratio
+from lightning_doctor.measure.twice import twice_differentiable
 from lightning_doctor.measure.verdict import CriticalPoint, judge
 
 # Of a preconditioned spectrum only the largest eigenvalue is wanted: negative ones matter where they are as large.
 _LARGEST, _MOST_LARGEST = 0.5, 30
+# Vectors that scaling takes: the diagonal, and what it has scaled.
+_SCALED = 2
 # Pairs of gradients, of whose noise they tell.
 _PAIRS = 4
 # Of a line, on each side of where the weights are.
@@ -70,12 +74,17 @@ class Point:
             raise Unrehearsable(str(error)) from error
         self.whole = self._meeting.whole
         self._samples = samples
-        self._gradient = self._land.weights
+        self._gradient = self._land.like
         self.backend = "exact"
         self.notes: list[str] = []
 
-    def activation_bytes(self, sample: Sample) -> float:
-        """Returns what a forward pass of a batch keeps for its backward pass [bytes]."""
+    def activation_bytes(self, sample: Sample, *, twice: bool = False) -> float:
+        """Returns what a forward pass of a batch keeps for its backward pass [bytes].
+
+        Args:
+            sample: The batch.
+            twice: Whether the backward pass must have one of its own, for which attention keeps more.
+        """
         kept: dict[int, int] = {}
         weights = {parameter.untyped_storage().data_ptr() for parameter in self._land.parameters}
 
@@ -86,7 +95,8 @@ class Point:
             # Detached: an output that its own node keeps would never be let go.
             return tensor.detach()
 
-        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        kernels = twice_differentiable() if twice else nullcontext()
+        with kernels, torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
             self._land.own().gradient([sample])
         own = sum(size for place, size in kept.items() if place not in weights)
         return self._meeting.number(own, self.device)
@@ -94,11 +104,16 @@ class Point:
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self._land.weights.device
+        return self._land.like.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of vectors over the parameters."""
+        return self._land.like.dtype
 
     def weight_bytes(self) -> int:
         """Returns the size of a vector over the parameters [bytes]."""
-        return self._land.weights.nbytes
+        return self._land.like.nbytes
 
     def prepare(self) -> None:
         """Finds a way to products with the Hessian, and notes which in ``backend``.
@@ -112,16 +127,17 @@ class Point:
         first, obstacle = self._samples.choosing[:1], ""
         # Without the others: what fails on one rank must not keep them waiting.
         own = self._land.own()
+        custom: list[str] = []
         try:
             hessian = own.hessian(first)
+            custom = hessian.custom_functions
             hessian(hessian.gradient)
-            checked = hessian.has_custom_functions
             hessian.release()
         except (RuntimeError, NotImplementedError) as error:
             if is_out_of_memory(error):
                 raise
-            obstacle, checked = _first_line(error), False
-        if not obstacle and checked:
+            obstacle = _first_line(error)
+        if not obstacle and custom:
             check = cross_check(own, first)
             if check.agrees is False:
                 obstacle = check.because
@@ -168,7 +184,8 @@ class Point:
 
     def noise_scale(self) -> NoiseScale | str:
         """Returns the gradient noise scale, from halves of batches or pairs of them; else why there is none."""
-        rows = self._samples.sizes[0]
+        # Of the last batch: the first may have been halved, for the memory of products.
+        rows = self._samples.sizes[-1]
         if rows is None:
             return "the first dimension of the batch is not known to be that of its samples"
         alike = zip(self._samples.batches, self._samples.sizes, strict=True)
@@ -186,11 +203,14 @@ class Point:
         size = (rows // count if cuts else rows) * self._meeting.world
         return noise_scale(small, big, size, 2 * size)
 
-    def preconditioned(self, diagonal: Tensor, most: int) -> float:
-        """Returns the largest eigenvalue of P^½HP^½ for a diagonal P [n], by at most so many products; NaN for none."""
+    def preconditioned(self, root: Tensor, most: int) -> float:
+        """Returns the largest eigenvalue of P^½HP^½ for a diagonal P^½ [n]; NaN for none.
+
+        By at most so many products, less those whose memory the diagonal and what it scales take.
+        """
         hessian = self._hessian(self._samples.choosing[:1])
-        product = preconditioned(hessian, diagonal.to(self._land.weights))
-        found = ends(product, self._land.weights, share=_LARGEST, most=min(most, _MOST_LARGEST))
+        product = preconditioned(hessian, root.to(self._land.like))
+        found = ends(product, self._land.like, share=_LARGEST, most=min(most - _SCALED, _MOST_LARGEST))
         hessian.release()
         return math.nan if found is None else found.high
 

@@ -55,7 +55,7 @@ def classify_critical_point(
         most=most,
     )
     point = replace(point, samples=samples(chosen), tested=_total(tested))
-    if hessian.has_custom_functions and point.kind != "slope":
+    if hessian.custom_functions and point.kind != "slope":
         check = cross_check(land, chosen)
         if not check.agrees:
             return replace(point, kind="inconclusive", because=check.because)

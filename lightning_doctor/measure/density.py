@@ -92,7 +92,7 @@ def density(
     found: list[tuple[float, float]] = []
     products = done = 0
     while done < runs and (not done or may_go_on()):
-        space = Krylov(product, random_start(like, generator))
+        space = Krylov(product, random_start(like, generator), most=steps)
         space.extend()
         while len(space) < steps and not space.is_invariant and may_go_on():
             space.extend()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import Node
+from torch.autograd.graph import Node, get_gradient_edge
+
+# The node that `once_differentiable` leaves in the graph of a gradient.
+_ERROR = "torch::autograd::Error"
 
 
 class Curvature(Protocol):
@@ -41,15 +44,21 @@ class Hessian:
 
     def __init__(self, loss: Tensor, parameters: Sequence[Tensor]) -> None:
         self._parameters = list(parameters)
-        self.has_custom_functions = has_custom_functions(loss)
-        """Whether a custom ``autograd.Function`` is in the loss, which may drop curvature silently."""
+        self.custom_functions = custom_functions(loss)
+        """Names of custom ``autograd.Function`` in the loss, which may drop curvature silently."""
         # Never `backward(create_graph=True)`: the gradients it leaves behind refer to the graph, and it to them.
         gradients = torch.autograd.grad(loss, self._parameters, create_graph=True, allow_unused=True)
+        # Products would pass by the error that `once_differentiable` leaves for them: it leads to no parameter.
+        if self.custom_functions and any(node.name() == _ERROR for node in _nodes(gradients)):
+            raise RuntimeError(f"once_differentiable among {', '.join(self.custom_functions)}")
         dtype = vector_dtype(self._parameters)
         self.gradient = flat([None if g is None else g.detach() for g in gradients], self._parameters, dtype)
         self.products = 0
         # A parameter that enters linearly and alone has a gradient without a graph: its row of the Hessian is zero.
-        self._curved = [(i, g) for i, g in enumerate(gradients) if g is not None and g.requires_grad]
+        # Of the others where they stand in the graph is enough: as large as the weights, they are let go.
+        self._curved = [
+            (i, get_gradient_edge(g), g.dtype) for i, g in enumerate(gradients) if g is not None and g.requires_grad
+        ]
 
     @property
     def size(self) -> int:
@@ -63,9 +72,9 @@ class Hessian:
             return torch.zeros_like(self.gradient)
         parts = unflat(vector, self._parameters)
         rows = torch.autograd.grad(
-            [gradient for _, gradient in self._curved],
+            [edge for _, edge, _ in self._curved],
             self._parameters,
-            [parts[i].to(gradient.dtype) for i, gradient in self._curved],
+            [parts[i].to(gradient_dtype) for i, _, gradient_dtype in self._curved],
             retain_graph=True,
             allow_unused=True,
         )
@@ -116,20 +125,28 @@ class DifferencedHessian:
         """Does nothing: there is no graph."""
 
 
-def has_custom_functions(loss: Tensor) -> bool:
-    """Whether a custom ``autograd.Function`` is in the graph of a loss."""
+def custom_functions(loss: Tensor) -> list[str]:
+    """Returns the names of custom ``autograd.Function`` in the graph of a loss, each once."""
     # Not in that of its gradient: a function that drops all curvature is not in there.
-    waiting: list[Node | None] = [loss.grad_fn]
+    names = {
+        type(node).__name__.removesuffix("Backward")
+        for node in _nodes([loss])
+        if isinstance(node, torch.autograd.function.BackwardCFunction)
+    }
+    return sorted(names)
+
+
+def _nodes(tensors: Sequence[Tensor | None]) -> Iterator[Node]:
+    """Walks the graph of some tensors, each node once."""
+    waiting: list[Node | None] = [tensor.grad_fn for tensor in tensors if tensor is not None]
     seen: set[Node] = set()
     while waiting:
         node = waiting.pop()
         if node is None or node in seen:
             continue
-        if isinstance(node, torch.autograd.function.BackwardCFunction):
-            return True
+        yield node
         seen.add(node)
         waiting.extend(following for following, _ in node.next_functions)
-    return False
 
 
 def step_length(weights: Tensor, resolution: float | None = None) -> float:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 Product = Callable[[Tensor], Tensor]
 # Vectors of the basis that are kept in one block: growth copies nothing, and no more than a block lies idle.
-_BLOCK = 8
+_BLOCK = 4
 # Rounding of a product and of taking it apart, in units of the dtype's resolution and of the spectral range.
 _ROUNDING = 10.0
 
@@ -26,10 +26,12 @@ class Krylov:
     Args:
         product: A symmetric operator on vectors ``[n]``.
         start: ``[n]``, not zero; lends dtype and device.
+        most: How many products there will be at most, so that no more memory is taken than they need; None for any.
     """
 
-    def __init__(self, product: Product, start: Tensor) -> None:
+    def __init__(self, product: Product, start: Tensor, *, most: int | None = None) -> None:
         self._product = product
+        self._most = most
         self._next = start / start.norm()
         self._blocks: list[Tensor] = []
         self._resolution = float(torch.finfo(start.dtype).eps)
@@ -54,18 +56,14 @@ class Krylov:
         Raises:
             ArithmeticError: Where the product is not finite.
         """
-        vector = self._next
+        count = len(self)
+        # Large vectors: no more of them at once than must be, in a product above all.
+        vector = self._next = self._kept(self._next, count)
         image = self._product(vector)
         size = float(image.norm())
         if not math.isfinite(size):
             raise ArithmeticError("a product with the Hessian is not finite")
         self._largest = max(self._largest, size)
-        count = len(self)
-        if count % _BLOCK == 0:
-            self._blocks.append(vector.new_empty(_BLOCK, vector.numel()))
-        self._blocks[-1][count % _BLOCK] = vector
-        # Large vectors: no more of them at once than must be.
-        vector = self._next = self._basis_vector(count)
         own = float(vector @ image)
         rest = torch.sub(image, vector, alpha=own)
         del image
@@ -98,6 +96,14 @@ class Krylov:
         for block, part in zip(self._blocks, torch.split(coefficients.to(self._next), _BLOCK), strict=True):
             mixed.addmv_(block[: len(part)].T, part)
         return mixed.div_(mixed.norm())
+
+    def _kept(self, vector: Tensor, count: int) -> Tensor:
+        """Adds a vector to the basis of so many; returns it where it is kept."""
+        if count % _BLOCK == 0:
+            room = _BLOCK if self._most is None else max(1, min(_BLOCK, self._most - count))
+            self._blocks.append(vector.new_empty(room, vector.numel()))
+        kept = self._blocks[-1][count % _BLOCK]
+        return kept.copy_(vector)
 
     def _basis_vector(self, index: int) -> Tensor:
         return self._blocks[index // _BLOCK][index % _BLOCK]
@@ -207,7 +213,7 @@ def ends(
     """
     if like.numel() == 0:
         return None
-    space = Krylov(product, random_start(like, torch.Generator().manual_seed(seed)))
+    space = Krylov(product, random_start(like, torch.Generator().manual_seed(seed)), most=most)
     while True:
         space.extend()
         values, vectors = space.ritz()

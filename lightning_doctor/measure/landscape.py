@@ -40,11 +40,15 @@ class Landscape:
         self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         if not self.parameters:
             raise ValueError("no parameter of the module requires gradients")
-        self.weights = flat(
-            [parameter.detach() for parameter in self.parameters], self.parameters, vector_dtype(self.parameters)
-        )
-        """The weights ``[n]``."""
-        self._start = unflat(self.weights, self.parameters)
+        size = sum(parameter.numel() for parameter in self.parameters)
+        first = self.parameters[0]
+        self.like = torch.zeros((), dtype=vector_dtype(self.parameters), device=first.device).expand(size)
+        """Zeros in the form of a vector over the weights ``[n]``, which take no memory."""
+
+    @property
+    def weights(self) -> Tensor:
+        """A copy of the weights ``[n]``."""
+        return flat([parameter.detach() for parameter in self.parameters], self.parameters, self.like.dtype)
 
     def hessian(self, batch: Any) -> Hessian:
         """Returns products with the Hessian of the loss of a batch."""
@@ -64,7 +68,7 @@ class Landscape:
     def _gradient(self, batch: Any, offset: Tensor | None, by: Callable[[Tensor], Sequence[Tensor | None]]) -> Tensor:
         with self._undisturbed(), self._moved(offset), torch.enable_grad():
             rows = by(self._loss(self._module, batch))
-        return flat(rows, self.parameters, self.weights.dtype)
+        return flat(rows, self.parameters, self.like.dtype)
 
     def _by_grad(self, loss: Tensor) -> Sequence[Tensor | None]:
         return torch.autograd.grad(loss, self.parameters, allow_unused=True)
@@ -94,16 +98,16 @@ class Landscape:
         if offset is None:
             yield
             return
+        # Not before they are moved: while products are taken, memory is short.
+        starts = [parameter.detach().clone() for parameter in self.parameters]
         try:
             with torch.no_grad():
-                for weight, start, part in zip(
-                    self.parameters, self._start, unflat(offset, self.parameters), strict=True
-                ):
+                for weight, start, part in zip(self.parameters, starts, unflat(offset, self.parameters), strict=True):
                     weight.copy_(start + part)
             yield
         finally:
             with torch.no_grad():
-                for weight, start in zip(self.parameters, self._start, strict=True):
+                for weight, start in zip(self.parameters, starts, strict=True):
                     weight.copy_(start)
 
     @contextmanager

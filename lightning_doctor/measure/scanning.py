@@ -109,7 +109,7 @@ def step_scan(module: nn.Module, batch: Any, loss: Loss, update: Sequence[Tensor
     shapes = [tuple(parameter.shape) for parameter in land.parameters]
     if [tuple(part.shape) for part in update] != shapes:
         raise ValueError(f"update must have the shapes {shapes}, got {[tuple(part.shape) for part in update]}")
-    offset = flat(update, land.parameters, land.weights.dtype)
+    offset = flat(update, land.parameters, land.like.dtype)
     return scan(lambda factor: land.losses([batch], factor * offset)[0])
 
 

@@ -55,17 +55,16 @@ def step_ratio(hessian: Curvature, update: Tensor) -> float | None:
     return rayleigh(hessian, update) * float(update @ update) / (-2 * slope)
 
 
-def preconditioned(product: Product, diagonal: Tensor, decay: float = 0.0) -> Product:
+def preconditioned(product: Product, root: Tensor, decay: float = 0.0) -> Product:
     """Returns products with P^½(H + d)P^½: symmetric, with the eigenvalues of P(H + d).
 
     Those are what stability is about where steps are −lr·P·m (Cohen et al. 2022, arXiv 2207.14484).
 
     Args:
         product: With H.
-        diagonal: Of P ``[n]``, not negative.
+        root: The diagonal of P^½ ``[n]``, not negative.
         decay: d, a coupled weight decay.
     """
-    root = diagonal.sqrt()
 
     def through(vector: Tensor) -> Tensor:
         scaled = root * vector

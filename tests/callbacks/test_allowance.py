@@ -25,7 +25,7 @@ class FakePoint:
     def __init__(self, sample_bytes: int, weight_bytes: int) -> None:
         self.sample_bytes, self._weight_bytes = sample_bytes, weight_bytes
 
-    def activation_bytes(self, sample: Sample) -> float:
+    def activation_bytes(self, sample: Sample, *, twice: bool = False) -> float:
         return float(len(sample[0]) * self.sample_bytes)
 
     def weight_bytes(self) -> int:
@@ -49,15 +49,32 @@ def test_a_small_model_is_looked_at_with_all_samples_and_products() -> None:
 
 def test_large_activations_halve_the_samples_until_a_product_fits_into_two_steps() -> None:
     samples, most = fit(FakePoint(sample_bytes=8 * MIB, weight_bytes=MIB), batches())
-    # A step is 256 MiB; 16 samples take 3.2 · 128 MiB of 512, 32 would take 819.
+    # A step is 256 MiB; 16 samples take 3.4 · 128 MiB of 512, 32 would take 870.
     assert samples.rows == 16
-    assert most == int(512 - 3.2 * 128) - 12
+    assert most == int(512 - 3.4 * 128) - 3
 
 
 def test_many_weights_and_few_samples_leave_the_graph_the_memory_of_a_step() -> None:
     samples, most = fit(FakePoint(sample_bytes=16 * MIB, weight_bytes=64 * MIB), batches(rows=8))
-    # No batch is cut under eight samples: 3.2 · 128 MiB.
+    # No batch is cut under eight samples: 3.4 · 128 MiB.
     assert (samples.rows, most) == (8, 16)
+
+
+def test_fewer_products_are_made_where_that_keeps_the_limit() -> None:
+    samples, most = fit(FakePoint(sample_bytes=5 * MIB, weight_bytes=11 * MIB), batches())
+    # A step is 160 MiB; eight samples take 3.4 · 40 of 320 MiB, and 13 products and 3 vectors more the rest.
+    assert (samples.rows, most) == (8, int((320 - 136) / 11) - 3)
+    assert most < 16
+
+
+def test_attention_that_can_be_differentiated_twice_counts_by_what_it_keeps() -> None:
+    class Twice(FakePoint):
+        def activation_bytes(self, sample: Sample, *, twice: bool = False) -> float:
+            return super().activation_bytes(sample) * (4 if twice else 1)
+
+    plain, _ = fit(FakePoint(sample_bytes=8 * MIB, weight_bytes=MIB), batches(rows=64))
+    more, _ = fit(Twice(sample_bytes=8 * MIB, weight_bytes=MIB), batches(rows=64))
+    assert (plain.rows, more.rows) == (32, 8)
 
 
 def test_small_batches_that_were_joined_are_measured_by_the_runs_own() -> None:
@@ -72,9 +89,9 @@ def test_activations_are_measured_once_for_each_shape_of_a_batch(
     measured: list[torch.Size] = []
     original = Point.activation_bytes
 
-    def measure(point: Point, sample: Sample) -> float:
+    def measure(point: Point, sample: Sample, **options: bool) -> float:
         measured.append(sample[0][0].shape)
-        return original(point, sample)
+        return original(point, sample, **options)
 
     monkeypatch.setattr(Point, "activation_bytes", measure)
     # A slow machine would not probe as often.
@@ -85,5 +102,5 @@ def test_activations_are_measured_once_for_each_shape_of_a_batch(
     trainer(tmp_path, probe, max_epochs=6).fit(DigitsNet(), digits())
     assert probe.report is not None
     assert len(probe.report.history["curvature/loss"].values) >= 2
-    # A quarter of a batch of 32.
-    assert measured == [torch.Size([8, 64])]
+    # A quarter of a batch of 32, for a step and for products.
+    assert measured == [torch.Size([8, 64])] * 2

@@ -7,14 +7,19 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins import MixedPrecision
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_doctor import Doctor
 from lightning_doctor.budget import Budget
-from lightning_doctor.callbacks.curvature import CurvatureProbe
+from lightning_doctor.callbacks.curvature import GAUGES, CurvatureProbe
 from lightning_doctor.history import History
+from lightning_doctor.sinks.curvature import DENSITY_TAG, LINE_TAG
+from lightning_doctor.sinks.tensorboard import SPECTRUM_TAG
 from tests.runs import DigitsNet, digits, fit, trainer
 
 
@@ -246,6 +251,45 @@ def test_other_precisions_are_probed_too(tmp_path: Path, precision: str) -> None
     assert found["high"]["value"] > 0
 
 
+def test_fp16_under_a_scaler_is_probed_too(tmp_path: Path) -> None:
+    plugin = MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu", init_scale=1024.0))
+    found = verdict(probed(tmp_path, DigitsNet(), plugins=[plugin]))
+    assert found["backend"] == "exact"
+    assert found["high"]["value"] > 0
+
+
+class OnceInFloat32(Once):
+    """Nor is it made for float64, in which it could be differenced."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        if x.dtype == torch.float64:
+            raise TypeError("no kernel for double")
+        return Once.forward(ctx, x)
+
+
+def test_where_there_is_no_way_to_curvature_the_operator_is_named_and_the_run_goes_on(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    history = probed(tmp_path, Regression(Custom(OnceInFloat32)), data=sequence(8))
+    assert "OnceInFloat32" in history.absent["curvature"]
+    assert "no kernel for double" in history.absent["curvature"]
+    assert "curvature" not in history.facts
+
+
+def test_tensorboard_shows_numbers_spectrum_density_and_line(tmp_path: Path) -> None:
+    board = TensorBoardLogger(tmp_path, name="run", version=0)
+    found = probed(tmp_path, DigitsNet(), logger=board)
+    assert "line" in verdict(found)
+    board.finalize("success")
+    # Images of any size.
+    events = EventAccumulator(board.log_dir, size_guidance={"images": 0}).Reload()
+    shown = {f"doctor/{name}" for name in GAUGES if name in found.names()}
+    assert "doctor/curvature/high" in shown
+    assert shown <= set(events.Tags()["scalars"])
+    assert SPECTRUM_TAG in events.Tags()["histograms"]
+    assert {DENSITY_TAG, LINE_TAG} <= set(events.Tags()["images"])
+
+
 class Manual(DigitsNet):
     def __init__(self) -> None:
         super().__init__()
@@ -300,6 +344,8 @@ def test_memory_that_runs_out_halves_the_batch(tmp_path: Path, monkeypatch: pyte
     assert found["samples"] <= 16
     assert max(rows) > 16
     assert any("memory" in note for note in found["notes"])
+    # Of whole batches, which products take no memory of.
+    assert "too few" not in found["noise_scale"].get("reason", "")
 
 
 @pytest.mark.parametrize(("option", "value"), [("samples", 1), ("every_n_steps", 0)])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from typing import Any
 
 import pytest
 import torch
@@ -78,6 +79,24 @@ def test_gradients_of_the_parameters_are_left_alone() -> None:
     hessian = hessian_of(net, waves(10))
     hessian(hessian.gradient)
     assert all(parameter.grad is None for parameter in net.parameters())
+
+
+def test_gradients_are_in_memory_once_while_products_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[weakref.ref[Tensor]] = []
+    original = torch.autograd.grad
+
+    def grad(*arguments: Any, **options: Any) -> Any:
+        found = original(*arguments, **options)
+        made.extend(weakref.ref(gradient) for gradient in found)
+        return found
+
+    monkeypatch.setattr(torch.autograd, "grad", grad)
+    net = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 1))
+    hessian = Hessian(net(torch.randn(5, 4)).square().mean(), list(net.parameters()))
+    assert len(made) == 4
+    # The flat one is a copy.
+    assert [gradient() for gradient in made] == [None] * 4
+    assert hessian(hessian.gradient).any()
 
 
 def test_the_graph_goes_when_it_is_released_without_the_garbage_collector() -> None:

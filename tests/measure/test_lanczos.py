@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lightning_doctor.measure.lanczos import Ends, Krylov, ends, failure, missed_share, random_start
+from tests.benchmarks.memory import peak
 
 F64 = torch.float64
 
@@ -93,6 +94,18 @@ def test_the_basis_stays_orthonormal_where_ritz_values_have_converged_long_ago()
     assert torch.allclose(basis @ basis.T, torch.eye(80, dtype=F64), atol=1e-13)
     ritz, _ = space.ritz()
     assert int((ritz > 0.5).sum()) == 1
+
+
+def test_no_more_vectors_are_in_memory_than_the_basis_and_three_of_what_comes_of_it() -> None:
+    values = torch.linspace(-1e-6, 1, 100_000)
+
+    def work() -> None:
+        found = ends(lambda vector: values * vector, values, most=9)
+        assert found is not None
+        assert found.products == 9
+
+    # Nine of the basis, and a product and what is left of it; or both ends and the next vector.
+    assert peak(work) <= 12.1 * values.nbytes
 
 
 def test_it_stops_at_a_negative_curvature_that_matters() -> None:

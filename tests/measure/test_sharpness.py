@@ -58,7 +58,7 @@ def test_preconditioned_products_are_symmetric_and_have_the_eigenvalues_of_the_s
     generator = torch.Generator().manual_seed(0)
     root = torch.randn(20, 20, generator=generator, dtype=F64)
     whole, diagonal = root + root.T, torch.rand(20, generator=generator, dtype=F64)
-    through = preconditioned(lambda vector: whole @ vector, diagonal, decay=0.3)
+    through = preconditioned(lambda vector: whole @ vector, diagonal.sqrt(), decay=0.3)
     dense = torch.stack([through(column) for column in torch.eye(20, dtype=F64)], dim=1)
     # Rounding of sums of one term.
     assert torch.allclose(dense, dense.T, atol=1e-14)
