@@ -11,6 +11,8 @@ const TOP = 12;
 const BOTTOM = 24;
 const FEW = 16;
 export const COLOURS = 8;
+// Of two colours that some eyes take for one the curves differ in their dashes.
+const DASHES = [0, 1, 2, 1, 0, 1, 0, 2];
 
 // curves: [{name, steps, values}], onset: a step or null, levels: [[name, value]].
 export function lineChart({ title, curves, onset = null, levels = [], across = "step", legend = curves.length > 1, end = null }) {
@@ -70,7 +72,7 @@ export function swatch(index) {
 }
 
 function lineClass(index) {
-  return `curve colour-${index % COLOURS} dash-${Math.floor(index / COLOURS) % 2 ? "long" : index % 3}`;
+  return `curve colour-${index % COLOURS} dash-${Math.floor(index / COLOURS) % 2 ? "long" : DASHES[index % COLOURS]}`;
 }
 
 function bounds(values) {
