@@ -90,6 +90,8 @@ class CurvatureProbe(Monitor):
     def begin(self, case: Case) -> None:
         """Asks whether this model can be tried on a copy."""
         self._batches: list[Sample] = []
+        self._seen = 0
+        self._failed: Exception | None = None
         self._next: Appointment | None = None
         self._times = Appointments(self.samples, self.every_n_steps)
         self.kept = self._times.kept
@@ -110,15 +112,16 @@ class CurvatureProbe(Monitor):
 
     def before_batch(self, case: Case, batch: Any, batch_idx: int) -> None:
         """Keeps a batch to probe with, as it is before the model may change it."""
-        if self._micro is not None:
-            self._micro.before_batch(case, _trained(case), batch, batch_idx)
-        if self._next is not None and case.pace.steps >= self._next.begins and len(self._batches) < self._next.batches:
-            try:
-                self._batches.append((copy.deepcopy(batch), batch_idx))
-            except Exception as error:  # noqa: BLE001
-                # What is in a batch is the user's business: not everything can be copied.
-                self._next = None
-                self._give_up(case, f"a batch cannot be copied ({type(error).__name__}: {error})")
+        due = self._next
+        collects = due is not None and case.pace.steps >= due.begins and self._seen < due.batches
+        self._seen += collects
+        try:
+            if self._micro is not None:
+                self._micro.before_batch(case, _trained(case), batch, batch_idx)
+            if collects and self._failed is None:
+                self._batches.append(_copied(batch, batch_idx))
+        except Exception as error:  # noqa: BLE001
+            self._fail(case, error)
 
     def awaits(self, case: Case) -> int | None:
         """Wants every batch from the one on that it collects them from."""
@@ -126,23 +129,28 @@ class CurvatureProbe(Monitor):
 
     def before_step(self, case: Case, optimizer: Optimizer) -> None:
         """Keeps the weights that the step to be looked along starts from."""
-        if self._micro is not None:
-            self._micro.before_step(case, _trained(case))
-        if self._next is not None and len(self._batches) == self._next.batches:
-            self._before = [parameter.detach().clone() for parameter in _trained(case)]
+        try:
+            if self._micro is not None:
+                self._micro.before_step(case, _trained(case))
+            if self._next is not None and self._seen == self._next.batches:
+                self._before = [parameter.detach().clone() for parameter in _trained(case)]
+        except Exception as error:  # noqa: BLE001
+            self._fail(case, error)
 
     def probe(self, case: Case) -> None:
         """Collects batches when it is time, and probes when they are there."""
         due = self._next
-        if due is None or len(self._batches) < due.batches:
+        if due is None or self._seen < due.batches:
             return
-        self._next = None
+        self._next, self._seen = None, 0
         batches, self._batches = self._batches, []
         began = case.budget.clock()
         deadline = began + case.budget.left() - case.pace.left_for_rules / 2
         meeting = Meeting(case.together, lambda: case.budget.clock() < deadline)
         device = case.run.trainer.strategy.root_device
         try:
+            if self._failed is not None:
+                raise self._failed
             self._look(case, batches, meeting, judges=due.judges)
             meeting.close(device)
         except Parted as error:
@@ -229,6 +237,17 @@ class CurvatureProbe(Monitor):
         numbers = torch.tensor([gauges.get(name, math.nan) for name in GAUGES], dtype=torch.float64)
         case.window.put(step, numbers, partial(_receive, case))
 
+    def _fail(self, case: Case, error: Exception) -> None:
+        """Keeps what went wrong until this rank meets the others, who would wait for it; alone it is told at once."""
+        self._micro = None
+        if self._next is not None and case.together:
+            self._failed = error
+            return
+        self._next = None
+        if not isinstance(error, Unrehearsable):
+            raise error
+        self._give_up(case, str(error))
+
     def _give_up(self, case: Case, reason: str) -> None:
         self._able = False
         case.history.lack(self.signals, reason)
@@ -238,6 +257,14 @@ def _preconditioned(case: Case, point: Point, most: int) -> float:
     """Returns the largest eigenvalue as the optimizer meets it; NaN for one that has no preconditioner."""
     diagonal = preconditioner(case.run.optimizers[0], _trained(case), point.whole)
     return math.nan if diagonal is None else point.preconditioned(diagonal.to(point.dtype).sqrt_(), most)
+
+
+def _copied(batch: Any, batch_idx: int) -> Sample:
+    try:
+        return copy.deepcopy(batch), batch_idx
+    except Exception as error:
+        # What is in a batch is the user's business: not everything can be copied.
+        raise Unrehearsable(f"a batch cannot be copied ({type(error).__name__}: {error})") from error
 
 
 def _trained(case: Case) -> list[Tensor]:

@@ -78,7 +78,8 @@ class Reporting:
         grown = case.pace.steps >= _GROWTH * self._asked_at
         broken = case.history.get("train_loss").broken_at() is not None and not self._seen_broken
         self._seen_broken |= broken
-        return case.budget.has_earned(self._time) or ((grown or broken) and case.budget.allows(self._time))
+        # A loss that is lost is told at once, whatever has been spent.
+        return broken or case.budget.has_earned(self._time) or (grown and case.budget.allows(self._time))
 
     def _note_loggers(self, publisher: Publisher) -> None:
         for failure in publisher.letterbox.failures():
