@@ -18,7 +18,7 @@ from lightning_doctor.callbacks.meeting import Meeting, Parted
 from lightning_doctor.callbacks.micro_batches import MicroBatches
 from lightning_doctor.callbacks.monitor import Monitor
 from lightning_doctor.callbacks.point import Point, is_out_of_memory
-from lightning_doctor.callbacks.rehearsal import Rehearsal, holds_whole, obstacle, why_not
+from lightning_doctor.callbacks.rehearsal import Rehearsal, Unrehearsable, holds_whole, obstacle, why_not
 from lightning_doctor.callbacks.shards import Whole
 from lightning_doctor.callbacks.supply import Sample, Supply, halved, supply
 from lightning_doctor.gradient_noise import NoiseScale

@@ -36,8 +36,8 @@ def _why_not(first: Tensor | None, second: Tensor | None) -> str | None:
         return "which part of the batch this is cannot be told"
     if first.shape[1:] != second.shape[1:]:
         return f"a training row has shape {list(first.shape[1:])}, a validation row {list(second.shape[1:])}"
-    if first.ndim == 0:
-        return "it is one number, which no row has for itself"
+    if not first.ndim or not second.ndim:
+        return "a single number has no rows"
     if first.is_complex() or second.is_complex():
         return "complex numbers are not compared"
     return None

@@ -1,4 +1,4 @@
-"""Several ranks: whatever fails on one of them, none waits for it, and a checkpoint does for any number of them."""
+"""Several ranks: a checkpoint does for any number of them, and what none of them can tell is unassessed."""
 
 from __future__ import annotations
 
@@ -66,80 +66,6 @@ def test_a_checkpoint_of_some_ranks_goes_on_with_any_other_number(tmp_path: Path
     assert not set(second[0]["announced"]) & set(found)
     assert all(result["announced"] == [] for result in [*first[1:], *second[1:]])
     assert [result["steps"] for result in second] == [120] * after
-
-
-FAILING = textwrap.dedent(
-    """
-    import json, os, random, sys
-    from pathlib import Path
-    from lightning.pytorch.strategies import ModelParallelStrategy
-    from torch import nn
-    from torch.distributed.fsdp import fully_shard
-    from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
-    from lightning_doctor import CurvatureProbe, Doctor
-    from lightning_doctor.callbacks.doctor import MONITORS
-    from tests.harmless.test_faults import HOOKS
-    from tests.runs import IMAGES, LABELS, DigitsNet, trainer, validation_digits
-
-    folder, (kind, mode) = Path(sys.argv[1]), sys.argv[2].split()
-    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    failed = []
-    if rank == 1 and mode != "plain":
-        source = random.Random(int(mode))
-        def spoil(monitor, hook):
-            own, left = vars(monitor)[hook], source.randrange(1, 12)
-            def failing(self, *args, **kwargs):
-                nonlocal left
-                left -= 1
-                if left == 0:
-                    failed.append((monitor.__name__, hook))
-                    raise ZeroDivisionError("on one rank alone")
-                return own(self, *args, **kwargs)
-            setattr(monitor, hook, failing)
-        for monitor in MONITORS:
-            for hook in HOOKS:
-                if hook in vars(monitor) and source.random() < 0.3:
-                    spoil(monitor, hook)
-    class Net(DigitsNet):
-        def configure_model(self):
-            if kind == "fsdp" and type(self.net) is nn.Sequential:
-                mesh = self.device_mesh["data_parallel"]
-                for layer in (self.net[0], self.net[2], self.net):
-                    fully_shard(layer, mesh=mesh)
-    net = Net()
-    doctor = Doctor(overhead=1.0, every_n_steps=2)
-    callbacks = [] if mode == "plain" else [doctor, CurvatureProbe(samples=32, every_n_steps=8)]
-    strategy = ModelParallelStrategy(data_parallel_size=world, tensor_parallel_size=1) if kind == "fsdp" else "ddp"
-    run = trainer(
-        folder, *callbacks, max_epochs=3, devices=world, use_distributed_sampler=False, strategy=strategy,
-    )
-    samples = TensorDataset(IMAGES[:320], LABELS[:320])
-    data = DataLoader(samples, 32 // world, sampler=DistributedSampler(samples, world, rank, shuffle=False))
-    run.fit(net, data, validation_digits())
-    whole = lambda tensor: tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
-    (folder / f"rank{rank}of{world}.json").write_text(json.dumps({
-        "report": None if doctor.report is None else doctor.report.to_dict(),
-        "steps": run.global_step,
-        "weights": [whole(parameter.detach()).tolist() for parameter in net.parameters()],
-        "failed": failed,
-    }))
-    """
-)
-
-
-@pytest.mark.parametrize(("kind", "seeds"), [("ddp", (0, 1, 2)), ("fsdp", (3, 4))])
-def test_whatever_fails_on_one_rank_keeps_nobody_waiting(tmp_path: Path, kind: str, seeds: tuple[int, ...]) -> None:
-    plain, _ = train(tmp_path / "plain", f"{kind} plain", 2, FAILING)
-    for seed in seeds:
-        first, second = train(tmp_path / str(seed), f"{kind} {seed}", 2, FAILING)
-        assert first["steps"] == second["steps"] == 30
-        assert first["weights"] == second["weights"] == plain["weights"]
-        assert len(second["failed"]) >= 3
-        assert first["report"] is not None
-        # A monitor that has failed is gone, with all of its hooks and one note.
-        for monitor in {monitor for monitor, _ in second["failed"]}:
-            assert sum(note.startswith(f"{monitor} failed") for note in second["report"]["notes"]) == 1
-        assert not any("on one rank alone" in note for note in first["report"]["notes"])
 
 
 def test_what_a_rank_with_shards_cannot_tell_is_unassessed_and_says_why(tmp_path: Path) -> None:
