@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -133,7 +133,7 @@ class CurvatureProbe(Monitor):
             if self._micro is not None:
                 self._micro.before_step(case, _trained(case))
             if self._next is not None and self._seen == self._next.batches:
-                self._before = [parameter.detach().clone() for parameter in _trained(case)]
+                self._before = _kept(_trained(case))
         except Exception as error:  # noqa: BLE001
             self._fail(case, error)
 
@@ -265,6 +265,10 @@ def _copied(batch: Any, batch_idx: int) -> Sample:
     except Exception as error:
         # What is in a batch is the user's business: not everything can be copied.
         raise Unrehearsable(f"a batch cannot be copied ({type(error).__name__}: {error})") from error
+
+
+def _kept(parameters: Sequence[Tensor]) -> list[Tensor]:
+    return [parameter.detach().clone() for parameter in parameters]
 
 
 def _trained(case: Case) -> list[Tensor]:
