@@ -37,8 +37,8 @@ class Standing:
             off it within as many steps again.
         share: How much of the planned steps the run has had; None where no end is planned.
         ended: Whether the run is over.
-        matched: Whether the network scores as well as the best simple model, and far better than a constant: of noisy
-            targets that may be all there is to learn.
+        matched: Whether the network scores as well as the best simple model, which does far better than a constant: of
+            noisy targets that may be all there is to learn.
     """
 
     skill: float | None
@@ -133,7 +133,8 @@ def _matched(history: History) -> bool:
     if compared.step < _RECENT * history.last_step and _has_risen(history, compared.step):
         return False
     least = min(rival.loss for rival in compared.rivals.values())
-    return compared.network <= min(least, (1 - LITTLE) * compared.constant)
+    # One that learned next to nothing itself tells nothing of what can be learned.
+    return compared.network <= least <= (1 - LITTLE) * compared.constant
 
 
 def _skill(history: History) -> float | None:

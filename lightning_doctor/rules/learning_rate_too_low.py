@@ -123,7 +123,8 @@ def _falls_unseen(losses: Series, late: Trend, per_step: float, sigmas: float) -
 
 
 def _late_change(scans: list[ScannedStep]) -> float:
-    return fmean(scan.change for scan in scans if scan.step >= scans[-1].step / 2)
+    changes = [scan.change for scan in scans if scan.step >= scans[-1].step / 2]
+    return sum(changes) / len(changes)
 
 
 def _goes_nowhere(history: History) -> bool:

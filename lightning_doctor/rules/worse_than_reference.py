@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from statistics import fmean, median
+from statistics import median
 
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
@@ -100,7 +100,7 @@ def _has_fallen(history: History, compared: Reference, sigmas: float) -> bool:
     if not before or not late or not 0 < compared.step < _LATE * history.last_step:
         return False
     least = min((rival.loss for rival in compared.rivals.values()), default=-math.inf)
-    return shift(before, late).sigmas < -sigmas or fmean(late) <= least
+    return shift(before, late).sigmas < -sigmas or sum(late) / len(late) <= least
 
 
 def _severity(now: Standing) -> Severity:

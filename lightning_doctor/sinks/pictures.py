@@ -9,6 +9,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 _WIDTH, _HEIGHT = 480, 300
+# What is larger, or nearer to each other than its inverse, is drawn as if it were not: floats end not far beyond.
+_MOST = 1e150
 _LEFT, _RIGHT, _TOP, _BOTTOM = 72, 16, 34, 46
 _INK, _GRID, _LINE, _MARK = (60, 60, 60), (225, 225, 225), (0, 114, 178), (213, 94, 0)
 _COLOURS = (_LINE, (0, 158, 115), (204, 121, 167))
@@ -139,17 +141,18 @@ class _Chart:
 
     def _across(self, x: float) -> float:
         low, high = self._x
-        return _LEFT + (x - low) / (high - low) * (_WIDTH - _LEFT - _RIGHT)
+        return _LEFT + (min(max(x, low), high) - low) / (high - low) * (_WIDTH - _LEFT - _RIGHT)
 
     def _up(self, y: float) -> float:
         low, high = self._y
-        return _HEIGHT - _BOTTOM - (y - low) / (high - low) * (_HEIGHT - _TOP - _BOTTOM)
+        return _HEIGHT - _BOTTOM - (min(max(y, low), high) - low) / (high - low) * (_HEIGHT - _TOP - _BOTTOM)
 
 
 def _span(values: Sequence[float]) -> tuple[float, float]:
-    low, high = min(values), max(values)
+    low, high = max(-_MOST, min(values)), min(_MOST, max(values))
+    low, high = min(low, high), max(low, high)
     margin = 0.05 * (high - low) or 0.5 * (abs(high) or 1.0)
-    return low - margin, high + margin
+    return low - max(margin, 1 / _MOST), high + max(margin, 1 / _MOST)
 
 
 def _ticks(low: float, high: float) -> list[float]:

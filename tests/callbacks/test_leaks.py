@@ -238,11 +238,6 @@ UNTESTED: dict[str, Any] = {
         lambda: loader(collate_fn=positions_first),
         "not known to be that of its samples",
     ),
-    "strings": (
-        lambda: Strings(perceptron(), 32),
-        lambda: loader(collate_fn=names),
-        "do not depend on the tensors of the batch",
-    ),
 }
 
 
@@ -328,3 +323,8 @@ def test_beside_a_doctor_it_shares_the_history(tmp_path: Path) -> None:
     trainer(tmp_path, doctor, LeakProbe(), max_epochs=1).fit(Net(perceptron(), 32), loader())
     assert doctor.report is not None
     assert doctor.report.history.facts["leak"]["tested"]
+
+
+def test_rows_that_are_known_by_their_names_are_exchanged_with_them(tmp_path: Path) -> None:
+    history = train(tmp_path, Strings(perceptron(), 32), loader(collate_fn=names))
+    assert history.fact("leak.changed") == 0.0

@@ -32,6 +32,8 @@ HOOKS = (
     "after_backward",
     "before_step",
     "after_batch",
+    "rested",
+    "awaits",
     "wishes",
     "heed",
     "probe",
@@ -118,7 +120,7 @@ def test_where_every_rule_fails_each_costs_one_note(
 
 
 SINKS = {
-    "lightning_doctor.callbacks.case.log_folder": "finding the log directory",
+    "lightning_doctor.callbacks.reporting.log_folder": "finding the log directory",
     "lightning_doctor.callbacks.publisher.Publisher.__init__": "opening the loggers",
     "lightning_doctor.callbacks.publisher.Publisher.scalars": "logging scalars",
     "lightning_doctor.callbacks.publisher.Publisher.curvature": "showing the curvature",
