@@ -89,7 +89,10 @@ def learning_rate_too_low(
     if level - pace * left < target:
         return None
     # Steps that small do nothing; where larger ones were made and the loss did not fall, it is not their length.
-    unseen = now.rests and _falls_unseen(losses, fall, level * _late_change(scans), sigmas)
+    # Of a loss that has come far nobody says that it is slow who does not see it fall.
+    unseen = (
+        now.rests and 2 * level > losses.values[0] and _falls_unseen(losses, fall, level * _late_change(scans), sigmas)
+    )
     if not (seen or idle or unseen):
         return None
     recommended = min(larger * rates[-1] / 2, limit / 2 if limit is not None else larger * rates[-1])

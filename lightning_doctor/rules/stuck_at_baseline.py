@@ -66,7 +66,9 @@ def stuck_at_baseline(
     level = median(late)
     error = 1.25 * noise(late) / math.sqrt(len(late))
     chance = _by_chance(history, baseline, sigmas)
-    if level - sigmas * error < baseline - max(learned * baseline, chance) or _is_skilled(history, learned):
+    if level - sigmas * error < baseline - max(learned * baseline, chance) or _is_skilled(
+        history, learned, by_chance=chance > 0
+    ):
         return None
     evidence: dict[str, float | int | str] = {"loss": level, "baseline": baseline, "steps": spent}
     if now.skill is not None:
@@ -88,12 +90,15 @@ def stuck_at_baseline(
     )
 
 
-def _is_skilled(history: History, learned: float) -> bool:
-    """Whether predictions, of late or in the last batch looked at, are better than their own scatter explains."""
+def _is_skilled(history: History, learned: float, *, by_chance: bool) -> bool:
+    """Whether predictions are right, of late or in the last batch looked at.
+
+    Where a part of what is learned is chance they must be better than their own scatter explains.
+    """
     skill, skills = standing(history).skill, history.get("skill").finite().values
     if skill is None:
         return False
-    scatter = noise(skills)
+    scatter = noise(skills) if by_chance else 0.0
     error = 1.25 * scatter / math.sqrt(max(3, len(skills) // 5))
     return skill - error > 3 * learned or skills[-1] - 2 * scatter > 8 * learned
 

@@ -79,12 +79,6 @@ def test_noise_that_could_hide_what_was_learned_is_no_proof(sigma: float, ill: b
     assert (stuck_at_baseline(run(noisy([BASELINE] * 400, sigma))) is not None) is ill
 
 
-@pytest.mark.parametrize(("skills", "ill"), [([0.1, 0.3, 0.0, 0.5] * 10, True), ([0.0] * 39 + [0.5], False)])
-def test_the_skill_of_one_batch_is_judged_by_how_skills_scatter(skills: list[float], ill: bool) -> None:
-    history = reading(run(skill=None), "skill", skills)
-    assert (stuck_at_baseline(history) is not None) is ill
-
-
 LINEAR = {"layers": {"Linear": 1}, "trainable": 100}
 SEEN = [{"layer": "head", "class": "Linear", "kind": "linear"}]
 HEAD = {"loss": "cross_entropy", "reduction": "mean", "output_shape": [32, 10], "classes": 10}
@@ -124,3 +118,12 @@ def test_a_squared_error_shrinks_by_the_share_of_weights_to_samples(share: float
     facts: dict[str, object] = {"model": {**LINEAR, "trainable": 60}, "loss_head": head, "data": {"train_samples": 600}}
     facts["activations"] = SEEN
     assert (stuck_at_baseline(run([(1 - share) * BASELINE] * 400, **facts)) is not None) is ill
+
+
+@pytest.mark.parametrize(("skills", "ill"), [([0.1, 0.3, 0.0, 0.5] * 10, True), ([0.0] * 39 + [0.5], False)])
+def test_where_some_is_chance_the_skill_of_a_batch_is_judged_by_how_skills_scatter(
+    skills: list[float], ill: bool
+) -> None:
+    facts = {"model": LINEAR, "loss_head": HEAD, "data": {"train_samples": 400}, "activations": SEEN}
+    history = reading(run(skill=None, **facts), "skill", skills)
+    assert (stuck_at_baseline(history) is not None) is ill
