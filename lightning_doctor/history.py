@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -56,6 +56,10 @@ class Series:
     def since(self, step: int) -> list[float]:
         """Returns the values at ``step`` and later."""
         return self.values[bisect_left(self.steps, step) :]
+
+    def until(self, step: int) -> list[float]:
+        """Returns the values at ``step`` and before."""
+        return self.values[: bisect_right(self.steps, step)]
 
     def broken_at(self) -> int | None:
         """Returns the index of the first value that is NaN or infinite; None where all are finite."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from dataclasses import dataclass
 from statistics import median
 
@@ -159,7 +158,7 @@ def _recently(series: Series) -> float:
 
 def _has_risen(history: History, since: int) -> bool:
     losses = history.get("train_loss").finite()
-    before, after = losses.values[: bisect_right(losses.steps, since)][-32:], stretch(losses, _RECENT)
+    before, after = losses.until(since)[-32:], stretch(losses, _RECENT)
     return not before or not after or median(after) > median(before)
 
 

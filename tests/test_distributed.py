@@ -216,15 +216,19 @@ SPAWN = textwrap.dedent(
 )
 
 
-def test_a_run_that_was_spawned_hands_its_report_over(tmp_path: Path) -> None:
-    (tmp_path / "train.py").write_text(SPAWN)
-    variables = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "TMPDIR": str(tmp_path)}
-    variables.pop("LIGHTNING_DOCTOR", None)
+def launch(folder: Path, script: str, *, timeout: int, **variables: str) -> None:
+    """Runs a script that starts its other ranks itself, in a folder that it is told of."""
+    (folder / "train.py").write_text(script)
+    inherited = {name: value for name, value in os.environ.items() if name != "LIGHTNING_DOCTOR"}
     done = subprocess.run(
-        [sys.executable, "train.py", str(tmp_path)],
-        capture_output=True, text=True, timeout=180, check=False, env=variables, cwd=tmp_path,
+        [sys.executable, "train.py", str(folder)], capture_output=True, text=True, timeout=timeout, check=False,
+        env={**inherited, "PYTHONPATH": str(Path(__file__).parents[1]), **variables}, cwd=folder,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_a_run_that_was_spawned_hands_its_report_over(tmp_path: Path) -> None:
+    launch(tmp_path, SPAWN, timeout=180, TMPDIR=str(tmp_path))
     assert list(tmp_path.glob("lightning-doctor-*")) == []
 
 

@@ -14,7 +14,7 @@ from lightning_doctor.noise import Trend, shift, stretch
 from lightning_doctor.progress import standing
 from lightning_doctor.rule import rule
 from lightning_doctor.sharpness import largest_rate
-from lightning_doctor.step_sizes import ScannedStep, scanned_steps, smallest_limit
+from lightning_doctor.step_sizes import scanned_steps, smallest_limit
 
 _LARGER = (64.0, 16.0, 4.0)
 # Share of the loss that all steps of a run must take off to do anything.
@@ -91,7 +91,9 @@ def learning_rate_too_low(
     # Steps that small do nothing; where larger ones were made and the loss did not fall, it is not their length.
     # Of a loss that has come far nobody says that it is slow who does not see it fall.
     unseen = (
-        now.rests and 2 * level > losses.values[0] and _falls_unseen(losses, fall, level * _late_change(scans), sigmas)
+        now.rests
+        and 2 * level > losses.values[0]
+        and _falls_unseen(losses, fall, level * _mean_change(history, 1.0, (scans[-1].step + 1) // 2), sigmas)
     )
     if not (seen or idle or unseen):
         return None
@@ -123,11 +125,6 @@ def _falls_unseen(losses: Series, late: Trend, per_step: float, sigmas: float) -
     values, half = losses.values, len(losses) // 2
     expected = per_step * (losses.steps[-1] - losses.steps[0]) / 4
     return shift(values[:half], values[half:]).sigmas < -sigmas and abs(late.change - expected) < 2 * late.error
-
-
-def _late_change(scans: list[ScannedStep]) -> float:
-    changes = [scan.change for scan in scans if scan.step >= scans[-1].step / 2]
-    return sum(changes) / len(changes)
 
 
 def _goes_nowhere(history: History) -> bool:

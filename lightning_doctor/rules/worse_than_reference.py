@@ -95,8 +95,7 @@ def worse_than_reference(history: History, *, sigmas: float = 4.0, share: float 
 def _has_fallen(history: History, compared: Reference, sigmas: float) -> bool:
     """Whether the loss is lower by now than when it was compared, or as low as what it was compared with."""
     losses = history["train_loss"]
-    before = [loss for step, loss in zip(losses.steps, losses.values, strict=True) if step <= compared.step][-_AROUND:]
-    late = stretch(losses, _LATE)
+    before, late = losses.until(compared.step)[-_AROUND:], stretch(losses, _LATE)
     if not before or not late or not 0 < compared.step < _LATE * history.last_step:
         return False
     least = min((rival.loss for rival in compared.rivals.values()), default=-math.inf)

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
 import pytest
 
-from tests.test_distributed import train
+from tests.test_distributed import launch, train
 
 RESUMED = textwrap.dedent(
     """
@@ -103,14 +100,7 @@ LAUNCHED = textwrap.dedent(
 
 
 def test_a_script_that_lightning_starts_a_second_time_has_one_report_on_both_ranks(tmp_path: Path) -> None:
-    (tmp_path / "train.py").write_text(LAUNCHED)
-    variables = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    variables.pop("LIGHTNING_DOCTOR", None)
-    done = subprocess.run(
-        [sys.executable, "train.py", str(tmp_path)],
-        capture_output=True, text=True, timeout=300, check=False, env=variables, cwd=tmp_path,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
+    launch(tmp_path, LAUNCHED, timeout=300)
     first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
     # Of 320 rows each rank sees half, in batches of 32, for two epochs.
     assert first["history"]["series"]["train_loss"]["steps"] == list(range(10))
