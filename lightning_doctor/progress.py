@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from statistics import median
 
@@ -19,6 +20,8 @@ _RECENT = 0.8
 # Share of the run before which predictions say nothing of how it stands now, and before which a loss that does not
 # move may only be slow to start.
 _STALE = 0.5
+# The share of the losses that may be spikes.
+_SPIKES = 0.02
 # Losses that are meant to be indifferent to samples far off.
 _ROBUST = ("l1", "huber", "smooth_l1")
 
@@ -171,7 +174,13 @@ def _learned(history: History, recent: list[float]) -> float | None:
         return None
     # That of a sum over the last batch of an epoch, which may be small, is small too.
     baseline = median(baselines[-3:])
-    return 1 - median(recent) / baseline if baseline > 0 else None
+    return 1 - _typical(recent) / baseline if baseline > 0 else None
+
+
+def _typical(losses: list[float]) -> float:
+    """The mean but for the few largest, which may be spikes: that of a skewed loss is far over its median."""
+    kept = sorted(losses)[: len(losses) - math.ceil(_SPIKES * len(losses))] or losses
+    return sum(loss / len(kept) for loss in kept)
 
 
 def _improving(losses: list[float], late: list[float]) -> bool:

@@ -43,6 +43,18 @@ def test_without_skill_the_share_of_the_baseline_loss_counts() -> None:
     assert now.good
 
 
+def test_what_is_learned_is_read_off_the_mean_of_a_skewed_loss() -> None:
+    # Two batches in five hold a rare label, and cost five times the others.
+    losses = [0.05, 0.05, 0.3, 0.05, 0.3] * 60
+    assert standing(run(losses, baseline=0.15)).learned == pytest.approx(0.0, abs=0.05)
+
+
+def test_a_spike_does_not_take_away_what_is_learned() -> None:
+    losses = decay(2.3, 0.1, 20, 300)
+    losses[290] = 1e6
+    assert standing(run(losses, baseline=2.3)).learned == pytest.approx(1 - 0.1 / 2.3, abs=0.01)
+
+
 def test_skill_goes_before_loss_for_a_confident_network_may_have_a_high_loss() -> None:
     now = standing(run([5.0] * 200, skills=[0.9] * 20, baseline=2.3))
     assert now.learned < 0

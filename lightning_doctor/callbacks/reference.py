@@ -200,10 +200,7 @@ class ReferenceProbe(Monitor):
     def _other(self, case: Case) -> list[float]:
         rehearsal = Rehearsal(case.run.trainer, self.reference)
         rehearsal.module.to(case.run.trainer.strategy.root_device)
-        losses = _scored(rehearsal, self._parts)
-        if not all(map(math.isfinite, losses)):
-            raise Unrehearsable("the loss of the model given is not finite")
-        return losses
+        return _scored(rehearsal, self._parts)
 
     def _give_up(self, case: Case, reason: str) -> None:
         self._able = False
@@ -257,7 +254,10 @@ def _scored(rehearsal: Rehearsal, parts: Sequence[tuple[Any, int]]) -> list[floa
     losses = [rehearsal.loss(batch, index, train=False) for index, (batch, _) in enumerate(parts)]
     if any(loss is None for loss in losses):
         raise Unrehearsable("the training step returned no loss")
-    return [float(loss) for loss in losses if loss is not None]
+    numbers = [float(loss) for loss in losses if loss is not None]
+    if not all(map(math.isfinite, numbers)):
+        raise Unrehearsable("not every loss is finite")
+    return numbers
 
 
 def _target(reference: Any) -> dict[str, Any] | None:

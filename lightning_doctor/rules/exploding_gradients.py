@@ -15,6 +15,8 @@ from lightning_doctor.rule import rule
 _LEVELS = 20
 # Measured steps that a calm part needs for its norm to be one to clip at.
 _CALM = 5
+# Steps within which a gradient that explodes from the start is infinite.
+_BRIEF = 12
 # Steps before which no loss is expected to have fallen beyond its noise.
 _TIME_TO_LEARN = 50
 
@@ -57,12 +59,33 @@ def exploding_gradients(
         A gradient that was too large from the first step on has no calm part. By depth, the layers must be known.
     """
     norms, losses = history["grad_norm"].finite(), history["train_loss"].finite()
+    broken = len(norms) < len(history["grad_norm"]) or len(losses) < len(history["train_loss"])
+    if broken and (burst := _burst(history, norms, losses, growth)) is not None:
+        return burst
     if len(norms) < 4 or len(losses) < 4:
         return None
     # A norm that ends in infinity has not come back: two steps of it are enough.
-    broken = len(norms) < len(history["grad_norm"]) or len(losses) < len(history["train_loss"])
     explosion = _over_time(history, norms, losses, growth, lost, 2 if broken else lasting)
     return explosion or _by_depth(history, norms, losses, depth)
+
+
+def _burst(history: History, norms: Series, losses: Series, growth: float) -> Finding | None:
+    """A run whose gradient grew out of all numbers within its first few steps: there is no calm part."""
+    first, last = history["grad_norm"].broken_at(), len(norms) - 1
+    if first is None or not 2 <= first < _BRIEF or len(norms) != first or not norms.values[0] > 0:
+        return None
+    grown = norms.values[last] / norms.values[0]
+    if grown < growth or len(losses) < 2 or losses.values[-1] <= losses.values[0]:
+        return None
+    return Finding(
+        severity=Severity.ERROR,
+        summary=f"the gradient norm grew from {norms.values[0]:.3g} to {norms.values[last]:.3g} in the first "
+        f"{first} steps, and then out of all numbers",
+        evidence={"first": norms.values[0], "last": norms.values[last], "growth": grown, "steps": first},
+        remedy=_slower(history, None),
+        onset=norms.steps[0],
+        signals=("grad_norm", "train_loss"),
+    )
 
 
 def _over_time(

@@ -101,7 +101,7 @@ def learning_rate_too_high(
     over = [scan for scan in seen or early or late if scan.overshoots]
     shown = seen is not None or (early and _rose(history, early[0].step)) or bounces
     if not shown or not over:
-        return None if lost else _climbed(history, rise) or _unlearned(history)
+        return (_climbed(history, rise) or _unlearned(history)) if _finite(history) else None
     limit = smallest_limit(over)
     rate = over[0].rate
     evidence: dict[str, float | int | str] = {
@@ -134,7 +134,8 @@ def learning_rate_too_high(
         remedy=_remedy(rate, limit),
         # That a smaller step would have done better is proven; that it would have been enough, where the run is lost.
         confidence=Confidence.CONFIRMED if lost and seen is not None else Confidence.SUSPECTED,
-        onset=over[0].step,
+        # Steps as long as these overshot before those that prove it.
+        onset=next(scan.step for scan in scans if scan.overshoots),
         signals=("scan_limit", "scan/1", "learning_rate", "train_loss"),
     )
 

@@ -20,7 +20,7 @@ def uninformative_labels(
     history: History,
     *,
     learned: float = 0.02,
-    memorised: float = 0.03,
+    memorised: float = 0.015,
     sigmas: float = 3.0,
     surely: float = 0.25,
 ) -> Finding | None:

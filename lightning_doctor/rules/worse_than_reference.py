@@ -52,7 +52,8 @@ def worse_than_reference(history: History, *, sigmas: float = 4.0, share: float 
 
     Blind spots:
         Weighted, summed and unread losses, tokens and several ranks are not compared. Augmented rows are compared as
-        they were served. A penalty in the training step counts against the network.
+        they were served. A penalty in the training step counts against the network. A network of which a part is
+        frozen cannot copy a simpler one: that is but a note.
     """
     now = standing(history)
     if not now.rests:
@@ -75,7 +76,7 @@ def worse_than_reference(history: History, *, sigmas: float = 4.0, share: float 
         return _under_target(history, sigmas, share)
     return Finding(
         # A loss that still falls, or a run that is not over, may get there: that is for undertrained to say.
-        severity=_severity(now),
+        severity=Severity.NOTE if _is_partly_frozen(history) else _severity(now),
         summary=f"{best.title} scores {best.loss:.3g} on {compared.rows} training rows that it was not fitted to, and "
         f"the network, which was, {compared.network:.3g} (a constant {compared.constant:.3g})",
         evidence={
@@ -100,6 +101,12 @@ def _has_fallen(history: History, compared: Reference, sigmas: float) -> bool:
         return False
     least = min((rival.loss for rival in compared.rivals.values()), default=-math.inf)
     return shift(before, late).sigmas < -sigmas or sum(late) / len(late) <= least
+
+
+def _is_partly_frozen(history: History) -> bool:
+    """Whether some weights are kept as they are: such a network cannot copy a simpler one."""
+    parameters, trainable = history.fact("model.parameters"), history.fact("model.trainable")
+    return isinstance(parameters, int) and isinstance(trainable, int) and trainable < parameters
 
 
 def _severity(now: Standing) -> Severity:

@@ -76,9 +76,15 @@ class Penalised(DigitsNet):
         return loss + 0.01 * self.net[0].weight.square().sum()
 
 
+class Lost(DigitsNet):
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=1e30)
+
+
 @pytest.mark.parametrize(
     ("net", "reason"),
     [
+        (Lost, "not every loss is finite"),
         (ByHand, "a step in manual optimization changes the weights, so that it cannot be rehearsed"),
         (Uncopied, "the model cannot be copied (TypeError: there is only one of me)"),
         (Weighted, "the loss is no plain mean over samples"),

@@ -53,6 +53,14 @@ def test_sick_growth_into_infinity_within_a_few_steps_is_seen_in_what_came_befor
     assert finding.onset <= 3
 
 
+@pytest.mark.parametrize(("second", "ill"), [(150.0, True), (90.0, False)])
+def test_sick_a_gradient_that_is_out_of_all_numbers_in_a_few_steps_has_no_calm_part(second: float, ill: bool) -> None:
+    broken = [float("nan")] * 20
+    finding = judge([1.0, second, *broken], [2.3, 90.0, *broken], optimizers=SGD)
+    assert (finding is not None) is ill
+    assert finding is None or (finding.severity, finding.onset) == (Severity.ERROR, 0)
+
+
 def test_the_remedy_does_not_say_to_clip_where_it_is_clipped() -> None:
     norms, losses = [*CALM, *[1000.0] * 40], [*FALLING, *[20.0] * 40]
     finding = judge(norms, losses, trainer={"gradient_clip_val": 1.0}, optimizers=SGD)

@@ -188,3 +188,19 @@ def test_where_a_third_of_the_scans_overshoot_the_curvature_along_the_steps_deci
 def test_healthy_curvature_alone_proves_no_rate_too_high() -> None:
     history = run(BOUNCING, [-0.01] * 30)
     assert learning_rate_too_high(reading(history, "curvature/step_ratio", [1.5] * 4, every=80)) is None
+
+
+def test_sick_late_scans_prove_what_the_first_steps_began() -> None:
+    losses = [0.6, 350.0, 3e4, *noisy([40.0] * 297, 5.0)]
+    finding = learning_rate_too_high(run(losses, [600.0, *[-0.1] * 14, *[0.5] * 15], skill=None, limit=0.02))
+    assert finding is not None
+    assert finding.onset == 0
+
+
+def test_sick_a_run_that_its_steps_took_over_a_constant_prediction_for_good() -> None:
+    # Dead by then: no scanned step overshoots, and only the last bias still moves.
+    history = run(noisy([2.3] * 40 + [3.4] * 260, 0.2), [-0.01] * 30, skill=0.0)
+    finding = learning_rate_too_high(reading(history, "baseline_loss", [2.3] * 30))
+    assert finding is not None
+    assert finding.severity is Severity.WARNING
+    assert finding.onset == 0

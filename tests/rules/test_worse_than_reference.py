@@ -171,3 +171,9 @@ def test_a_comparison_left_behind_leaves_a_target_to_judge_by() -> None:
     finding = judge(compared(1.8) | {"step": 100, "target": 0.3}, losses=noisy([1.8] * 120 + [0.9] * 80, 0.05))
     assert finding is not None
     assert finding.evidence["reference"] == 0.3
+
+
+def test_a_network_of_which_a_part_is_frozen_cannot_copy_a_simpler_one() -> None:
+    finding = judge(compared(1.8, shallow=1.9), model={**DEEP, "trainable": 90})
+    assert finding is not None
+    assert finding.severity is Severity.NOTE
