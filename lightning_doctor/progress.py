@@ -22,6 +22,8 @@ _RECENT = 0.8
 _STALE = 0.5
 # The share of the losses that may be spikes.
 _SPIKES = 0.02
+# To which share of what a simple model gains a difference must be known to be called none.
+_KNOWN = 0.2
 # Losses that are meant to be indifferent to samples far off.
 _ROBUST = ("l1", "huber", "smooth_l1")
 
@@ -39,8 +41,9 @@ class Standing:
             off it within as many steps again.
         share: How much of the planned steps the run has had; None where no end is planned.
         ended: Whether the run is over.
-        matched: Whether the network scores as well as the best simple model, which does far better than a constant: of
-            noisy targets that may be all there is to learn.
+        matched: Whether the network scores as well as the best simple model, within the error of the rows that they
+            are compared by, and that does far better than a constant: of noisy targets that may be all there is to
+            learn.
     """
 
     skill: float | None
@@ -134,9 +137,12 @@ def _matched(history: History) -> bool:
         return False
     if compared.step < _RECENT * history.last_step and _has_risen(history, compared.step):
         return False
-    least = min(rival.loss for rival in compared.rivals.values())
+    best = min(compared.rivals.values(), key=lambda rival: rival.loss)
+    gained = compared.constant - best.loss
     # One that learned next to nothing itself tells nothing of what can be learned.
-    return compared.network <= least <= (1 - LITTLE) * compared.constant
+    if gained < LITTLE * compared.constant:
+        return False
+    return best.gap <= (best.error if best.error <= _KNOWN * gained else 0.0)
 
 
 def _skill(history: History) -> float | None:

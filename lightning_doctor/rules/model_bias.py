@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from statistics import median
+
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
+from lightning_doctor.noise import noise, stretch
 from lightning_doctor.progress import GOOD, LITTLE, standing
 from lightning_doctor.reference import Reference, Rival, has_hidden_layer, read_reference
 from lightning_doctor.rule import rule
@@ -49,7 +53,9 @@ def model_bias(
         like noise in the targets. A model with a hidden layer that does no better than one is left to optimization.
     """
     compared, now = read_reference(history), standing(history)
-    if compared is None or not now.rests or _does_well(history, now.most):
+    if compared is None or not now.rests or now.improving or _does_well(history, now.most):
+        return None
+    if _is_worse_than_nothing(history, compared.constant, sigmas, alike):
         return None
     shallow, linear = compared.rivals.get("shallow"), compared.rivals.get("linear")
     if shallow is None or linear is None or has_hidden_layer(history) is not False:
@@ -86,6 +92,13 @@ def _finding(history: History, compared: Reference, shallow: Rival, linear: Riva
         onset=history["train_loss"].steps[0],
         signals=("train_loss", "baseline_loss"),
     )
+
+
+def _is_worse_than_nothing(history: History, constant: float, sigmas: float, alike: float) -> bool:
+    """Whether the loss rests over what a constant prediction costs, which hardly a model cannot express."""
+    late = stretch(history["train_loss"].finite(), 0.8)
+    over = median(late) - constant
+    return over > max(sigmas * 1.25 * noise(late) / math.sqrt(len(late)), alike * constant)
 
 
 def _does_well(history: History, most: float | None) -> bool:

@@ -56,6 +56,16 @@ def test_healthy_a_linear_model_that_is_worse_than_a_fitted_one_was_trained_badl
     assert judge(2.2, 1.0, 0.04) is None
 
 
+def test_healthy_a_loss_that_still_falls_is_not_the_best_that_a_model_has() -> None:
+    assert judge(losses=decay(2.3, 0.5, 200, 200)) is None
+
+
+@pytest.mark.parametrize(("level", "ill"), [(2.4, True), (2.7, False)])
+def test_healthy_what_rests_over_a_constant_is_no_matter_of_the_model(level: float, ill: bool) -> None:
+    # The constant costs 2.3, of which a tenth is what two models may differ by.
+    assert (judge(losses=decay(3.0, level, 5, 200)) is not None) is ill
+
+
 def test_healthy_a_run_that_does_well() -> None:
     assert judge(skill=0.85) is None
 
