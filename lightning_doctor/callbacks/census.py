@@ -44,6 +44,7 @@ class Census:
         self._standing: dict[str, Any] = {}
         self._lists: dict[str, list[str]] = {}
         self._unregistered: dict[str, None] = {}
+        self._obstacles: list[str | None] = []
 
     def look(
         self, module: nn.Module, optimizers: Iterable[Optimizer], unfrozen: Collection[Tensor], ran: Sequence[str]
@@ -83,6 +84,10 @@ class Census:
         """Takes in parameters that a loss depends on and the module does not know."""
         self._unregistered |= dict.fromkeys(unregistered)
 
+    def meet(self, obstacle: str | None) -> None:
+        """Takes in what keeps a loss from having a gradient, as ``without_slope`` names it."""
+        self._obstacles.append(obstacle)
+
     def count(self, tensors: Iterable[TensorUpdate], *, skipped: bool) -> None:
         """Takes in an examined step; ``skipped`` where a scaler kept the optimizer from stepping."""
         for tensor in tensors:
@@ -110,8 +115,11 @@ class Census:
             "unchanged": self._names(lambda r: not r.moved and r.told >= _STEPS_TO_BE_UNCHANGED),
         }
         size = sum(record.size for record in self._records.values())
+        # Of every loss: one of several may belong to parameters that somebody steps by hand.
+        obstacle = None if None in self._obstacles else next(iter(self._obstacles), None)
         return {
             **self._standing,
+            **({} if obstacle is None else {"obstacle": obstacle}),
             **{key: names[:MOST_NAMES] for key, names in lists.items()},
             "counts": {key: len(names) for key, names in lists.items()},
             "unchanged_share": sum(self._records[name].size for name in lists["unchanged"]) / max(1, size),

@@ -17,6 +17,8 @@ from lightning_doctor.callbacks.monitor import Monitor
 from lightning_doctor.callbacks.shards import engine
 from lightning_doctor.history import SERIES_CAPACITY
 from lightning_doctor.measure.carried import CarriedGradients
+from lightning_doctor.measure.norms import are_sharded
+from lightning_doctor.measure.slopes import without_slope
 from lightning_doctor.measure.unregistered import unregistered
 from lightning_doctor.measure.updates import Page, TensorUpdate, UpdateTable
 
@@ -110,6 +112,8 @@ class UpdateMonitor(Monitor):
             self._searches -= 1
             held = [p for optimizer in case.run.optimizers for group in optimizer.param_groups for p in group["params"]]
             self._census.find(unregistered(loss, case.run.module, held))
+            if not are_sharded(held):
+                self._census.meet(without_slope(loss, set(held)))
 
     def before_backward(self, case: Case, loss: Tensor) -> None:
         """Looks whether gradients are still there."""

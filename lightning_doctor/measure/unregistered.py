@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lightning_doctor.measure.norms import are_sharded
+from lightning_doctor.measure.slopes import leaves
 
 # How deep plain containers are looked into for layers, and how many things they may hold.
 _DEPTH = 3
@@ -33,7 +34,7 @@ def unregistered(loss: Tensor, module: nn.Module, held: Iterable[Tensor] = ()) -
         # What is gathered for a pass and let go again is nobody's parameter.
         return {}
     # Lazy parameters are of a class of their own.
-    strange = {leaf: None for leaf in _leaves(loss) if type(leaf) is nn.Parameter and leaf not in known}
+    strange = {leaf: None for leaf in leaves(loss) if type(leaf) is nn.Parameter and leaf not in known}
     if not strange:
         return {}
     found: dict[str, nn.Parameter] = {}
@@ -44,19 +45,6 @@ def unregistered(loss: Tensor, module: nn.Module, held: Iterable[Tensor] = ()) -
     for parameter in strange:
         found[f"a parameter of shape {list(parameter.shape)} ({len(found) + 1})"] = parameter
     return found
-
-
-def _leaves(loss: Tensor) -> Iterator[Tensor]:
-    todo = [] if loss.grad_fn is None else [loss.grad_fn]
-    seen = set(todo)
-    while todo:
-        node: Any = todo.pop()
-        if node.name() == "torch::autograd::AccumulateGrad":
-            yield node.variable
-        for source, _ in node.next_functions:
-            if source is not None and source not in seen:
-                seen.add(source)
-                todo.append(source)
 
 
 def _in_containers(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

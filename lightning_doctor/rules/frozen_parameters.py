@@ -67,6 +67,7 @@ def frozen_parameters(history: History, *, share: float = 0.9) -> Finding | None
     table = history.fact("parameters", {})
     return (
         _nothing(history, table)
+        or _without_slope(history, table)
         or _unregistered(history, table)
         or _cut_off(history, table)
         or _unheld(history, table)
@@ -86,6 +87,27 @@ def _nothing(history: History, table: dict[str, Any]) -> Finding | None:
         evidence=_evidence(table, "frozen", "not_in_optimizer"),
         remedy=_unfreeze_head(table, frozen)
         or f"give {listed(unheld) if unheld else 'parameters that require a gradient'} to the optimizer",
+        onset=0,
+        signals=("train_loss",),
+    )
+
+
+def _without_slope(history: History, table: dict[str, Any]) -> Finding | None:
+    obstacle = table.get("obstacle")
+    # Checkpointing hides parameters from the graph, but not their gradients.
+    if not isinstance(obstacle, str) or any(history.get("grad_norm").values):
+        return None
+    return Finding(
+        severity=Severity.ERROR,
+        summary="nothing is trained: the loss depends on no parameter that an optimizer holds"
+        if not obstacle
+        else f"nothing is trained: every way from the loss to a parameter leads through `{obstacle}`, whose derivative "
+        "is zero",
+        evidence={"obstacle": obstacle or "no way", "trained": int(table.get("trained") or 0)},
+        remedy="return the loss as it was computed: `.item()`, `.detach()`, `torch.tensor(loss)`, `torch.no_grad()` "
+        "and NumPy cut it off from the parameters"
+        if not obstacle
+        else f"compute the loss from what goes into `{obstacle}`, and use it for the metric only",
         onset=0,
         signals=("train_loss",),
     )

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from lightning_doctor import Doctor
 from lightning_doctor.findings import Finding, Severity
@@ -203,4 +204,47 @@ def test_healthy_a_real_frozen_trunk_under_a_head_that_learns_is_well(tmp_path: 
     module.net[0].requires_grad_(False)
     doctor = Doctor(strict=True, select=["LD207"])
     fit(tmp_path, module, doctor, max_epochs=8)
+    assert (doctor.report.findings, doctor.report.healthy) == ([], ["LD207"])
+
+
+class Anew(DigitsNet):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return torch.tensor(float(super().training_step(batch, batch_idx)), requires_grad=True)
+
+
+class Rounded(DigitsNet):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        images, labels = batch
+        return (self.net(images).round()[:, 0] - labels).square().mean()
+
+
+@pytest.mark.parametrize(
+    ("module", "summary", "remedy"),
+    [
+        (Anew, "the loss depends on no parameter that an optimizer holds", "torch.tensor(loss)"),
+        (Rounded, "leads through `round`, whose derivative is zero", "what goes into `round`"),
+    ],
+)
+def test_sick_a_real_loss_without_a_slope_is_found(
+    tmp_path: Path, module: type[DigitsNet], summary: str, remedy: str
+) -> None:
+    doctor = Doctor(strict=True, select=["LD207", "LD105"])
+    fit(tmp_path, module(), doctor, max_epochs=20)
+    first, *symptoms = doctor.report.findings
+    assert (first.code, first.severity, first.step < 5) == ("LD207", Severity.ERROR, True)
+    assert summary in first.summary
+    assert remedy in first.remedy
+    assert all(finding.explained_by == "LD207" for finding in symptoms)
+
+
+class Checkpointed(DigitsNet):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        images, labels = batch
+        logits = checkpoint(self.net, images.requires_grad_(), use_reentrant=True)
+        return nn.functional.cross_entropy(logits, labels)
+
+
+def test_healthy_a_real_model_whose_parameters_a_checkpoint_hides(tmp_path: Path) -> None:
+    doctor = Doctor(strict=True, select=["LD207"])
+    fit(tmp_path, Checkpointed(), doctor, max_epochs=8)
     assert (doctor.report.findings, doctor.report.healthy) == ([], ["LD207"])
