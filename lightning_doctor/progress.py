@@ -24,6 +24,8 @@ _STALE = 0.5
 _SPIKES = 0.02
 # To which share of what a simple model gains a difference must be known to be called none.
 _KNOWN = 0.2
+# Gradients of exactly zero in the second half of a run that show it to have stopped.
+_STOPPED = 8
 # Losses that are meant to be indifferent to samples far off.
 _ROBUST = ("l1", "huber", "smooth_l1")
 
@@ -196,6 +198,23 @@ def _improving(losses: list[float], late: list[float]) -> bool:
     fall = shift(late[:half], late[half:])
     # The two medians lie a quarter of the run apart.
     return fall.sigmas < -3 and -4 * fall.change > 0.05 * abs(median(late[half:]))
+
+
+def stopped_at(history: History) -> int | None:
+    """Returns the step from which on every measured gradient was exactly zero; None where those of late are not."""
+    norms = history.get("grad_norm")
+    late = stretch(norms, 0.5)
+    if len(late) < _STOPPED or any(late):
+        return None
+    last = next((i for i in range(len(norms) - 1, -1, -1) if norms.values[i] != 0), -1)
+    return norms.steps[last + 1]
+
+
+def costs_held_out(history: History) -> bool:
+    """Whether the validation loss is over that of a constant prediction, where both are means."""
+    baselines, losses = (history.get(name).finite().values for name in ("baseline_loss", "val_loss"))
+    is_mean = history.fact("loss_head.reduction") == "mean"
+    return bool(is_mean and baselines and losses) and median(losses[-3:]) > baselines[-1] > 0
 
 
 def held_out(history: History) -> float | None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from statistics import median
 from typing import Any
 
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.layers import measured, of_kind
 from lightning_doctor.loss_head import loss_head
-from lightning_doctor.progress import Standing, standing
+from lightning_doctor.progress import Standing, costs_held_out, standing
 from lightning_doctor.rule import rule
 
 # Layers over which what passes must drown.
@@ -133,7 +132,7 @@ def _loud(history: History, how: Standing, loud: float, enlarged: float) -> Find
     if not is_loud and not (is_deep and how.harmed):
         return None
     # However often it is right: what the start left behind still costs more than a constant prediction.
-    spoiled = (how.learned is not None and how.learned < 0) or _costs_held_out(history)
+    spoiled = (how.learned is not None and how.learned < 0) or costs_held_out(history)
     # A last layer alone unlearns its weights soon.
     lasting = is_deep or how.ended or (how.share or 0.0) >= 0.5
     if how.harmed or (spoiled and lasting):
@@ -157,13 +156,6 @@ def _loud(history: History, how: Standing, loud: float, enlarged: float) -> Find
         onset=0,
         signals=("train_loss", "baseline_loss", f"activation_std/{names[-1]}"),
     )
-
-
-def _costs_held_out(history: History) -> bool:
-    """Whether the validation loss is over that of a constant prediction, where both are means."""
-    baselines, losses = (history.get(name).finite().values for name in ("baseline_loss", "val_loss"))
-    is_mean = loss_head(history).reduction == "mean"
-    return bool(is_mean and baselines and losses) and median(losses[-3:]) > baselines[-1] > 0
 
 
 def _input_size(history: History, layers: list[str]) -> float | None:

@@ -17,6 +17,8 @@ _BLOCKS, _FEWEST = 64, 9
 _WAVES = 2.5
 # Under the start by this many orders of magnitude a squared error is what float32 leaves of it, and may wander.
 _ROUNDING = 8
+# The smallest normal number of float32, where there was never any loss.
+_LEAST = 1.2e-38
 
 
 @rule(
@@ -64,10 +66,12 @@ def late_instability(history: History, *, gained: float = 6.0, lost: float = 0.3
     series = history["train_loss"]
     if min(series.values) < 0:
         return None
-    course = _course(series)
-    start, (best, best_step) = _order(series.values[0]), min(course)
+    # A loss of nothing, as of a margin that is kept, is no smaller than the smallest there is.
+    least = min((value for value in series.values if value > 0), default=_LEAST)
+    course = _course(series, least)
+    start, (best, best_step) = _order(series.values[0], least), min(course)
     # Over a longer stretch too: it may come back in waves, and now may be a trough.
-    now, highest = max(_level(series, share) for share in (late, _WAVES * late))
+    now, highest = max(_level(series, share, least) for share in (late, _WAVES * late))
     fall, rise = start - best, now - best
     if fall < gained or rise < lost * fall or highest < start - _ROUNDING:
         return None
@@ -94,23 +98,22 @@ def late_instability(history: History, *, gained: float = 6.0, lost: float = 0.3
     )
 
 
-def _level(series: Series, share: float) -> tuple[float, float]:
+def _level(series: Series, share: float, least: float) -> tuple[float, float]:
     """Returns the median of the logarithm over the last share of the run, and what a quarter of it is over."""
-    orders = sorted(_order(value) for value in stretch(series, 1 - share) or series.values)
+    orders = sorted(_order(value, least) for value in stretch(series, 1 - share) or series.values)
     return median(orders), orders[3 * len(orders) // 4]
 
 
-def _order(value: float) -> float:
-    # The smallest normal number of float32, for a loss of nothing.
-    return math.log10(max(value, 1.2e-38))
+def _order(value: float, least: float) -> float:
+    return math.log10(max(value, least))
 
 
-def _course(series: Series) -> list[tuple[float, int]]:
+def _course(series: Series, least: float) -> list[tuple[float, int]]:
     """Returns the median logarithm of each of some blocks of equally many values, with its first step.
 
     Of values, not of steps: of a long run few early ones are kept, extreme ones among them, and one batch is luck.
     """
-    orders = [_order(value) for value in series.values]
+    orders = [_order(value, least) for value in series.values]
     length = max(_FEWEST, math.ceil(len(orders) / _BLOCKS))
     starts = range(0, max(1, len(orders) - length + 1), length)
     return [(median(orders[start : start + length]), series.steps[start]) for start in starts]

@@ -9,7 +9,11 @@ from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History, Series
 from lightning_doctor.noise import Trend, noise, shift, stretch
 from lightning_doctor.prescriptions import peak_rate
+from lightning_doctor.progress import stopped_at
 from lightning_doctor.rule import rule
+
+# The share of a run within which it stops at once.
+_AT_ONCE = 0.1
 
 
 @rule("LD105", needs={"train_loss": 64}, explains=("stale_validation",))
@@ -64,8 +68,10 @@ def loss_plateau(
     sigma = noise(late)
     untrained = _untrained(values, sigma)
     start, now = median(untrained), median(late)
-    if now >= converged * start and _gradient_is_zero(history):
-        return _cut_off(history, start, now)
+    stopped = stopped_at(history)
+    # One that stops at once has not converged, however bad its very first loss was.
+    if stopped is not None and (now >= converged * start or stopped - steps[0] < _AT_ONCE * spent):
+        return _cut_off(history, start, now, stopped)
     if _rate_is_low(history):
         return None
     fall = shift(late[:half], late[half:])
@@ -118,24 +124,16 @@ def loss_plateau(
     )
 
 
-def _gradient_is_zero(history: History) -> bool:
-    """Whether every gradient measured in the second half of the run so far is exactly zero."""
-    norms = stretch(history.get("grad_norm"), 0.5)
-    return len(norms) >= 8 and not any(norms)
-
-
-def _cut_off(history: History, start: float, now: float) -> Finding:
+def _cut_off(history: History, start: float, now: float, stopped: int) -> Finding:
     """Without a gradient no step changes anything: no noise of the loss can hide a fall, and none is to come."""
-    norms = history["grad_norm"]
-    zero = next((i for i in range(len(norms) - 1, -1, -1) if norms.values[i] != 0), -1) + 1
+    zeros = len(history["grad_norm"].since(stopped))
     return Finding(
         severity=Severity.WARNING,
-        summary=f"the gradient is exactly zero since step {norms.steps[zero]}, at a loss of {now:.4g}, "
-        f"{start:.4g} at first",
-        evidence={"start": start, "now": now, "zero_since": norms.steps[zero], "zero_gradients": len(norms) - zero},
+        summary=f"the gradient is exactly zero since step {stopped}, at a loss of {now:.4g}, {start:.4g} at first",
+        evidence={"start": start, "now": now, "zero_since": stopped, "zero_gradients": zeros},
         remedy="find what cuts the gradient off: an output that is constant (softmax over one unit) or clipped, ReLU "
         "units that are all dead, a `.detach()`, frozen parameters",
-        onset=norms.steps[zero],
+        onset=stopped,
         signals=("grad_norm", "train_loss"),
     )
 

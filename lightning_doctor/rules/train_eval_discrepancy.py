@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from statistics import median
+from statistics import fmean, median
 
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History, Series
@@ -12,6 +12,8 @@ from lightning_doctor.scores import scores
 
 # Layers that do another thing in eval mode than to leave something out.
 _NORMALISING = "BatchNorm"
+# Steps before a score that tell the loss in train mode, and how sure the difference must be [standard errors].
+_BEFORE, _SURE = 32, 3.0
 
 
 @rule(
@@ -34,7 +36,8 @@ def train_eval_discrepancy(
 
     What it looks at:
         ``mode_gap``, how far the loss of a batch in train mode lies over the one in eval mode, by a copy of the model
-        with the same weights.
+        with the same weights; with batch normalisation also ``eval_loss/train``, a sample of training rows in eval
+        mode, beside ``train_loss``.
 
     Why it matters:
         In eval mode the network is another one than was trained: validation, and every use of it, sees that one.
@@ -69,10 +72,18 @@ def train_eval_discrepancy(
     baselines = history.get("baseline_loss").finite().values
     start = baselines[-1] if baselines else losses[0]
     evaluated = trained * median(ratios)
-    if min(ratios) < factor or not start > 0 or trained < 0 or evaluated - trained < share * start:
-        return None
     layers = history.fact("model.layers", {})
     normalises = isinstance(layers, dict) and any(_NORMALISING in str(name) for name in layers)
+    what, onset = "the same batch scores", _since(gaps, factor)
+    if min(ratios) < factor or evaluated - trained < share * start:
+        # Single small batches scatter too much to agree; many training rows at once do not.
+        rows = _of_many_rows(history, factor, share * start) if normalises else None
+        if rows is None:
+            return None
+        trained, evaluated, onset = rows
+        what, ratios = "a sample of the training rows scores", [evaluated / trained]
+    if not start > 0 or not trained > 0:
+        return None
     validation = scores(history, "validation")
     good = validation is not None and max(validation.skills[-1:], default=0.0) >= GOOD
     batch = history.fact("data.batch_size")
@@ -86,7 +97,7 @@ def train_eval_discrepancy(
         evidence["batch_size"] = batch
     return Finding(
         severity=Severity.NOTE if good else Severity.WARNING,
-        summary=f"the same batch scores {median(ratios):.2g} times as high in eval mode as in train mode (about "
+        summary=f"{what} {median(ratios):.2g} times as high in eval mode as in train mode (about "
         f"{evaluated:.3g} against {trained:.3g})",
         evidence=evidence,
         remedy=_remedy(batch if isinstance(batch, int) else None)
@@ -94,9 +105,28 @@ def train_eval_discrepancy(
         else "look for what the model does otherwise in eval mode: `self.training` in its forward pass, a layer with "
         "statistics of its own",
         confidence=Confidence.CONFIRMED if normalises else Confidence.SUSPECTED,
-        onset=_since(gaps, factor),
+        onset=onset,
         signals=("mode_gap", "train_loss", "val_loss"),
     )
+
+
+def _of_many_rows(history: History, factor: float, apart: float) -> tuple[float, float, int] | None:
+    """Returns the loss in train mode, that in eval mode of a sample of training rows, and since when they lie apart."""
+    scored = scores(history, "train")
+    if scored is None or len(scored.losses) < 2:
+        return None
+    losses = history["train_loss"]
+    pairs = []
+    for step, evaluated, error in list(zip(scored.steps, scored.losses, scored.errors, strict=True))[-2:]:
+        before = losses.until(step)[-_BEFORE:]
+        if len(before) < _BEFORE or not fmean(before) > 0:
+            return None
+        pairs.append((fmean(before), evaluated, error))
+    far = all(
+        evaluated >= factor * trained and evaluated - trained >= max(apart, _SURE * error)
+        for trained, evaluated, error in pairs
+    )
+    return (*pairs[-1][:2], scored.steps[-2]) if far else None
 
 
 def _since(gaps: Series, factor: float) -> int:

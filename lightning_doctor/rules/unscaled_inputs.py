@@ -13,7 +13,7 @@ from lightning_doctor.layers import of_kind
 from lightning_doctor.loss_head import loss_head
 from lightning_doctor.noise import stretch
 from lightning_doctor.prescriptions import is_adaptive, peak_rate
-from lightning_doctor.progress import LITTLE, POOR, Standing, held_out, standing
+from lightning_doctor.progress import LITTLE, POOR, Standing, held_out, standing, stopped_at
 from lightning_doctor.rule import rule
 
 # First layers that do not mind: they normalise, or read whole numbers as names.
@@ -141,8 +141,9 @@ def _suffers(history: History, how: Standing, proof: _Proof | None) -> bool:
     """Whether the run does badly, on its own samples or on others, and no noise in the data alone can be why."""
     bar = POOR if proof is not None and proof.stays else LITTLE
     if how.ended:
-        held = held_out(history)
-        return not how.good and any(share is not None and share < bar for share in (how.most, held))
+        known = [share for share in (how.most, held_out(history)) if share is not None]
+        # Of a run that cannot be read, that it stopped is all there is to see.
+        return not how.good and (min(known) < bar if known else proof is not None and stopped_at(history) is not None)
     if how.most is None or how.most >= bar:
         return False
     if how.harmed or proof is None or how.share is None:

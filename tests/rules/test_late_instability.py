@@ -159,3 +159,8 @@ def test_healthy_a_few_early_losses_that_were_kept_for_being_extreme() -> None:
     for step, loss in zip([*range(0, 6000, 500), *range(6000, 8000)], [*early, *late], strict=True):
         history.record("train_loss", step, loss)
     assert late_instability(history) is None
+
+
+def test_healthy_margins_that_are_kept_cost_nothing_and_now_and_then_a_little() -> None:
+    losses = [1.0, *orders((100, -2.0)), *([0.0] * 300), *([0.0, 0.05, 0.01, 0.0, 0.03] * 60)]
+    assert late_instability(run_of(losses)) is None

@@ -87,3 +87,13 @@ def test_on_a_real_run_it_is_told_after_the_first_step(tmp_path: Path, batch_fir
     assert doctor.report is not None
     steps = [finding.step for finding in doctor.report.findings if finding.code == "LD608"]
     assert steps == ([] if batch_first else [1])
+
+
+@pytest.mark.parametrize(("validation", "severity"), [(3.5, "warning"), (0.5, "note")])
+def test_what_is_right_in_its_batches_is_worth_what_validation_says(validation: float, severity: str) -> None:
+    history = headed(LOGITS, skill=0.95, baseline=2.3, leak={"tested": True, "changed": 1.0})
+    for step in range(5):
+        history.record("val_loss", 40 * step, validation)
+    finding = leaking_batch(history)
+    assert finding is not None
+    assert finding.severity == severity

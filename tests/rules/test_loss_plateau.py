@@ -138,8 +138,12 @@ def test_one_gradient_that_is_not_zero_keeps_the_run_alive() -> None:
     assert loss_plateau(history) is None
 
 
-def test_healthy_run_whose_gradient_is_zero_at_a_low_loss_has_arrived() -> None:
-    assert loss_plateau(no_gradient(decay(2.3, 0.1, 30, 400))) is None
+@pytest.mark.parametrize(("stopped", "ill"), [(150, False), (30, True)])
+def test_a_gradient_that_is_zero_at_a_low_loss_has_arrived_unless_it_was_so_at_once(stopped: int, ill: bool) -> None:
+    history = history_of([1e13, *noisy([2.3] * 399, 0.1)])
+    for step in range(400):
+        history.record("grad_norm", step, float(step < stopped))
+    assert (loss_plateau(history) is not None) is ill
 
 
 def test_sick_run_that_comes_down_from_a_jump_is_not_on_its_way() -> None:

@@ -86,3 +86,22 @@ def test_share_is_what_of_a_constants_loss_lies_between(gap: float, ill: bool) -
 @pytest.mark.parametrize(("scans", "ill"), [(3, True), (4, False)])
 def test_scans_is_how_many_must_agree(scans: int, ill: bool) -> None:
     assert (judge([-0.1, -0.1, -0.9, -0.9, -0.9], scans=scans) is not None) is ill
+
+
+@pytest.mark.parametrize(("evaluated", "ill"), [(9.0, True), (0.25, False)])
+def test_sick_where_small_batches_scatter_many_training_rows_tell(evaluated: float, ill: bool) -> None:
+    losses = decay(2.3, 0.2, 10, 200)
+    history = headed(LOGITS, losses=losses, baseline=2.3, model=NORMALISED, data={"batch_size": 2})
+    reading(history, "mode_gap", [-0.9, 0.3, -0.5, -0.1], every=40)
+    scored(history, "train", [2.3, evaluated, evaluated], every=90)
+    finding = train_eval_discrepancy(history)
+    assert (finding is not None) is ill
+    if finding is not None:
+        assert finding.summary.startswith("a sample of the training rows scores 45 times as high in eval mode")
+        assert (finding.onset, finding.severity) == (90, Severity.WARNING)
+
+
+def test_healthy_without_batch_normalisation_a_loss_that_jumps_is_no_matter_of_the_mode() -> None:
+    history = headed(LOGITS, losses=decay(2.3, 0.2, 10, 200), baseline=2.3, model={"layers": {"Dropout": 1}})
+    reading(history, "mode_gap", [-0.9, 0.3, -0.5, -0.1], every=40)
+    assert train_eval_discrepancy(scored(history, "train", [2.3, 9.0, 9.0], every=90)) is None

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_doctor import Doctor
 from lightning_doctor.history import History
 from lightning_doctor.rules.unscaled_inputs import unscaled_inputs
-from tests.histories import ADAM, HEAD, LOGITS, SGD, headed, reading
+from tests.histories import ADAM, COMPLETED, HEAD, LOGITS, SGD, headed, history_of, noisy, reading
 from tests.runs import IMAGES, LABELS, DigitsNet, trainer
 
 
@@ -235,3 +235,14 @@ def test_on_a_real_run(tmp_path: Path, scale: float, ill: bool) -> None:
         assert next(iter(found)) == "LD601"
         assert found["LD601"].step < 100
         assert torch.isfinite(torch.tensor(found["LD601"].evidence["std_max"]))
+
+
+@pytest.mark.parametrize(("norm", "severity"), [(0.0, "warning"), (1.0, "note")])
+def test_of_a_run_that_cannot_be_read_that_it_stopped_is_all_there_is_to_see(norm: float, severity: str) -> None:
+    history = history_of([1e13, *noisy([240.0] * 299, 20.0)], optimizers=SGD, inputs=HUNDREDS, run=COMPLETED)
+    reading(history, "learning_rate", [0.1])
+    for step in range(300):
+        history.record("grad_norm", step, 1e15 if step == 0 else norm)
+    finding = unscaled_inputs(history)
+    assert finding is not None
+    assert finding.severity == severity
