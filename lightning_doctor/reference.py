@@ -14,6 +14,8 @@ from lightning_doctor.noise import noise, stretch
 
 # Layers whose outputs are sums of what goes in, weighed; two of them with an activation between are a network.
 _WEIGHING = ("Linear", "Conv", "LSTM", "GRU", "RNN", "Embedding", "Attention", "Bilinear")
+# How many times fewer weights a network must have for its size to be what it lacks.
+_SMALLER = 4
 _TITLES = {"linear": "a linear model", "shallow": "a network of one hidden layer", "model": "the model given"}
 
 
@@ -51,6 +53,7 @@ class Reference:
         network: That of the network, in eval mode.
         rivals: The models it was compared with, whether or not simpler than it.
         hidden: The units of the network of one hidden layer.
+        shallow_parameters: Its weights; 0 where they are not known.
     """
 
     step: int
@@ -59,6 +62,11 @@ class Reference:
     network: float
     rivals: dict[str, Rival]
     hidden: int
+    shallow_parameters: int = 0
+
+    def outweighs(self, parameters: object) -> bool:
+        """Whether the network of one hidden layer has far more weights than the one that it was compared with."""
+        return isinstance(parameters, int) and 0 < _SMALLER * parameters <= self.shallow_parameters
 
 
 def read_reference(history: History) -> Reference | None:
@@ -75,9 +83,10 @@ def read_reference(history: History) -> Reference | None:
         if math.isfinite(loss) and math.isfinite(error):
             rivals[name] = Rival(name, title, loss, network - loss, error)
     whole = {
-        name: int(value) if math.isfinite(value := number(fact.get(name))) else 0 for name in ("step", "rows", "hidden")
+        name: int(value) if math.isfinite(value := number(fact.get(name))) else 0
+        for name in ("step", "rows", "hidden", "shallow_parameters")
     }
-    return Reference(whole["step"], whole["rows"], constant, network, rivals, whole["hidden"])
+    return Reference(constant=constant, network=network, rivals=rivals, **whole)
 
 
 def target(history: History) -> tuple[float, str] | None:

@@ -73,6 +73,7 @@ class ReferenceProbe(Monitor):
         self._epoch = run.trainer.current_epoch
         self._fitted: dict[str, list[float]] | None = None
         self._constant = math.nan
+        self._shallow_parameters = 0
         self._parts: list[tuple[Any, int]] = []
         self._look_at, self._cost = _FIRST, _USUAL
         planned = case.history.fact("trainer.planned_steps")
@@ -142,7 +143,8 @@ class ReferenceProbe(Monitor):
         rehearsal = Rehearsal(case.run.trainer, case.run.module)
         network = _scored(rehearsal, self._parts)
         fact = {**(self._target or {}), "step": case.run.step, "rows": sum(rows for _, rows in self._parts)}
-        fact |= {"hidden": HIDDEN, "network": fmean(network), "constant": self._constant}
+        fact |= {"hidden": HIDDEN, "shallow_parameters": self._shallow_parameters}
+        fact |= {"network": fmean(network), "constant": self._constant}
         others = dict(self._fitted)
         if isinstance(self.reference, nn.Module):
             try:
@@ -196,6 +198,7 @@ class ReferenceProbe(Monitor):
         tables = [_table(batch, place, task) for batch, _ in self._parts]
         self._fitted = {name: [float(models.losses(name, *table).mean()) for table in tables] for name in _NAMES}
         self._constant = fmean(self._fitted["constant"])
+        self._shallow_parameters = models.parameters("shallow")
 
     def _other(self, case: Case) -> list[float]:
         rehearsal = Rehearsal(case.run.trainer, self.reference)

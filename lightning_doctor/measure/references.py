@@ -97,6 +97,10 @@ class References:
                 for name, hidden in (("linear", 0), ("shallow", HIDDEN))
             }
 
+    def parameters(self, name: str) -> int:
+        """Returns how many weights the ``"linear"`` model or the ``"shallow"`` network has."""
+        return sum(weight.numel() for weight in self._models[name])
+
     def losses(self, name: str, inputs: Tensor, targets: Tensor) -> Tensor:
         """Returns the loss of each row ``[N]`` of others than those that were fitted.
 

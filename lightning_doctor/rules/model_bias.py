@@ -50,7 +50,8 @@ def model_bias(
 
     Blind spots:
         It is seen where a small network shows that more can be expressed; what no small network can do either looks
-        like noise in the targets. A model with a hidden layer that does no better than one is left to optimization.
+        like noise in the targets. A model with a hidden layer is left to optimization, unless it has no quarter of
+        that network's weights.
     """
     compared, now = read_reference(history), standing(history)
     if compared is None or not now.rests or now.improving or _does_well(history, now.most):
@@ -58,7 +59,10 @@ def model_bias(
     if _is_worse_than_nothing(history, compared.constant, sigmas, alike):
         return None
     shallow, linear = compared.rivals.get("shallow"), compared.rivals.get("linear")
-    if shallow is None or linear is None or has_hidden_layer(history) is not False:
+    if shallow is None or linear is None:
+        return None
+    few = compared.outweighs(history.fact("model.parameters"))
+    if has_hidden_layer(history) is not False and not few:
         return None
     # It is as good as what it is: were it worse than any linear model, its training would be to blame.
     if linear.gap > max(sigmas * linear.error, alike * (compared.constant - linear.loss)):
@@ -71,11 +75,14 @@ def model_bias(
 
 def _finding(history: History, compared: Reference, shallow: Rival, linear: Rival, *, confirmed: bool) -> Finding:
     parameters = history.fact("model.parameters")
+    bends = has_hidden_layer(history) is not False
+    lacks = (
+        f"it has {parameters} weights, where that has {compared.shallow_parameters}" if bends else "it lacks what bends"
+    )
     return Finding(
         severity=Severity.WARNING,
         summary=f"the model scores {compared.network:.3g} on rows it was trained on, a linear one {linear.loss:.3g}, "
-        f"and one hidden layer of {compared.hidden} units {shallow.loss:.3g}, fitted to other rows: it lacks what "
-        "bends",
+        f"and one hidden layer of {compared.hidden} units {shallow.loss:.3g}, fitted to other rows: {lacks}",
         evidence={
             "network": compared.network,
             "linear": linear.loss,
@@ -84,11 +91,15 @@ def _finding(history: History, compared: Reference, shallow: Rival, linear: Riva
             "error": shallow.error,
             "rows": compared.rows,
             "hidden": compared.hidden,
+            **({"shallow_parameters": compared.shallow_parameters} if bends else {}),
             **({"parameters": parameters} if isinstance(parameters, int) else {}),
         },
-        remedy=f"add a hidden layer with an activation, of {max(compared.hidden, 16)} units to begin with, or features "
+        remedy=f"widen its hidden layers to {max(compared.hidden, 16)} units or more"
+        if bends
+        else f"add a hidden layer with an activation, of {max(compared.hidden, 16)} units to begin with, or features "
         "that bend (squares, products)",
-        confidence=Confidence.CONFIRMED if confirmed else Confidence.SUSPECTED,
+        # What bends may be badly trained as well.
+        confidence=Confidence.CONFIRMED if confirmed and not bends else Confidence.SUSPECTED,
         onset=history["train_loss"].steps[0],
         signals=("train_loss", "baseline_loss"),
     )

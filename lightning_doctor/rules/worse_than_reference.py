@@ -65,7 +65,8 @@ def worse_than_reference(history: History, *, sigmas: float = 4.0, share: float 
         compared = None
     best: Rival | None = None
     if compared is not None:
-        simpler = [rival for rival in compared.rivals.values() if rival.name != "shallow" or has_hidden_layer(history)]
+        is_simpler = has_hidden_layer(history) and not compared.outweighs(history.fact("model.parameters"))
+        simpler = [rival for rival in compared.rivals.values() if rival.name != "shallow" or is_simpler]
         better = [
             rival
             for rival in simpler

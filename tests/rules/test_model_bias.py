@@ -7,6 +7,7 @@ import pytest
 from lightning_doctor.diagnose import rank
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.rules.model_bias import model_bias
+from lightning_doctor.rules.worse_than_reference import worse_than_reference
 from tests.histories import COMPLETED, HEAD, decay, headed
 from tests.rules.test_worse_than_reference import DEEP, LINEAR, compared
 from tests.scored import scored
@@ -46,6 +47,31 @@ def test_sick_a_straight_line_through_what_bends() -> None:
 
 def test_healthy_a_deep_network_is_left_to_optimization() -> None:
     assert judge(model=DEEP) is None
+
+
+NARROW: dict[str, Any] = {"layers": {"Linear": 2, "ReLU": 1}, "parameters": 60}
+
+
+@pytest.mark.parametrize(("weights", "ill"), [(240, True), (239, False)])
+def test_sick_two_hidden_units_where_a_wider_network_does_better(weights: int, ill: bool) -> None:
+    reference = compared(1.5, linear=1.6, shallow=0.2, error=0.05) | {"shallow_parameters": weights}
+    history = headed(
+        HEAD,
+        skill=0.3,
+        losses=decay(2.3, 1.5, 5, 200),
+        baseline=2.3,
+        model=NARROW,
+        reference=reference,
+        run=COMPLETED,
+    )
+    finding = model_bias(history)
+    assert (finding is not None) is ill
+    # What is no matter of size is one of training, and the other way round.
+    assert (worse_than_reference(history) is not None) is not ill
+    if finding is not None:
+        assert finding.confidence is Confidence.SUSPECTED
+        assert "it has 60 weights, where that has 240" in finding.summary
+        assert "widen its hidden layers to 32 units" in finding.remedy
 
 
 def test_healthy_a_linear_model_of_what_is_straight() -> None:
