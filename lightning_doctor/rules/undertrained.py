@@ -7,10 +7,13 @@ from statistics import median
 
 from lightning_doctor.findings import Finding, Severity
 from lightning_doctor.history import History
-from lightning_doctor.noise import shift, stretch, trend
+from lightning_doctor.noise import noise, shift, stretch, trend
 from lightning_doctor.prescriptions import peak_rate
 from lightning_doctor.progress import POOR, standing
 from lightning_doctor.rule import rule
+
+# Validation passes that tell whether it has turned, and how far over its best it must be [noise of a pass].
+_PASSES, _SURE = 6, 5.0
 
 
 @rule("LD108", needs={"train_loss": 32})
@@ -72,11 +75,8 @@ def undertrained(
     expected = min(end, fall * (slowing + slowing**2 + slowing**3 + slowing**4))
     if expected < gain * end:
         return None
-    now = standing(history)
     return Finding(
-        severity=Severity.WARNING
-        if now.reached is None or (now.poor and not _has_most(history, end))
-        else Severity.NOTE,
+        severity=Severity.WARNING if _left_much(history, end) and not _has_turned(history) else Severity.NOTE,
         summary=f"the training loss was still falling at the end: from {end + fall:.4g} to {end:.4g} "
         "in the last quarter of the run",
         evidence={
@@ -93,10 +93,18 @@ def undertrained(
     )
 
 
-def _has_most(history: History, end: float) -> bool:
-    """Whether the very end, which a run that still falls has only just come to, has most of what there was to learn."""
-    baselines = history.get("baseline_loss").finite().values
-    return bool(baselines) and baselines[-1] > 0 and 1 - end / baselines[-1] >= POOR
+def _has_turned(history: History) -> bool:
+    """Whether validation gets worse while training still gets better: training on learns the samples by heart."""
+    losses = history.get("val_loss").finite().values
+    return len(losses) >= _PASSES and median(losses[-3:]) > min(losses) + _SURE * noise(losses)
+
+
+def _left_much(history: History, end: float) -> bool:
+    """Whether most of what there was to learn is not learned, at the very end, to which the loss has only just come."""
+    now, baselines = standing(history), history.get("baseline_loss").finite().values
+    if now.reached is None:
+        return True
+    return now.poor and not (bool(baselines) and baselines[-1] > 0 and 1 - end / baselines[-1] >= POOR)
 
 
 def _decayed(history: History) -> bool:

@@ -106,3 +106,13 @@ def test_what_the_very_end_has_learned_counts(baseline: float, severity: str) ->
     finding = undertrained(reading(history, "baseline_loss", [baseline] * 60))
     assert finding is not None
     assert finding.severity == severity
+
+
+@pytest.mark.parametrize(("last", "severity"), [(1.9, "note"), (1.4, "warning")])
+def test_where_validation_has_turned_longer_training_is_no_cure(last: float, severity: str) -> None:
+    history = history_of(noisy(line(2.3, 1.5), 0.03), run=COMPLETED)
+    for index, loss in enumerate([2.0, 1.6, 1.5, *line(1.5, last, 12)]):
+        history.record("val_loss", 40 * index + 39, loss)
+    finding = undertrained(history)
+    assert finding is not None
+    assert finding.severity == severity
