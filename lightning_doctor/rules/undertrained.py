@@ -96,7 +96,8 @@ def undertrained(
 def _has_turned(history: History) -> bool:
     """Whether validation gets worse while training still gets better: training on learns the samples by heart."""
     losses = history.get("val_loss").finite().values
-    return len(losses) >= _PASSES and median(losses[-3:]) > min(losses) + _SURE * noise(losses)
+    best = min(losses, default=0.0)
+    return len(losses) >= _PASSES and best not in losses[-3:] and median(losses[-3:]) > best + _SURE * noise(losses)
 
 
 def _left_much(history: History, end: float) -> bool:
