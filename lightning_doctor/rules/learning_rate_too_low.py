@@ -19,6 +19,9 @@ from lightning_doctor.step_sizes import scanned_steps, smallest_limit
 _LARGER = (64.0, 16.0, 4.0)
 # Share of the loss that all steps of a run must take off to do anything.
 _NOTHING = 0.1
+# The share of the run whose median tells where it has come, and how much of what the first half brought the second
+# must bring to fall as steadily.
+_END, _FADING = 0.1, 0.25
 
 
 @rule(
@@ -56,7 +59,8 @@ def learning_rate_too_low(
 
     Blind spots:
         Along one step a loss may fall far though other directions are steep; therefore no limit ever seen in this
-        run may lie near. Without a skill or a baseline the start of the run is what there was to learn.
+        run may lie near. Without a skill or a baseline the start of the run is what there was to learn, and only a
+        fall that does not fade is taken for slow.
     """
     losses, rates = history["train_loss"], history["learning_rate"].values
     now = standing(history)
@@ -85,6 +89,9 @@ def learning_rate_too_low(
     # Medians a quarter of the run apart; what noise hides, the scans tell.
     seen = fall.sigmas < -sigmas
     pace = -fall.change / max(1.0, (losses.steps[-1] - losses.steps[0]) / 4) if seen else -change * level
+    # Where nothing tells how low the loss can come, a fall that fades has come down to what there is.
+    if now.most is None and not idle and _fades(losses):
+        return None
     target = 0.5 * (history["baseline_loss"].values[-1] if "baseline_loss" in history else losses.values[0])
     if level - pace * left < target:
         return None
@@ -118,6 +125,13 @@ def learning_rate_too_low(
         onset=losses.steps[0],
         signals=("train_loss", f"scan/{larger:g}", "learning_rate"),
     )
+
+
+def _fades(losses: Series) -> bool:
+    """Whether the second half of the run brought far less than the first."""
+    start = losses.values[: max(1, len(losses) // 32)]
+    middle, end = (median(stretch(losses, begin, begin + _END)) for begin in (0.5 - _END / 2, 1 - _END))
+    return middle - end < _FADING * (median(start) - middle)
 
 
 def _falls_unseen(losses: Series, late: Trend, per_step: float, sigmas: float) -> bool:

@@ -121,3 +121,10 @@ def test_healthy_the_curvature_bears_no_rate_so_much_larger(sharpness: float, il
 @pytest.mark.parametrize(("kind", "ill"), [("minimum", False), ("flat", False), ("saddle", True)])
 def test_healthy_at_a_minimum_no_step_goes_down(kind: str, ill: bool) -> None:
     assert (learning_rate_too_low(run(curvature=point(kind))) is not None) is ill
+
+
+# Of a loss whose floor is not known, as that of a ranking: 4.2 to 3.8, most of it in the first half or all along.
+@pytest.mark.parametrize(("time", "ill"), [(60.0, False), (400.0, True)])
+def test_healthy_a_fall_that_fades_has_come_down_to_what_there_is(time: float, ill: bool) -> None:
+    losses = noisy([3.8 + 0.4 * share for share in decay(1.0, 0.0, time, 400)], 0.002)
+    assert (learning_rate_too_low(run(losses)) is not None) is ill
