@@ -101,7 +101,8 @@ def learning_rate_too_high(
     over = [scan for scan in seen or early or late if scan.overshoots]
     shown = seen is not None or (early and _rose(history, early[0].step)) or bounces
     if not shown or not over:
-        return (_climbed(history, rise) or _unlearned(history)) if _finite(history) else None
+        known = "train_loss" in history and _finite(history)
+        return (_climbed(history, rise) or _unlearned(history)) if known else None
     limit = smallest_limit(over)
     rate = over[0].rate
     evidence: dict[str, float | int | str] = {

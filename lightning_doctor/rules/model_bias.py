@@ -107,7 +107,8 @@ def _finding(history: History, compared: Reference, shallow: Rival, linear: Riva
 
 def _is_worse_than_nothing(history: History, constant: float, sigmas: float, alike: float) -> bool:
     """Whether the loss rests over what a constant prediction costs, which hardly a model cannot express."""
-    late = stretch(history["train_loss"].finite(), 0.8)
+    losses = history["train_loss"].finite()
+    late = stretch(losses, 0.8) or losses.values
     over = median(late) - constant
     return over > max(sigmas * 1.25 * noise(late) / math.sqrt(len(late)), alike * constant)
 

@@ -11,7 +11,8 @@ from lightning_doctor.history import History
 from lightning_doctor.layers import listed
 from lightning_doctor.prescriptions import optimizer
 from lightning_doctor.progress import held_out, standing
-from lightning_doctor.rule import rule
+from lightning_doctor.rule import is_recent, rule
+from lightning_doctor.scores import scores
 
 _DECOUPLED = ("adamw", "nadamw", "lion")
 
@@ -78,11 +79,14 @@ def over_regularized(
 
 def _evaluated(history: History) -> float | None:
     """Returns the share of a constant prediction's loss that the recent loss in eval mode is under."""
-    state = standing(history)
-    gaps = history.get("mode_gap").finite().values[-8:]
-    if state.learned is None or not gaps:
+    state, gaps = standing(history), history.get("mode_gap").finite()
+    if state.learned is not None and gaps and is_recent(history, gaps.steps[-1]):
+        return 1 - (1 - state.learned) / max(1 + median(gaps.values[-8:]), 1e-6)
+    # Where batches were scanned at first only, many rows may have been scored since.
+    train, baselines = scores(history, "train"), history.get("baseline_loss").finite().values
+    if train is None or not baselines or not baselines[-1] > 0 or (gaps and train.steps[-1] < gaps.steps[-1]):
         return None
-    return 1 - (1 - state.learned) / max(1 + median(gaps), 1e-6)
+    return 1 - train.losses[-1] / baselines[-1]
 
 
 def _dropped(history: History, learned: float | None, taken: float, strong: float) -> Finding | None:

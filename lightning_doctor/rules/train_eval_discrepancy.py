@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from statistics import fmean, median
 
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History, Series
 from lightning_doctor.progress import GOOD
-from lightning_doctor.rule import rule
+from lightning_doctor.rule import Undecided, is_recent, rule
 from lightning_doctor.scores import scores
 
 # Layers that do another thing in eval mode than to leave something out.
@@ -19,7 +20,6 @@ _BEFORE, _SURE = 32, 3.0
 @rule(
     "LD509",
     needs={"mode_gap": 3, "train_loss": 32},
-    recent=("mode_gap",),
     explains=(
         "overfitting",
         "stale_validation",
@@ -75,9 +75,12 @@ def train_eval_discrepancy(
     layers = history.fact("model.layers", {})
     normalises = isinstance(layers, dict) and any(_NORMALISING in str(name) for name in layers)
     what, onset = "the same batch scores", _since(gaps, factor)
-    if min(ratios) < factor or evaluated - trained < share * start:
+    recent = is_recent(history, gaps.steps[-1])
+    if not recent or min(ratios) < factor or evaluated - trained < share * start:
         # Single small batches scatter too much to agree; many training rows at once do not.
         rows = _of_many_rows(history, factor, share * start) if normalises else None
+        if rows is None and not recent:
+            raise Undecided(f"the newest mode_gap is of step {gaps.steps[-1]}: too old to tell of now")
         if rows is None:
             return None
         trained, evaluated, onset = rows
@@ -113,20 +116,20 @@ def train_eval_discrepancy(
 def _of_many_rows(history: History, factor: float, apart: float) -> tuple[float, float, int] | None:
     """Returns the loss in train mode, that in eval mode of a sample of training rows, and since when they lie apart."""
     scored = scores(history, "train")
-    if scored is None or len(scored.losses) < 2:
+    if scored is None or not is_recent(history, scored.steps[-1]):
         return None
     losses = history["train_loss"]
     pairs = []
     for step, evaluated, error in list(zip(scored.steps, scored.losses, scored.errors, strict=True))[-2:]:
         before = losses.until(step)[-_BEFORE:]
-        if len(before) < _BEFORE or not fmean(before) > 0:
+        if len(before) < _BEFORE or not fmean(before) > 0 or math.isnan(error):
             return None
         pairs.append((fmean(before), evaluated, error))
     far = all(
         evaluated >= factor * trained and evaluated - trained >= max(apart, _SURE * error)
         for trained, evaluated, error in pairs
     )
-    return (*pairs[-1][:2], scored.steps[-2]) if far else None
+    return (*pairs[-1][:2], scored.steps[-len(pairs)]) if far else None
 
 
 def _since(gaps: Series, factor: float) -> int:

@@ -73,6 +73,7 @@ class Letterbox:
         self._letter: str | None = None
         self._snapshot: bytes | None = None
         self._layout: dict[str, Any] | None = None
+        self._arranged: list[str] = []
         self._foreign_layout: dict[int, bool] = {}
 
     def failures(self) -> list[Failure]:
@@ -128,6 +129,9 @@ class Letterbox:
             names: The series there are, without ``doctor/``.
         """
         names = list(names)
+        if names == self._arranged:
+            return
+        self._arranged = names
         charts = {
             title: patterns
             for title, patterns in _CHARTS.items()

@@ -174,8 +174,10 @@ def one_line(item: Any, limit: int | None = None) -> str:
     Control characters would move a terminal's cursor, and two of them are how Markdown converters mark their own
     place-holders.
     """
-    kept = (c for c in str(item) if c.isspace() or (unicodedata.category(c) not in _INVISIBLE and c not in _BIDI))
-    plain = " ".join("".join(kept).split())
+    text = str(item)
+    if not (text.isascii() and text.isprintable()):
+        text = "".join(c for c in text if c.isspace() or (unicodedata.category(c) not in _INVISIBLE and c not in _BIDI))
+    plain = " ".join(text.split())
     return plain if limit is None or len(plain) <= limit else plain[: limit - 1] + "…"
 
 

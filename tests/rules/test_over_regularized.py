@@ -13,6 +13,7 @@ from lightning_doctor.history import History
 from lightning_doctor.rules.over_regularized import over_regularized
 from tests.histories import COMPLETED, LOGITS, headed, reading
 from tests.runs import LABELS, found
+from tests.scored import scored
 
 HALF = {"model": {"dropout": {"drop1": 0.5, "drop2": 0.5}}}
 STRONG = {"model": {"dropout": {"drop1": 0.9, "drop2": 0.1}}}
@@ -144,3 +145,18 @@ def test_sick_in_a_real_run_with_nearly_everything_dropped(tmp_path: Path) -> No
     assert finding is not None
     assert finding.severity is Severity.WARNING
     assert "net.2 from 0.95 to 0.2" in finding.remedy
+
+
+@pytest.mark.parametrize(("evaluated", "ill"), [(2.3, True), (0.5, False)])
+def test_where_batches_were_scanned_at_first_only_many_rows_tell_what_is_learned(evaluated: float, ill: bool) -> None:
+    # The first scans are of a loud start: what they promise is not there.
+    history = headed(
+        LOGITS,
+        losses=[4.0] * 10 + [2.3] * 290,
+        baseline=2.3,
+        model={"layers": {"Linear": 2, "Dropout": 1}, "dropout": {"net.2": 0.98}},
+        run=COMPLETED,
+    )
+    reading(history, "mode_gap", [1.2, 1.8, 1.3], every=2)
+    finding = over_regularized(scored(history, "train", [2.3, evaluated], every=250))
+    assert (finding is not None) is ill
