@@ -26,6 +26,8 @@ _SPIKES = 0.02
 _KNOWN = 0.2
 # Gradients of exactly zero in the second half of a run that show it to have stopped.
 _STOPPED = 8
+# Parts of a run of which the lowest tells what it had learned.
+_PARTS = 12
 # Losses that are meant to be indifferent to samples far off.
 _ROBUST = ("l1", "huber", "smooth_l1")
 
@@ -198,6 +200,13 @@ def _improving(losses: list[float], late: list[float]) -> bool:
     fall = shift(late[:half], late[half:])
     # The two medians lie a quarter of the run apart.
     return fall.sigmas < -3 and -4 * fall.change > 0.05 * abs(median(late[half:]))
+
+
+def lowest_part(losses: Series) -> tuple[list[float], int]:
+    """Returns the values of that twelfth of a run which was lowest in the median, and the step at which it ends."""
+    parts = [(index, stretch(losses, (index - 1) / _PARTS, index / _PARTS)) for index in range(1, _PARTS + 1)]
+    index, part = min(((i, part) for i, part in parts if part), key=lambda each: median(each[1]))
+    return part, losses.steps[0] + index * (losses.steps[-1] - losses.steps[0]) // _PARTS
 
 
 def stopped_at(history: History) -> int | None:

@@ -6,10 +6,14 @@ import math
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 from lightning_doctor.history import History
+from lightning_doctor.noise import noise
 
+# How surely samples that were all new must have been predicted better than by a constant [standard errors].
+_UNSEEN = 4.0
 # Under which two samples are taken to be of two distributions: a test that is asked once or twice a run.
 _SURE = 0.005
 # How far a column's mean must have moved [standard deviations], its spread have changed [ratio], or a linear
@@ -84,6 +88,32 @@ def kept_apart(history: History) -> Scores | None:
     _, error = gap(train, kept)
     whole, _ = gap(train, validation)
     return None if whole > 0 and not 3 * error <= whole else kept
+
+
+def ever_learned(other: Scores, baseline: float, learned: float) -> bool:
+    """Whether rows that were not trained on were ever predicted better than by a constant."""
+    for loss, error in zip(other.losses, other.errors, strict=True):
+        if baseline - loss > max(learned * baseline, 2 * error if math.isfinite(error) else 0.0):
+            return True
+    if not other.skills or not math.isfinite(other.skill_error):
+        return False
+    # Of a dozen looks at the same rows the best is lucky.
+    return max(other.skills) > 3.5 * other.skill_error or median(other.skills) > 2.5 * other.skill_error
+
+
+def learned_at_first(history: History, baseline: float, learned: float) -> bool:
+    """Whether the loss came under the constant's within the first epoch, on samples that were all new."""
+    steps = history.fact("trainer.steps_per_epoch")
+    losses = history["train_loss"].finite()
+    if not isinstance(steps, int) or steps < 8:
+        return False
+    late = [loss for step, loss in zip(losses.steps, losses.values, strict=True) if 3 * steps <= 4 * step < 4 * steps]
+    if len(late) < 4:
+        return False
+    # Of a few values only much is no accident.
+    error = 1.25 * noise(late) / math.sqrt(len(late)) if len(late) >= 8 else math.inf
+    surely = min((1 - learned) * baseline, baseline - _UNSEEN * error)
+    return median(late) < max(surely, (1 - max(3 * learned, 0.1)) * baseline)
 
 
 @dataclass(frozen=True)

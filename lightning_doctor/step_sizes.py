@@ -13,6 +13,8 @@ from lightning_doctor.history import History, Series
 _SMALLER = ("scan/0.015625", "scan/0.0625", "scan/0.25")
 # Beyond this a limit is no closer to the step than chance: the search stops at the first length that raises the loss.
 _FAR = 1.0
+# The share of a layer's outputs beyond which no gradient passes it.
+_FLAT = 0.95
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,12 @@ def median_change(history: History, factor: float, since: int) -> float | None:
 
 def _table(series: Series) -> dict[int, float]:
     return dict(zip(series.steps, series.values, strict=True))
+
+
+def began_saturated(history: History) -> bool:
+    """Whether a sigmoid or tanh layer was flat for next to all of its outputs before any step could have made it so."""
+    layers = [history[name] for name in history.names("saturated_share/")]
+    return any(series.steps[0] <= 1 and series.values[0] >= _FLAT for series in layers)
 
 
 def began_dead(history: History) -> bool:

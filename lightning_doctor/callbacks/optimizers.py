@@ -26,7 +26,8 @@ class OptimizerMonitor(Monitor):
     and once a window.
 
     Under Adagrad, ``adagrad_step`` is what is left of the step once its accumulator has grown:
-    ``lr · ‖g‖ / √Σ accumulator``, once a window (Duchi et al. 2011, the diagonal update, over all parameters).
+    ``lr · ‖g‖ / √Σ accumulator``, once a window (Duchi et al. 2011, the diagonal update, over all parameters); ``lr``
+    as its own ``lr_decay`` leaves it.
     """
 
     signals = ("learning_rate", "momentum", "adagrad_step")
@@ -77,7 +78,10 @@ class OptimizerMonitor(Monitor):
         if sums and not are_sharded([*held, *gradients]) and not any(gradient.is_sparse for gradient in gradients):
             square = torch.nn.utils.get_total_norm(gradients) ** 2
             total = torch.stack([s.sum() for s in sums]).sum() + square
-            case.read("adagrad_step", optimizer.param_groups[0]["lr"] * (square / total).sqrt())
+            group = optimizer.param_groups[0]
+            steps = optimizer.state[held[0]]["step"]
+            rate = group["lr"] / (1 + torch.as_tensor(steps) * group["lr_decay"])
+            case.read("adagrad_step", (rate.to(square.device) * (square / total).sqrt()).detach())
 
 
 def _momentum(group: dict[str, Any]) -> Any:

@@ -124,7 +124,7 @@ def _loud(history: History, how: Standing, loud: float, enlarged: float) -> Find
     sizes = {name: size for name in names if (size := _size(history, name)) is not None}
     inputs = _input_size(history, names)
     if not inputs or not sizes:
-        return None
+        return None if layers else _loud_outputs(history, how, loud, enlarged)
     out, hidden = sizes.get(names[-1], 0.0), max((sizes.get(name, 0.0) for name in names[:-1]), default=0.0)
     baselines, start = history.get("baseline_loss").finite().values, history["train_loss"].values[0]
     is_loud = bool(baselines) and start >= loud * baselines[0] > 0 and out >= enlarged * max(inputs, _targets(history))
@@ -156,6 +156,35 @@ def _loud(history: History, how: Standing, loud: float, enlarged: float) -> Find
         onset=0,
         signals=("train_loss", "baseline_loss", f"activation_std/{names[-1]}"),
     )
+
+
+def _loud_outputs(history: History, how: Standing, loud: float, enlarged: float) -> Finding | None:
+    """The same of a network without a linear layer, such as products of embeddings: its first outputs tell."""
+    outputs, baselines = history.get("output_level").finite().values, history.get("baseline_loss").finite().values
+    start, targets = history["train_loss"].values[0], _targets(history)
+    if not outputs or not baselines or not start >= loud * baselines[0] > 0 or not targets > 0:
+        return None
+    if outputs[0] ** 2 < enlarged * targets**2 or not (how.harmed or _costs_more(how, history)):
+        return None
+    return Finding(
+        severity=Severity.WARNING,
+        summary=f"the first loss is {start:.4g} where a constant prediction costs {baselines[0]:.3g}: the first "
+        f"weights put out {outputs[0]:.3g} where targets are of size {targets:.3g}",
+        evidence={
+            "first_loss": start,
+            "baseline_loss": baselines[0],
+            "first_output": outputs[0],
+            "target_size": targets,
+        },
+        remedy="begin with smaller weights, such as embeddings of standard deviation 0.1 or less",
+        onset=0,
+        signals=("train_loss", "baseline_loss", "output_level"),
+    )
+
+
+def _costs_more(how: Standing, history: History) -> bool:
+    """Whether training or validation still cost more than a constant prediction."""
+    return (how.learned is not None and how.learned < 0) or costs_held_out(history)
 
 
 def _input_size(history: History, layers: list[str]) -> float | None:

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import math
+from statistics import median
 
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.progress import GOOD, standing
 from lightning_doctor.rule import rule
-from lightning_doctor.scores import Scores, Unlike, gap, kept_apart, scores, unlike
+from lightning_doctor.scores import (
+    Scores,
+    Unlike,
+    ever_learned,
+    gap,
+    kept_apart,
+    learned_at_first,
+    scores,
+    unlike,
+)
+
+# Scores of validation rows that must all have been at chance, and the share of the constant's loss that is.
+_PASSES, _NEXT_TO_NOTHING = 3, 0.02
 
 
 @rule(
@@ -24,7 +37,8 @@ def distribution_mismatch(
     What it looks at:
         ``eval_loss/train``, ``eval_loss/validation`` and, with ``Doctor(holdout=…)``, ``eval_loss/holdout``: what a
         copy of the model scores on fixed rows in eval mode [unit of your loss]; a two-sample test of the inputs and
-        of the targets as the loaders serve them, with whatever augmentation training rows have.
+        of the targets as the loaders serve them, with whatever augmentation training rows have; without a difference
+        between them, whether ``train_loss`` came under the constant's while all samples were new.
 
     Why it matters:
         Overfitting and mismatch look alike in the curves and need opposite cures: more data of the kind that is
@@ -65,7 +79,7 @@ def distribution_mismatch(
     if not distance > sigmas * error or _learned(history, train) < (learned if standing(history).rests else GOOD):
         return None
     if kept is None and not parts:
-        return None
+        return _never_learned(history, train, validation)
     # A moderate difference of a few rows may be harmless, and the gap another's doing.
     needed = lost if kept is not None or any(part.far for part in parts) else 2 * lost
     if part * _harm(history, train, validation) < needed or part < share:
@@ -88,6 +102,33 @@ def distribution_mismatch(
         confidence=Confidence.CONFIRMED if sure else Confidence.SUSPECTED,
         onset=validation.steps[0],
         signals=("train_loss", "val_loss"),
+    )
+
+
+def _never_learned(history: History, train: Scores, validation: Scores) -> Finding | None:
+    """Training rows that nobody had seen, in the first epoch, were predicted, and no validation row ever was."""
+    baselines = history.get("baseline_loss").finite().values
+    baseline = median(baselines[-3:]) if baselines else 0.0
+    if baseline <= 0 or len(validation.losses) < _PASSES or min(*train.losses, *validation.losses) < 0:
+        return None
+    if not learned_at_first(history, baseline, _NEXT_TO_NOTHING) or ever_learned(
+        validation, baseline, _NEXT_TO_NOTHING
+    ):
+        return None
+    return Finding(
+        severity=Severity.WARNING,
+        summary=f"validation rows were never predicted better than by a constant, {baseline:.3g} (best "
+        f"{min(validation.losses):.3g}), while training rows were in the first epoch, when all of them were new",
+        evidence={
+            "train": train.losses[-1],
+            "validation": validation.losses[-1],
+            "best": min(validation.losses),
+            "baseline": baseline,
+        },
+        remedy=_remedy([], bool(history.fact("comparison.augmentation"))),
+        confidence=Confidence.SUSPECTED,
+        onset=validation.steps[0],
+        signals=("train_loss", "val_loss", "baseline_loss"),
     )
 
 

@@ -220,7 +220,8 @@ def _frozen(history: History, table: dict[str, Any], share: float) -> Finding | 
 
 
 def _is_dead(history: History) -> bool:
-    return any(history[name].values[-1] == 1 for name in history.family("dead_share"))
+    shares = [*history.family("dead_share"), *history.names("saturated_share/")]
+    return any(history[name].values[-1] == 1 for name in shares)
 
 
 def _names(table: dict[str, Any], key: str) -> list[str]:

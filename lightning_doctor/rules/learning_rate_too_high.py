@@ -11,17 +11,19 @@ from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History, Series
 from lightning_doctor.noise import shift, stretch
 from lightning_doctor.prescriptions import peak_rate
-from lightning_doctor.progress import standing
+from lightning_doctor.progress import lowest_part, standing
 from lightning_doctor.rule import rule
-from lightning_doctor.step_sizes import ScannedStep, began_dead, scanned_steps, smallest_limit
+from lightning_doctor.step_sizes import ScannedStep, began_dead, began_saturated, scanned_steps, smallest_limit
 
 # The scans of a run's first steps, by which it may be lost already.
 _OPENING = 4
+# The share of the scanned steps that must overshoot where successive gradients point against each other.
+_BOUNCED = 0.1
 # Losses under which a run has no course yet, only single noisy values.
 _YOUNG = 32
-# Parts of a run of which the best tells what it had learned; the share of the baseline that is something, and the share
-# of that which may be left where it is lost; standard errors that the loss must have risen by.
-_PARTS, _SOMETHING, _REST, _SURE = 12, 0.05, 0.25, 5.0
+# The share of the baseline that is something learned, and the share of that which may be left where it is lost;
+# standard errors that the loss must have risen by.
+_SOMETHING, _REST, _SURE = 0.05, 0.25, 5.0
 
 
 @rule(
@@ -86,7 +88,7 @@ def learning_rate_too_high(
     """
     scans = scanned_steps(history)
     lost = _is_lost(history, jump)
-    if not lost and (not _does_badly(history) or began_dead(history)):
+    if not lost and (not _does_badly(history) or began_dead(history) or began_saturated(history)):
         return None
     opening = scans[:_OPENING]
     late = [scan for scan in scans if scan.step >= scans[-1].step / 2]
@@ -99,6 +101,7 @@ def learning_rate_too_high(
         seen = late
     early = [scan for scan in opening if scan.overshoots and _far_over(scan)]
     over = [scan for scan in seen or early or late if scan.overshoots]
+    bounces = bounces and len(over) >= _BOUNCED * len(scans)
     shown = seen is not None or (early and _rose(history, early[0].step)) or bounces
     if not shown or not over:
         known = "train_loss" in history and _finite(history)
@@ -166,7 +169,7 @@ def _climbed(history: History, rise: float) -> Finding | None:
     surged = sorted(first)[-min(3, len(first))] > rise * max(start, baseline)
     # A constant prediction is within reach of any step that is small enough.
     stays = shift(losses.values[:8], late).sigmas > 4 and median(late) > 1.03 * max(*losses.values[:2], baseline)
-    bounces = baseline > 0 and not stays and _throws(late, max(fmean(losses.values[:8]), 2 * baseline))
+    bounces = baseline > 0 and not stays and _throws(late, max(_at_most(losses.values[:8]), 2 * baseline))
     if not surged and not stays and not bounces:
         return None
     rate = peak_rate(history)
@@ -184,6 +187,11 @@ def _climbed(history: History, rise: float) -> Finding | None:
     )
 
 
+def _at_most(values: list[float]) -> float:
+    """Returns what their mean is surely under."""
+    return fmean(values) + _SURE * stdev(values) / math.sqrt(len(values)) if len(values) > 1 else max(values)
+
+
 def _throws(losses: list[float], over: float) -> bool:
     """Whether losses lie over a level in the mean, whatever their median: steps throw them up, now and then far."""
     if len(losses) < 2 * _YOUNG:
@@ -195,18 +203,17 @@ def _unlearned(history: History) -> Finding | None:
     """A run that had learned something from this data, and has lost it again."""
     losses, baselines = history["train_loss"], history.get("baseline_loss").finite().values
     late = _recent(losses)
-    if not baselines or min(losses.values) < 0 or len(losses) < 8 * _YOUNG:
+    if not baselines or min(losses.values) < 0 or len(losses) < 4 * _YOUNG:
         return None
     baseline = median(baselines[-3:])
-    parts = [stretch(losses, i / _PARTS, (i + 1) / _PARTS) for i in range(_PARTS)]
-    if not (baseline > 0 and any(parts)):
+    if not baseline > 0:
         return None
-    best, index = min((median(part), i) for i, part in enumerate(parts) if part)
+    lowest, ends = lowest_part(losses)
+    best = median(lowest)
     learned, left = 1 - best / baseline, 1 - median(late) / baseline
-    if learned < _SOMETHING or left > _REST * learned or shift(parts[index], late).sigmas < _SURE:
+    if learned < _SOMETHING or left > _REST * learned or shift(lowest, late).sigmas < _SURE:
         return None
     rate = peak_rate(history)
-    first, span = losses.steps[0], losses.steps[-1] - losses.steps[0]
     return Finding(
         severity=Severity.WARNING,
         summary=f"the training loss had come down to {best:.4g}, and is back at {median(late):.4g}, where a constant "
@@ -214,7 +221,7 @@ def _unlearned(history: History) -> Finding | None:
         evidence={"best": best, "now": median(late), "baseline_loss": baseline} | ({"rate": rate} if rate else {}),
         remedy=_remedy(rate, None),
         confidence=Confidence.SUSPECTED,
-        onset=first + (index + 1) * span // _PARTS,
+        onset=ends,
         signals=("train_loss", "baseline_loss", "learning_rate"),
     )
 

@@ -72,7 +72,8 @@ def learning_rate_too_low(
         return None
     scans = scanned_steps(history)
     # A loss that has not moved is the same all along.
-    since = scans[-1].step // 2 if now.improving else scans[0].step
+    has_moved = shift(losses.values[: max(8, len(losses) // 16)], stretch(losses, 0.5)).sigmas < -sigmas / 2
+    since = min(scans[-1].step // 2, scans[-4].step) if now.improving or has_moved else scans[0].step
     left = _steps_left(history, losses.steps[-1])
     idle = _do_nothing(history, losses.steps[-1] + left)
     lower = partial(_is_linear, history) if idle else partial(_lowers, history, since, share)

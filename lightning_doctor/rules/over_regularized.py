@@ -9,6 +9,7 @@ from typing import Any
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.layers import listed
+from lightning_doctor.loss_head import loss_head
 from lightning_doctor.prescriptions import optimizer
 from lightning_doctor.progress import held_out, standing
 from lightning_doctor.rule import is_recent, rule
@@ -67,14 +68,16 @@ def over_regularized(
         shrunk: Share of its largest value under which the norm of the weights must have fallen [share].
 
     Blind spots:
-        Penalties that are terms of the loss, dropout called as a function, and augmentation that is too strong are
-        not seen.
+        A penalty that is a term of the loss is suspected only where it was most of it; dropout called as a function,
+        and augmentation that is too strong, are not seen.
     """
     state = standing(history)
     learned = max((share for share in (_evaluated(history), held_out(history)) if share is not None), default=None)
     if not state.harmed or (learned is not None and learned >= 0.5):
         return None
-    return _decayed(history, outweighs, shrunk) or _dropped(history, learned, taken, strong)
+    return (
+        _decayed(history, outweighs, shrunk) or _penalised(history, shrunk) or _dropped(history, learned, taken, strong)
+    )
 
 
 def _evaluated(history: History) -> float | None:
@@ -142,6 +145,34 @@ def _decayed(history: History, outweighs: float, shrunk: float) -> Finding | Non
         evidence={"weight_decay": decay, "pull": weight, "largest_weight_norm": max(norms), "weight_norm": now}
         | {"limit": shrunk * max(norms)},
         remedy=f"lower weight_decay from {decay:g} to {lower:.1g} or less, until the training data is learned",
+        onset=0,
+        signals=("weight_norm", "train_loss"),
+    )
+
+
+def _penalised(history: History, shrunk: float) -> Finding | None:
+    """A penalty that is a term of the loss, was most of it, and has pulled the weights down."""
+    terms, norms = loss_head(history).terms, history.get("weight_norm").finite().values
+    baselines, losses = history.get("baseline_loss").finite().values, history["train_loss"].values
+    if terms < 2 or len(norms) < 3 or not baselines or not baselines[-1] > 0:
+        return None
+    now, start = median(norms[-3:]), median(losses[:4])
+    if start < 2 * baselines[-1] or now > shrunk * max(norms):
+        return None
+    return Finding(
+        severity=Severity.WARNING,
+        summary=f"the loss has a penalty beside its predictions: it began at {start:.3g}, where those of a constant "
+        f"cost {baselines[-1]:.3g}, and the norm of the weights fell from {max(norms):.3g} to {now:.3g}",
+        evidence={
+            "terms": terms,
+            "start": start,
+            "baseline_loss": baselines[-1],
+            "largest_weight_norm": max(norms),
+            "weight_norm": now,
+            "limit": shrunk * max(norms),
+        },
+        remedy="make the factor of the penalty a hundred times smaller, until the training data is learned",
+        confidence=Confidence.SUSPECTED,
         onset=0,
         signals=("weight_norm", "train_loss"),
     )

@@ -25,6 +25,8 @@ _LEVELS = 10
 _METRIC = {"improves": "still improves: over-confidence", "holds": "holds", "falls": "gets worse too"}
 # A training loss under this share of its start is good without any other reference.
 _LOW = 0.1
+# Standard errors of a pass that a rise over passes of the same rows must exceed: two, of what half its variance leaves.
+_PAIRED = 1.4
 
 
 @rule("LD501", needs={"val_loss": 7}, explains=("stale_validation",))
@@ -140,8 +142,9 @@ def overfitting(
     error = _error(history)
     if error is not None:
         evidence["error"] = error
-        # Another validation set of this size may well have said something else.
-        excused = excused or rise < 2 * error
+        # Another validation set of this size may well have said something else. The passes are over the same rows:
+        # their difference is surer than either.
+        excused = excused or rise < _PAIRED * error
     severity = Severity.WARNING if memorised and rise >= tolerated * gain and not excused else Severity.NOTE
     summary = f"the validation loss rose from {lowest:.3g} to {now:.3g}{lost} since step {best_step}" + (
         "" if training is None else ", while the training loss fell"

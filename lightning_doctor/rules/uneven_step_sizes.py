@@ -85,7 +85,11 @@ def uneven_step_sizes(history: History, *, factor: float = 300.0) -> Finding | N
         evidence |= {"slowest_weight_norm": heavy[0], "fastest_weight_norm": light[0]}
     return Finding(
         # Gradients that differ by themselves vanish or explode, which is told elsewhere.
-        severity=Severity.WARNING if scaled else Severity.NOTE,
+        severity=Severity.WARNING
+        if scaled
+        else standing(history).if_harmed(Severity.WARNING)
+        if _rates_lie_apart(history, factor)
+        else Severity.NOTE,
         summary=f"{fast} moves by {typical[fast]:.2g} of its weights a step, {slow} by {typical[slow]:.2g}",
         evidence=evidence,
         remedy=_remedy(history, fast, slow, scaled),
@@ -93,6 +97,13 @@ def uneven_step_sizes(history: History, *, factor: float = 300.0) -> Finding | N
         onset=min(spreads),
         signals=(f"update_ratio/{fast}", f"update_ratio/{slow}"),
     )
+
+
+def _rates_lie_apart(history: History, factor: float) -> bool:
+    """Whether the parameter groups' own learning rates make most of the difference."""
+    rates = [max(series.values) for name in history.family("learning_rate") if (series := history[name].finite())]
+    live = [rate for rate in rates if rate > 0]
+    return len(live) > 1 and max(live) >= 0.1 * factor * min(live)
 
 
 def _normalisations(history: History) -> set[str]:

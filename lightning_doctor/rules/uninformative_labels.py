@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from statistics import median
 
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.rule import rule
-from lightning_doctor.scores import Scores, gap, kept_apart, scores, unlike
+from lightning_doctor.scores import ever_learned, gap, kept_apart, learned_at_first, scores, unlike
 
 
 @rule(
@@ -74,11 +73,11 @@ def uninformative_labels(
     gained = baseline - train.losses[-1]
     if not (gained > memorised * baseline and gained > 3 * train.errors[-1] and distance > sigmas * error):
         return None
-    if _ever_learned(other, baseline, learned) or _learned_at_first(history, baseline, learned):
+    if ever_learned(other, baseline, learned) or learned_at_first(history, baseline, learned):
         return None
     validation = scores(history, "validation")
     # Few rows held out may be at chance by chance, where others show that something was learned.
-    if sample == "holdout" and validation is not None and _ever_learned(validation, baseline, learned):
+    if sample == "holdout" and validation is not None and ever_learned(validation, baseline, learned):
         return None
     share = gained / baseline
     where = "held-out" if sample == "holdout" else sample
@@ -105,24 +104,3 @@ def uninformative_labels(
         onset=other.steps[0],
         signals=("train_loss", "val_loss", "baseline_loss"),
     )
-
-
-def _ever_learned(other: Scores, baseline: float, learned: float) -> bool:
-    """Whether rows that were not trained on were ever predicted better than by a constant."""
-    for loss, error in zip(other.losses, other.errors, strict=True):
-        if baseline - loss > max(learned * baseline, 2 * error if math.isfinite(error) else 0.0):
-            return True
-    if not other.skills or not math.isfinite(other.skill_error):
-        return False
-    # Of a dozen looks at the same rows the best is lucky.
-    return max(other.skills) > 3.5 * other.skill_error or median(other.skills) > 2.5 * other.skill_error
-
-
-def _learned_at_first(history: History, baseline: float, learned: float) -> bool:
-    """Whether the loss came under the constant's within the first epoch, on samples that were all new."""
-    steps = history.fact("trainer.steps_per_epoch")
-    losses = history["train_loss"].finite()
-    if not isinstance(steps, int) or steps < 8:
-        return False
-    late = [loss for step, loss in zip(losses.steps, losses.values, strict=True) if 3 * steps <= 4 * step < 4 * steps]
-    return len(late) >= 4 and median(late) < (1 - max(3 * learned, 0.1)) * baseline

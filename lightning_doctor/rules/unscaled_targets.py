@@ -71,17 +71,19 @@ def unscaled_targets(history: History, *, far: float = 10.0) -> Finding | None:
 
     Blind spots:
         It is said only of runs that learn next to nothing: one that does better has come near the targets, and what
-        it lacks may be due to their noise. That the scale is why is inferred. Targets that are faint are not
-        judged: what is learned of them is as good in any unit.
+        it lacks may be due to their noise. That the scale is why is inferred. Targets that are faint are judged only
+        where the run stays worse than a constant: what is learned of them is as good in any unit.
     """
     head = loss_head(history)
     if head.targets != "real" or head.loss not in SQUARED:
         return None
     size = math.hypot(head.target_mean, head.target_std)
     first = next(iter(history.get("output_level").finite().values), 1.0)
-    if not size >= far * max(1.0, first) or _is_made_by_outliers(head):
-        return None
     how = standing(history)
+    # Drowned by the first outputs, which the run has not got rid of.
+    faint = 0 < far * size <= min(1.0, first) and how.most is not None and how.most < 0
+    if not faint and (not size >= far * max(1.0, first) or _is_made_by_outliers(head)):
+        return None
     if (how.most is not None and how.most >= LITTLE) or not (how.harmed or _lost(history)):
         return None
     if _lost(history) and not _is_deep(history):

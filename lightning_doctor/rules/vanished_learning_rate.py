@@ -13,6 +13,9 @@ from lightning_doctor.prescriptions import optimizer
 from lightning_doctor.progress import standing
 from lightning_doctor.rule import rule
 
+# Three decays to a tenth may round to a little more than a thousandth.
+_ROUNDED = 1.000001
+
 
 @rule(
     "LD109",
@@ -136,10 +139,11 @@ def _gone(history: History, vanished: float) -> tuple[int, float, float] | None:
         peak = max(values, default=0.0)
         if peak <= 0:
             continue
-        if values[-1] > vanished * peak:
+        low = _ROUNDED * vanished * peak
+        if values[-1] > low:
             return None
         index = len(values) - 1
-        while values[index - 1] <= vanished * peak:
+        while values[index - 1] <= low:
             index -= 1
         steps.append(series.steps[index])
         if peak > top:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from statistics import median
 
 from lightning_doctor.findings import Finding, Severity
-from lightning_doctor.history import History
+from lightning_doctor.history import History, Series
 from lightning_doctor.layers import entries, late_level, listed, measured, of_kind
-from lightning_doctor.noise import stretch
-from lightning_doctor.progress import standing
+from lightning_doctor.noise import shift, stretch
+from lightning_doctor.progress import lowest_part, standing
 from lightning_doctor.rule import rule
 
 # Fewer layers with weights have no depth to fade over.
 _LAYERS = 4
+
+# How surely the loss must have been lower once [standard errors].
+_SURE = 5.0
 
 
 @rule(
@@ -111,9 +114,16 @@ def vanishing_gradients(
             **({} if how.reached is None else {"learned": how.reached}),
         },
         remedy=_remedy(history, layers),
-        onset=history[f"grad_norm/{last}"].steps[0],
+        onset=_since(losses, history[f"grad_norm/{last}"].steps[0]),
         signals=(f"grad_norm/{early[0]}", f"grad_norm/{last}", f"update_ratio/{early[0]}", "train_loss"),
     )
+
+
+def _since(losses: Series, first: int) -> int:
+    """Returns the step since which nothing is learned: of a loss that was far lower once, where it was lowest."""
+    lowest, ends = lowest_part(losses)
+    late = stretch(losses, 0.8) or losses.values[-1:]
+    return ends if shift(lowest, late).sigmas > _SURE else first
 
 
 def _layers(history: History) -> list[str]:
