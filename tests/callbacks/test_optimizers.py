@@ -67,16 +67,18 @@ def test_the_momentum_of_adam_is_its_first_beta(tmp_path: Path) -> None:
     assert monitor.report.history["learning_rate"].values[0] == pytest.approx(0.01)
 
 
-def test_what_adagrad_has_left_of_its_step_is_measured(tmp_path: Path) -> None:
+@pytest.mark.parametrize("decay", [0.0, 0.5])
+def test_what_adagrad_has_left_of_its_step_is_measured(tmp_path: Path, decay: float) -> None:
     class Adagrad(DigitsNet):
         def __init__(self) -> None:
-            super().__init__(lr=0.1, optimizer=torch.optim.Adagrad)
+            super().__init__(lr=0.1, optimizer=torch.optim.Adagrad, lr_decay=decay)
             self.expected: list[float] = []
 
         def on_before_optimizer_step(self, optimizer: Any) -> None:
             square = sum(float(p.grad.square().sum()) for p in self.parameters())
             total = sum(float(optimizer.state[p]["sum"].sum()) for p in self.parameters())
-            self.expected.append(0.1 * (square / (total + square)) ** 0.5)
+            rate = 0.1 / (1 + decay * len(self.expected))
+            self.expected.append(rate * (square / (total + square)) ** 0.5)
 
     monitor, net = OptimizerMonitor(), Adagrad()
     fit(tmp_path, net, monitor)

@@ -231,3 +231,15 @@ def test_healthy_real_first_weights_are_well(tmp_path: Path) -> None:
     doctor = Doctor(strict=True, select=["LD208"])
     fit(tmp_path, net(None), doctor)
     assert (doctor.report.findings, doctor.report.healthy) == ([], ["LD208"])
+
+
+@pytest.mark.parametrize(("first", "start", "ill"), [(8.0, 60.0, True), (1.0, 60.0, False), (8.0, 5.0, False)])
+def test_sick_products_of_embeddings_that_begin_far_too_large(first: float, start: float, ill: bool) -> None:
+    head = {"loss": "mse", "targets": "real", "reduction": "mean", "target_mean": 0.0, "target_std": 1.0}
+    history = history_of(decay(start, 1.5, 60, 400), loss_head=head, run=COMPLETED)
+    reading(history, "baseline_loss", [1.0] * 8)
+    reading(history, "output_level", [first, *[1.0] * 7])
+    reading(history, "activation_std/users", [1.0] * 8)
+    finding = bad_initialization(history)
+    assert (finding is not None) is ill
+    assert finding is None or "the first weights put out 8 where targets are of size 1" in finding.summary

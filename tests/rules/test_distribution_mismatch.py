@@ -6,7 +6,7 @@ import pytest
 
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.rules.distribution_mismatch import distribution_mismatch
-from tests.histories import COMPLETED, LOGITS, decay, headed
+from tests.histories import COMPLETED, LOGITS, decay, headed, noisy
 from tests.scored import ALIKE, FAR, NEAR, SLIGHT, scored
 
 
@@ -151,3 +151,29 @@ def test_lost_is_a_share_of_a_constants_loss_where_no_predictions_are_known(loss
 def test_share_of_the_gap_must_open_beyond_held_out_rows(held_out: float, ill: bool) -> None:
     # Half of the way from 0.1 to 1.7.
     assert (judge(held_out=held_out) is not None) is ill
+
+
+@pytest.mark.parametrize(
+    ("first_epoch", "best", "ill"),
+    [
+        # New training rows were predicted, validation rows never were.
+        (2.15, 2.29, True),
+        # Nor were new training rows: then what is learned is learned by heart.
+        (2.30, 2.29, False),
+        # Validation rows were, for a while.
+        (2.15, 1.90, False),
+    ],
+)
+def test_sick_rows_that_were_new_in_the_first_epoch_tell_what_held_out_ones_would(
+    first_epoch: float, best: float, ill: bool
+) -> None:
+    losses = noisy([*decay(2.3, first_epoch, 5, 40), *decay(2.1, 0.1, 60, 160)], 0.01)
+    history = headed(LOGITS, skill=0.97, losses=losses, baseline=2.3, trainer={"steps_per_epoch": 40}, run=COMPLETED)
+    history.facts["comparison"] = {"inputs": ALIKE, "targets": ALIKE}
+    scored(history, "train", [2.2, 1.0, 0.1], skills=[0.2, 0.6, 0.97], error=0.01)
+    scored(history, "validation", [2.31, best, 2.9], skills=[0.0, 0.0 if best > 2 else 0.3, 0.0], error=0.03)
+    finding = distribution_mismatch(history)
+    assert (finding is not None) is ill
+    if finding is not None:
+        assert (finding.severity, finding.confidence) == (Severity.WARNING, Confidence.SUSPECTED)
+        assert "all of them were new" in finding.summary

@@ -248,3 +248,9 @@ def test_healthy_a_real_model_whose_parameters_a_checkpoint_hides(tmp_path: Path
     doctor = Doctor(strict=True, select=["LD207"])
     fit(tmp_path, Checkpointed(), doctor, max_epochs=8)
     assert (doctor.report.findings, doctor.report.healthy) == ([], ["LD207"])
+
+
+@pytest.mark.parametrize(("share", "ill"), [(1.0, False), (0.5, True)])
+def test_what_a_saturated_layer_lets_through_is_no_matter_of_freezing(share: float, ill: bool) -> None:
+    history = run(zero_gradient=["trunk.weight", "trunk.bias"])
+    assert (frozen_parameters(reading(history, "saturated_share/act", [share] * 5)) is not None) is ill

@@ -204,3 +204,22 @@ def test_sick_a_run_that_its_steps_took_over_a_constant_prediction_for_good() ->
     assert finding is not None
     assert finding.severity is Severity.WARNING
     assert finding.onset == 0
+
+
+@pytest.mark.parametrize(("overshot", "ill"), [(1, False), (4, True)])
+def test_gradients_that_oppose_each_other_need_more_than_a_single_overshoot(overshot: int, ill: bool) -> None:
+    history = run(BOUNCING, [*[0.5] * overshot, *[-0.1] * (30 - overshot)], skill=0.1, limit=0.02)
+    reading(history, "gradient_cosine", [-0.7] * 30)
+    assert (learning_rate_too_high(history) is not None) is ill
+
+
+def test_healthy_units_that_were_saturated_from_the_start_were_not_made_so_by_steps() -> None:
+    history = run(BOUNCING, [0.5] * 30, limit=0.02)
+    assert learning_rate_too_high(reading(history, "saturated_share/act", [1.0] * 10)) is None
+
+
+def test_a_loss_that_nothing_moves_is_not_thrown_up_by_steps() -> None:
+    # What sixteen samples of one class or the other cost, at a baseline of a quarter.
+    losses = [abs(loss) for loss in noisy([0.62] * 300, 0.12, seed=3)]
+    history = run(losses, [-1e-9] * 30, skill=-1.0)
+    assert learning_rate_too_high(reading(history, "baseline_loss", [0.25] * 30)) is None

@@ -128,3 +128,13 @@ def test_healthy_at_a_minimum_no_step_goes_down(kind: str, ill: bool) -> None:
 def test_healthy_a_fall_that_fades_has_come_down_to_what_there_is(time: float, ill: bool) -> None:
     losses = noisy([3.8 + 0.4 * share for share in decay(1.0, 0.0, time, 400)], 0.002)
     assert (learning_rate_too_low(run(losses)) is not None) is ill
+
+
+@pytest.mark.parametrize(("late", "ill"), [(0.01, False), (-0.16, True)])
+def test_healthy_of_a_loss_that_has_come_down_only_late_scans_tell(late: float, ill: bool) -> None:
+    history = history_of(noisy([40.0 - 0.01 * step for step in range(400)], 0.02), run=COMPLETED)
+    scanned(history, [-0.01] * 40, smaller=-0.01, larger=-0.16, rate=1e-3)
+    for name in ("scan/16", "scan/64"):
+        for step in range(200, 400, 10):
+            history[name].values[history[name].steps.index(step)] = late
+    assert (learning_rate_too_low(history) is not None) is ill

@@ -160,3 +160,13 @@ def test_where_batches_were_scanned_at_first_only_many_rows_tell_what_is_learned
     reading(history, "mode_gap", [1.2, 1.8, 1.3], every=2)
     finding = over_regularized(scored(history, "train", [2.3, evaluated], every=250))
     assert (finding is not None) is ill
+
+
+@pytest.mark.parametrize(("terms", "start", "ill"), [(2, 20.0, True), (1, 20.0, False), (2, 2.5, False)])
+def test_sick_a_penalty_in_the_loss_that_pulls_all_weights_down(terms: int, start: float, ill: bool) -> None:
+    losses = [*(start - (start - 2.3) * step / 100 for step in range(100)), *[2.3] * 200]
+    history = headed({**LOGITS, "terms": terms}, losses=losses, baseline=2.3, skill=0.0, run=COMPLETED)
+    reading(history, "weight_norm", [10.0 / (1 + index) for index in range(20)])
+    finding = over_regularized(history)
+    assert (finding is not None) is ill
+    assert finding is None or "a penalty beside its predictions" in finding.summary

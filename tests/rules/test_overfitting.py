@@ -330,9 +330,9 @@ def test_held_out_rows_that_do_well_put_the_gap_elsewhere_if_they_are_enough(err
     assert (scoring(turned(), held_out=0.02, error=error) is not None) is ill
 
 
-@pytest.mark.parametrize(("error", "severity"), [(0.2, "warning"), (0.26, "note")])
+@pytest.mark.parametrize(("error", "severity"), [(0.28, "warning"), (0.29, "note")])
 def test_a_rise_that_another_validation_set_may_not_have_is_a_note(error: float, severity: str) -> None:
-    # The rise from 0.45 to 0.92 is 0.47: twice 0.235. Scored rows lie further apart than that.
+    # The rise from 0.477 to 0.877 is 0.4: 1.4 times 0.286. Scored rows lie further apart than that.
     finding = scoring(turned(), skills=(0.3, 0.5, 0.5), other=2.0, error=error)
     assert finding is not None
     assert finding.severity == severity

@@ -11,7 +11,7 @@ from torch import nn
 from lightning_doctor import Doctor
 from lightning_doctor.history import History
 from lightning_doctor.rules.uneven_step_sizes import uneven_step_sizes
-from tests.histories import ADAM, LOGITS, SGD, headed, reading
+from tests.histories import ADAM, COMPLETED, LOGITS, SGD, headed, reading
 from tests.runs import DigitsNet, digits, trainer
 
 
@@ -101,3 +101,12 @@ def test_on_a_real_run(tmp_path: Path, factor: float, ill: bool) -> None:
     assert doctor.report is not None
     found = {finding.code: finding.severity for finding in doctor.report.findings}
     assert found.get("LD111") == ("warning" if ill else None)
+
+
+@pytest.mark.parametrize(("low", "severity"), [(1e-6, "warning"), (0.01, "note")])
+def test_groups_whose_rates_lie_apart_are_a_warning_where_the_run_does_badly(low: float, severity: str) -> None:
+    history = run_of(APART, {"first": 3.0, "second": 3.0, "head": 3.0}, run=COMPLETED)
+    reading(reading(history, "learning_rate", [low] * 10), "learning_rate/1", [0.1] * 10)
+    finding = uneven_step_sizes(history)
+    assert finding is not None
+    assert finding.severity == severity

@@ -125,3 +125,9 @@ def test_validation_rows_of_another_shape_leave_it_a_suspicion() -> None:
 def test_held_out_rows_at_chance_are_outvoted_by_validation_rows_that_were_learned(best: float, ill: bool) -> None:
     finding = judge(validation=[2.30, 2.29, best, 2.31, 2.4, 2.5], held_out=AT_CHANCE)
     assert (finding is not None) is ill
+
+
+@pytest.mark.parametrize(("first_epoch", "ill"), [(2.28, True), (2.22, False)])
+def test_healthy_new_samples_that_were_surely_predicted_in_the_first_epoch(first_epoch: float, ill: bool) -> None:
+    # 2 % of 2.303 are 0.046, and the noise of ten losses of 0.02 is far less.
+    assert (judge(first_epoch=first_epoch) is not None) is ill

@@ -128,3 +128,8 @@ def test_on_a_real_run(tmp_path: Path, scale: float, rate: float, ill: bool) -> 
     assert doctor.report is not None
     found = [finding.code for finding in doctor.report.findings if finding.severity != "note"]
     assert found[:1] == ["LD602"] if ill else not found
+
+
+@pytest.mark.parametrize(("std", "learned", "ill"), [(1e-5, -50.0, True), (1e-5, 0.1, False), (0.05, -50.0, False)])
+def test_sick_targets_so_faint_that_the_first_outputs_drown_them(std: float, learned: float, ill: bool) -> None:
+    assert (unscaled_targets(run_of(3 * std, std, skill=learned, baseline=None)) is not None) is ill

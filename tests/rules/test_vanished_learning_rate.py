@@ -153,3 +153,8 @@ def test_sick_a_plateau_scheduler_that_cut_at_once_in_a_run_that_learned_little(
     finding = vanished_learning_rate(history)
     assert (finding is not None) is ill
     assert finding is None or "patience of ReduceLROnPlateau" in finding.remedy
+
+
+def test_three_decays_to_a_tenth_are_a_thousandth_whatever_they_round_to() -> None:
+    rates = [0.05] * 6 + [0.005] * 4 + [0.0005] * 4 + [0.05 * 0.1 * 0.1 * 0.1] * 466
+    assert vanished_learning_rate(run_of(noisy([1.4, 1.35, 1.3, *[1.25] * 477], 0.03), rates, 480)) is not None

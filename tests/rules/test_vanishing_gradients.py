@@ -145,3 +145,9 @@ def test_without_the_forward_order_the_order_of_registration_serves() -> None:
     assert vanishing_gradients(history) is not None
     history.facts["model"] = {"layer_names": NAMES[::-1]}
     assert vanishing_gradients(history) is None
+
+
+def test_where_something_was_learned_first_it_began_when_that_was_lost() -> None:
+    finding = judge(losses=noisy([*decay(2.3, 0.9, 20, 200), *[2.3] * 400], 0.05))
+    assert finding is not None
+    assert finding.onset == pytest.approx(200, abs=50)
