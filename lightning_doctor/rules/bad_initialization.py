@@ -51,7 +51,8 @@ def bad_initialization(
 
     What it looks at:
         The first ``train_loss`` beside ``baseline_loss``, that of the best constant prediction; the scale of each
-        layer's first output, and of inputs and targets; ``equal_share/<layer>`` and ``weight_norm/<layer>``; what is
+        layer's first output, without linear layers of the model's (``output_level``), and of inputs and targets;
+        ``equal_share/<layer>`` and ``weight_norm/<layer>``; what is
         learned.
 
     Why it matters:

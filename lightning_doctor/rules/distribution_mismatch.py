@@ -21,7 +21,7 @@ from lightning_doctor.scores import (
 )
 
 # Scores of validation rows that must all have been at chance, and the share of the constant's loss that is.
-_PASSES, _NEXT_TO_NOTHING = 3, 0.02
+_PASSES, _CHANCE = 3, 0.02
 
 
 @rule(
@@ -111,9 +111,7 @@ def _never_learned(history: History, train: Scores, validation: Scores) -> Findi
     baseline = median(baselines[-3:]) if baselines else 0.0
     if baseline <= 0 or len(validation.losses) < _PASSES or min(*train.losses, *validation.losses) < 0:
         return None
-    if not learned_at_first(history, baseline, _NEXT_TO_NOTHING) or ever_learned(
-        validation, baseline, _NEXT_TO_NOTHING
-    ):
+    if ever_learned(validation, baseline, _CHANCE) or not learned_at_first(history, baseline, _CHANCE):
         return None
     return Finding(
         severity=Severity.WARNING,

@@ -30,7 +30,7 @@ def loss_plateau(
 
     What it looks at:
         ``train_loss``, one value per optimizer step [unit of your loss], over the second half of the run so far, and
-        whether ``grad_norm`` is anything but zero there.
+        whether ``grad_norm`` is anything but zero there, and since when it is not.
 
     Why it matters:
         A loss that hardly ever left its start means that nothing is learned; after real progress it may mean that

@@ -46,7 +46,8 @@ def over_regularized(
     What it looks at:
         ``mode_gap``, how far the loss in train mode lies over the one in eval mode, against how far that is under the
         loss of a constant prediction; the dropout of the layers; ``weight_norm`` over the run, and the weight decay
-        times it against ``grad_norm``, or for AdamW its share of ``update_ratio``. All that only in a run that does
+        times it against ``grad_norm``, or for AdamW its share of ``update_ratio``; a penalty that is a term of the
+        loss, by how much more than a constant prediction the loss cost at first. All that only in a run that does
         badly in eval mode too, and no longer improves.
 
     Why it matters:

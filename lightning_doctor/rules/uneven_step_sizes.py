@@ -36,7 +36,8 @@ def uneven_step_sizes(history: History, *, factor: float = 300.0) -> Finding | N
     """Relative to their weights some layers move orders of magnitude faster than others.
 
     What it looks at:
-        ``update_ratio/<layer>``, the length of a step over that of the layer's weights; ``weight_norm/<layer>``.
+        ``update_ratio/<layer>``, the length of a step over that of the layer's weights; ``weight_norm/<layer>``; the
+        learning rates of the parameter groups.
 
     Why it matters:
         Plain SGD has one learning rate: one that the fastest layer bears leaves the slowest where it is.

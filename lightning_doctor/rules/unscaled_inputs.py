@@ -70,7 +70,8 @@ def unscaled_inputs(
 
     What it looks at:
         Mean and standard deviation of every input feature, as the first layer gets them; what is learned, the first
-        loss, saturated units and the length of steps along the largest feature.
+        loss, saturated units and the length of steps along the largest feature; whether all gradients have become
+        zero.
 
     Why it matters:
         What a layer puts out, and its gradient, grow with its inputs. Large ones drive units to where they are flat
