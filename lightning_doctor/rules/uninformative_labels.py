@@ -6,8 +6,12 @@ from statistics import median
 
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
+from lightning_doctor.reference import read_reference
 from lightning_doctor.rule import rule
 from lightning_doctor.scores import ever_learned, gap, kept_apart, learned_at_first, scores, unlike
+
+# What share of a constant's loss simple models must leave for the inputs to say something.
+_TAKEN = 0.9
 
 
 @rule(
@@ -55,7 +59,8 @@ def uninformative_labels(
 
     Blind spots:
         Too few samples for too many inputs look the same, and so does a validation set whose labels alone are wrong.
-        A model that cannot be tried on a copy is not judged.
+        A model that cannot be tried on a copy is not judged. One that cannot express the task looks the same where no
+        simple model can be fitted that does.
     """
     train, sample = scores(history, "train"), "holdout"
     other = kept_apart(history)
@@ -78,6 +83,8 @@ def uninformative_labels(
     validation = scores(history, "validation")
     # Few rows held out may be at chance by chance, where others show that something was learned.
     if sample == "holdout" and validation is not None and ever_learned(validation, baseline, learned):
+        return None
+    if _is_learnable(history):
         return None
     share = gained / baseline
     where = "held-out" if sample == "holdout" else sample
@@ -104,3 +111,10 @@ def uninformative_labels(
         onset=other.steps[0],
         signals=("train_loss", "val_loss", "baseline_loss"),
     )
+
+
+def _is_learnable(history: History) -> bool:
+    """Whether a simple model predicts rows that it was not fitted to: then the inputs do say something."""
+    compared = read_reference(history)
+    rivals = [] if compared is None else [compared.rivals.get(name) for name in ("linear", "shallow")]
+    return compared is not None and any(rival and rival.loss < _TAKEN * compared.constant for rival in rivals)

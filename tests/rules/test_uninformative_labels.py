@@ -131,3 +131,9 @@ def test_held_out_rows_at_chance_are_outvoted_by_validation_rows_that_were_learn
 def test_healthy_new_samples_that_were_surely_predicted_in_the_first_epoch(first_epoch: float, ill: bool) -> None:
     # 2 % of 2.303 are 0.046, and the noise of ten losses of 0.02 is far less.
     assert (judge(first_epoch=first_epoch) is not None) is ill
+
+
+@pytest.mark.parametrize(("linear", "ill"), [(2.29, True), (1.5, False)])
+def test_healthy_what_a_simple_model_predicts_the_inputs_do_tell(linear: float, ill: bool) -> None:
+    reference = {"step": 119, "rows": 200, "network": 1.9, "constant": CHANCE, "linear": linear, "linear_error": 0.02}
+    assert (judge(facts={"reference": reference}) is not None) is ill
