@@ -184,11 +184,11 @@ def _learned(history: History, recent: list[float]) -> float | None:
         return None
     # That of a sum over the last batch of an epoch, which may be small, is small too.
     baseline = median(baselines[-3:])
-    return 1 - _typical(recent) / baseline if baseline > 0 else None
+    return 1 - typical(recent) / baseline if baseline > 0 else None
 
 
-def _typical(losses: list[float]) -> float:
-    """The mean but for the few largest, which may be spikes: that of a skewed loss is far over its median."""
+def typical(losses: list[float]) -> float:
+    """Returns the mean but for the few largest, which may be spikes: that of a skewed loss is far over its median."""
     kept = sorted(losses)[: len(losses) - math.ceil(_SPIKES * len(losses))] or losses
     return sum(loss / len(kept) for loss in kept)
 
@@ -205,7 +205,8 @@ def _improving(losses: list[float], late: list[float]) -> bool:
 def lowest_part(losses: Series) -> tuple[list[float], int]:
     """Returns the values of that twelfth of a run which was lowest in the median, and the step at which it ends."""
     parts = [(index, stretch(losses, (index - 1) / _PARTS, index / _PARTS)) for index in range(1, _PARTS + 1)]
-    index, part = min(((i, part) for i, part in parts if part), key=lambda each: median(each[1]))
+    there = [(i, part) for i, part in parts if part] or [(_PARTS, losses.values)]
+    index, part = min(there, key=lambda each: median(each[1]))
     return part, losses.steps[0] + index * (losses.steps[-1] - losses.steps[0]) // _PARTS
 
 

@@ -6,11 +6,11 @@ import math
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import median, stdev
 from typing import Any
 
 from lightning_doctor.history import History
-from lightning_doctor.noise import noise
+from lightning_doctor.progress import typical
 
 # How surely samples that were all new must have been predicted better than by a constant [standard errors].
 _UNSEEN = 4.0
@@ -111,9 +111,10 @@ def learned_at_first(history: History, baseline: float, learned: float) -> bool:
     if len(late) < 4:
         return False
     # Of a few values only much is no accident.
-    error = 1.25 * noise(late) / math.sqrt(len(late)) if len(late) >= 8 else math.inf
+    error = stdev(late) / math.sqrt(len(late)) if len(late) >= 8 else math.inf
     surely = min((1 - learned) * baseline, baseline - _UNSEEN * error)
-    return median(late) < max(surely, (1 - max(3 * learned, 0.1)) * baseline)
+    # Of a skewed loss the median is far under what a constant costs in the mean.
+    return typical(late) < max(surely, (1 - max(3 * learned, 0.1)) * baseline)
 
 
 @dataclass(frozen=True)

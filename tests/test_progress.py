@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from lightning_doctor.findings import Severity
-from lightning_doctor.history import History
-from lightning_doctor.progress import Standing, standing
+from lightning_doctor.history import History, Series
+from lightning_doctor.progress import Standing, lowest_part, standing
 from tests.histories import COMPLETED, decay, history_of, noisy, reading
 
 
@@ -159,3 +159,10 @@ def test_what_no_simple_model_does_better_is_not_poor(changed: dict[str, float],
 def test_a_comparison_before_the_loss_rose_is_none() -> None:
     history = reading(history_of([1.5] * 120 + [2.0] * 80, reference=REFERENCE | {"step": 100}), "skill", [0.3] * 20)
     assert not standing(history).matched
+
+
+def test_the_lowest_part_of_steps_that_go_backwards_is_all_of_them() -> None:
+    series = Series()
+    for step, loss in ((5, 1.0), (4, 2.0), (3, 3.0)):
+        series.append(step, loss)
+    assert lowest_part(series) == ([1.0, 2.0, 3.0], 3)

@@ -119,7 +119,7 @@ class Census:
         obstacle = None if None in self._obstacles else next(iter(self._obstacles), None)
         return {
             **self._standing,
-            **({} if obstacle is None else {"obstacle": obstacle}),
+            **({} if obstacle is None else {"obstacle": obstacle, "obstructed_losses": len(self._obstacles)}),
             **{key: names[:MOST_NAMES] for key, names in lists.items()},
             "counts": {key: len(names) for key, names in lists.items()},
             "unchanged_share": sum(self._records[name].size for name in lists["unchanged"]) / max(1, size),

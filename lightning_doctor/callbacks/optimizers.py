@@ -73,15 +73,16 @@ class OptimizerMonitor(Monitor):
 
     def _note_adagrad(self, case: Case, optimizer: torch.optim.Adagrad) -> None:
         held = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        sums = [optimizer.state[p]["sum"] for p in held if "sum" in optimizer.state[p]]
+        states = [state for p in held if "sum" in (state := optimizer.state.get(p, {}))]
+        sums = [state["sum"] for state in states]
         gradients = [p.grad for p in held]
         if sums and not are_sharded([*held, *gradients]) and not any(gradient.is_sparse for gradient in gradients):
             square = torch.nn.utils.get_total_norm(gradients) ** 2
             total = torch.stack([s.sum() for s in sums]).sum() + square
             group = optimizer.param_groups[0]
-            steps = optimizer.state[held[0]]["step"]
-            rate = group["lr"] / (1 + torch.as_tensor(steps) * group["lr_decay"])
-            case.read("adagrad_step", (rate.to(square.device) * (square / total).sqrt()).detach())
+            # On the host, where Adagrad counts: a number of no dimension goes along without a copy that waits.
+            rate = group["lr"] / (1 + states[0]["step"] * group["lr_decay"])
+            case.read("adagrad_step", ((square / total).sqrt() * rate).detach())
 
 
 def _momentum(group: dict[str, Any]) -> Any:

@@ -165,7 +165,7 @@ def _loud_outputs(history: History, how: Standing, loud: float, enlarged: float)
     start, targets = history["train_loss"].values[0], _targets(history)
     if not outputs or not baselines or not start >= loud * baselines[0] > 0 or not targets > 0:
         return None
-    if outputs[0] ** 2 < enlarged * targets**2 or not (how.harmed or _costs_more(how, history)):
+    if outputs[0] < math.sqrt(enlarged) * targets or not (how.harmed or _costs_more(how, history)):
         return None
     return Finding(
         severity=Severity.WARNING,

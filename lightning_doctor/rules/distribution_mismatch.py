@@ -7,6 +7,7 @@ from statistics import median
 
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
+from lightning_doctor.jsonable import number
 from lightning_doctor.progress import GOOD, standing
 from lightning_doctor.rule import rule
 from lightning_doctor.scores import (
@@ -22,6 +23,8 @@ from lightning_doctor.scores import (
 
 # Scores of validation rows that must all have been at chance, and the share of the constant's loss that is.
 _PASSES, _CHANCE = 3, 0.02
+# The share of training rows that may be like another one.
+_AGAIN = 0.1
 
 
 @rule(
@@ -110,6 +113,9 @@ def _never_learned(history: History, train: Scores, validation: Scores) -> Findi
     baselines = history.get("baseline_loss").finite().values
     baseline = median(baselines[-3:]) if baselines else 0.0
     if baseline <= 0 or len(validation.losses) < _PASSES or min(*train.losses, *validation.losses) < 0:
+        return None
+    # Rows that come again are not new.
+    if number(history.fact("overlap.repeated"), 0.0) > _AGAIN:
         return None
     if ever_learned(validation, baseline, _CHANCE) or not learned_at_first(history, baseline, _CHANCE):
         return None

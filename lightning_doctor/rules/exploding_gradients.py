@@ -71,17 +71,18 @@ def exploding_gradients(
 
 def _burst(history: History, norms: Series, losses: Series, growth: float) -> Finding | None:
     """A run whose gradient grew out of all numbers within its first few steps: there is no calm part."""
-    first, last = history["grad_norm"].broken_at(), len(norms) - 1
-    if first is None or not 2 <= first < _BRIEF or len(norms) != first or not norms.values[0] > 0:
+    whole = history["grad_norm"]
+    first = whole.broken_at()
+    if first is None or first < 2 or not whole.values[0] > 0 or whole.steps[first] - whole.steps[0] >= _BRIEF:
         return None
-    grown = norms.values[last] / norms.values[0]
-    if grown < growth or len(losses) < 2 or losses.values[-1] <= losses.values[0]:
+    grown = whole.values[first - 1] / whole.values[0]
+    if grown < growth or len(losses) < 2 or losses.values[-1] <= 2 * abs(losses.values[0]):
         return None
     return Finding(
         severity=Severity.ERROR,
-        summary=f"the gradient norm grew from {norms.values[0]:.3g} to {norms.values[last]:.3g} in the first "
-        f"{first} steps, and then out of all numbers",
-        evidence={"first": norms.values[0], "last": norms.values[last], "growth": grown, "steps": first},
+        summary=f"the gradient norm grew from {norms.values[0]:.3g} to {whole.values[first - 1]:.3g} in the first "
+        f"{whole.steps[first] - whole.steps[0]} steps, and then out of all numbers",
+        evidence={"first": norms.values[0], "last": whole.values[first - 1], "growth": grown},
         remedy=_slower(history, None),
         onset=norms.steps[0],
         signals=("grad_norm", "train_loss"),

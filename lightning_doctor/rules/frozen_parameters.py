@@ -95,7 +95,12 @@ def _nothing(history: History, table: dict[str, Any]) -> Finding | None:
 def _without_slope(history: History, table: dict[str, Any]) -> Finding | None:
     obstacle = table.get("obstacle")
     # Checkpointing hides parameters from the graph, but not their gradients.
-    if not isinstance(obstacle, str) or any(history.get("grad_norm").values):
+    if not isinstance(obstacle, str) or any(any(history[name].values) for name in history.family("grad_norm")):
+        return None
+    losses = table.get("obstructed_losses", 0)
+    # What the loss does depend on instead is told by its name.
+    elsewhere = not obstacle and (_names(table, "unregistered") or _names(table, "not_in_optimizer"))
+    if elsewhere or not isinstance(losses, int) or losses < _STEPS:
         return None
     return Finding(
         severity=Severity.ERROR,

@@ -11,7 +11,7 @@ from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History, Series
 from lightning_doctor.noise import shift, stretch
 from lightning_doctor.prescriptions import peak_rate
-from lightning_doctor.progress import lowest_part, standing
+from lightning_doctor.progress import LITTLE, lowest_part, standing
 from lightning_doctor.rule import rule
 from lightning_doctor.step_sizes import ScannedStep, began_dead, began_saturated, scanned_steps, smallest_limit
 
@@ -19,6 +19,8 @@ from lightning_doctor.step_sizes import ScannedStep, began_dead, began_saturated
 _OPENING = 4
 # The share of the scanned steps that must overshoot where successive gradients point against each other.
 _BOUNCED = 0.1
+# The share of the scanned steps that lowered the loss, from which on their length is not what a run is lost by.
+_LOWERED = 0.8
 # Losses under which a run has no course yet, only single noisy values.
 _YOUNG = 32
 # The share of the baseline that is something learned, and the share of that which may be left where it is lost;
@@ -104,8 +106,13 @@ def learning_rate_too_high(
     bounces = bounces and len(over) >= _BOUNCED * len(scans)
     shown = seen is not None or (early and _rose(history, early[0].step)) or bounces
     if not shown or not over:
-        known = "train_loss" in history and _finite(history)
-        return (_climbed(history, rise) or _unlearned(history)) if known else None
+        if "train_loss" not in history or not _finite(history):
+            return None
+        # A loss may be lost for other reasons: then steps lower it as they should, or something is learned.
+        most, lowered = standing(history).most, sum(scan.change < 0 for scan in scans)
+        if lost and ((most is not None and most >= LITTLE) or lowered >= _LOWERED * len(scans)):
+            return None
+        return _climbed(history, rise) or _unlearned(history)
     limit = smallest_limit(over)
     rate = over[0].rate
     evidence: dict[str, float | int | str] = {
@@ -138,10 +145,15 @@ def learning_rate_too_high(
         remedy=_remedy(rate, limit),
         # That a smaller step would have done better is proven; that it would have been enough, where the run is lost.
         confidence=Confidence.CONFIRMED if lost and seen is not None else Confidence.SUSPECTED,
-        # Steps as long as these overshot before those that prove it.
-        onset=next(scan.step for scan in scans if scan.overshoots),
+        onset=_first_of(scans, over[0]),
         signals=("scan_limit", "scan/1", "learning_rate", "train_loss"),
     )
+
+
+def _first_of(scans: Sequence[ScannedStep], proof: ScannedStep) -> int:
+    """Returns the first step that overshot at such a rate, before those that prove it."""
+    alike = (s for s in scans if s.overshoots and (not s.rate or not proof.rate or s.rate >= 0.5 * proof.rate))
+    return next(alike, proof).step
 
 
 def _second_order(history: History, least: int) -> float | None:
@@ -189,7 +201,12 @@ def _climbed(history: History, rise: float) -> Finding | None:
 
 def _at_most(values: list[float]) -> float:
     """Returns what their mean is surely under."""
-    return fmean(values) + _SURE * stdev(values) / math.sqrt(len(values)) if len(values) > 1 else max(values)
+    largest = max(values)
+    if len(values) < 2 or not largest > 0:
+        return largest
+    # Divided first: sums and squares of huge losses would overflow.
+    shares = [value / largest for value in values]
+    return largest * (fmean(shares) + _SURE * stdev(shares) / math.sqrt(len(shares)))
 
 
 def _throws(losses: list[float], over: float) -> bool:

@@ -131,7 +131,10 @@ def learning_rate_too_low(
 def _fades(losses: Series) -> bool:
     """Whether the second half of the run brought far less than the first."""
     start = losses.values[: max(1, len(losses) // 32)]
-    middle, end = (median(stretch(losses, begin, begin + _END)) for begin in (0.5 - _END / 2, 1 - _END))
+    places = [stretch(losses, begin, begin + _END) for begin in (0.5 - _END / 2, 1 - _END)]
+    if not all(places):
+        return False
+    middle, end = map(median, places)
     return middle - end < _FADING * (median(start) - middle)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from statistics import fmean, median
+from statistics import median
 
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History, Series
@@ -15,6 +15,8 @@ from lightning_doctor.scores import scores
 _NORMALISING = "BatchNorm"
 # Steps before a score that tell the loss in train mode, and how sure the difference must be [standard errors].
 _BEFORE, _SURE = 32, 3.0
+# The latest scans that must not say otherwise: their median must be nearer to a discrepancy than to none.
+_MANY = 8
 
 
 @rule(
@@ -74,17 +76,19 @@ def train_eval_discrepancy(
     evaluated = trained * median(ratios)
     layers = history.fact("model.layers", {})
     normalises = isinstance(layers, dict) and any(_NORMALISING in str(name) for name in layers)
-    what, onset = "the same batch scores", _since(gaps, factor)
+    what, onset, sure = "the same batch scores", _since(gaps, factor), normalises
     recent = is_recent(history, gaps.steps[-1])
     if not recent or min(ratios) < factor or evaluated - trained < share * start:
         # Single small batches scatter too much to agree; many training rows at once do not.
-        rows = _of_many_rows(history, factor, share * start) if normalises else None
+        agrees = not recent or median(1 / (1 + gap) for gap in gaps.values[-_MANY:] if gap > -1) > (1 + factor) / 2
+        rows = _of_many_rows(history, factor, share * start) if normalises and agrees else None
         if rows is None and not recent:
             raise Undecided(f"the newest mode_gap is of step {gaps.steps[-1]}: too old to tell of now")
         if rows is None:
             return None
         trained, evaluated, onset = rows
         what, ratios = "a sample of the training rows scores", [evaluated / trained]
+        sure = False
     if not start > 0 or not trained > 0:
         return None
     validation = scores(history, "validation")
@@ -107,7 +111,7 @@ def train_eval_discrepancy(
         if normalises
         else "look for what the model does otherwise in eval mode: `self.training` in its forward pass, a layer with "
         "statistics of its own",
-        confidence=Confidence.CONFIRMED if normalises else Confidence.SUSPECTED,
+        confidence=Confidence.CONFIRMED if sure else Confidence.SUSPECTED,
         onset=onset,
         signals=("mode_gap", "train_loss", "val_loss"),
     )
@@ -122,9 +126,11 @@ def _of_many_rows(history: History, factor: float, apart: float) -> tuple[float,
     pairs = []
     for step, evaluated, error in list(zip(scored.steps, scored.losses, scored.errors, strict=True))[-2:]:
         before = losses.until(step)[-_BEFORE:]
-        if len(before) < _BEFORE or not fmean(before) > 0 or math.isnan(error):
+        # Divided first: the sum of huge losses would overflow.
+        trained = sum(loss / _BEFORE for loss in before)
+        if len(before) < _BEFORE or not 0 < trained < math.inf or math.isnan(error):
             return None
-        pairs.append((fmean(before), evaluated, error))
+        pairs.append((trained, evaluated, error))
     far = all(
         evaluated >= factor * trained and evaluated - trained >= max(apart, _SURE * error)
         for trained, evaluated, error in pairs

@@ -13,6 +13,8 @@ from lightning_doctor.rule import rule
 
 # How many times as large as the other's the weights of one layer must be to be what makes the steps uneven.
 _WEIGHTS = 10.0
+# The share of its weights that a layer must be unable to move by in the whole run.
+_UNMOVED = 0.05
 
 
 @rule(
@@ -89,7 +91,7 @@ def uneven_step_sizes(history: History, *, factor: float = 300.0) -> Finding | N
         severity=Severity.WARNING
         if scaled
         else standing(history).if_harmed(Severity.WARNING)
-        if _rates_lie_apart(history, factor)
+        if _rates_lie_apart(history, factor) and typical[slow] * (history.last_step + 1) < _UNMOVED
         else Severity.NOTE,
         summary=f"{fast} moves by {typical[fast]:.2g} of its weights a step, {slow} by {typical[slow]:.2g}",
         evidence=evidence,
@@ -101,7 +103,9 @@ def uneven_step_sizes(history: History, *, factor: float = 300.0) -> Finding | N
 
 
 def _rates_lie_apart(history: History, factor: float) -> bool:
-    """Whether the parameter groups' own learning rates make most of the difference."""
+    """Whether the learning rates of one optimizer's parameter groups differ as much as a tenth of that."""
+    if len(history.fact("optimizers", [])) > 1:
+        return False
     rates = [max(series.values) for name in history.family("learning_rate") if (series := history[name].finite())]
     live = [rate for rate in rates if rate > 0]
     return len(live) > 1 and max(live) >= 0.1 * factor * min(live)

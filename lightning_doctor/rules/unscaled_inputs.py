@@ -144,13 +144,22 @@ def _suffers(history: History, how: Standing, proof: _Proof | None) -> bool:
     if how.ended:
         known = [share for share in (how.most, held_out(history)) if share is not None]
         # Of a run that cannot be read, that it stopped is all there is to see.
-        return not how.good and (min(known) < bar if known else proof is not None and stopped_at(history) is not None)
+        return not how.good and (min(known) < bar if known else proof is not None and _stopped_short(history))
     if how.most is None or how.most >= bar:
         return False
     if how.harmed or proof is None or how.share is None:
         return how.harmed
     # What the start shows need not be waited for as long, once it is there to stay; nor must a constant be better.
     return (proof.stays and not how.improving and how.share >= _EARLY) or (how.most < 0 and how.share >= _LATE)
+
+
+def _stopped_short(history: History) -> bool:
+    """Whether gradients became zero within the run's first steps, at a loss that is not."""
+    stopped, losses = stopped_at(history), history.get("train_loss").finite()
+    late = stretch(losses, 0.5)
+    if stopped is None or not late or not median(late) > 0:
+        return False
+    return stopped - losses.steps[0] < _EARLY * (losses.steps[-1] - losses.steps[0])
 
 
 def _lost(history: History) -> bool:

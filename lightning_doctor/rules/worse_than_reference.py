@@ -16,6 +16,8 @@ from lightning_doctor.rule import Undecided, rule
 _AROUND = 64
 # From which share of the run on its losses tell how it does now.
 _LATE = 0.8
+# The share of its weights from which on a network counts as partly frozen.
+_KEPT = 0.1
 
 
 @rule(
@@ -105,9 +107,9 @@ def _has_fallen(history: History, compared: Reference, sigmas: float) -> bool:
 
 
 def _is_partly_frozen(history: History) -> bool:
-    """Whether some weights are kept as they are: such a network cannot copy a simpler one."""
+    """Whether a good part of the weights is kept as it is: such a network cannot copy a simpler one."""
     parameters, trainable = history.fact("model.parameters"), history.fact("model.trainable")
-    return isinstance(parameters, int) and isinstance(trainable, int) and trainable < parameters
+    return isinstance(parameters, int) and isinstance(trainable, int) and trainable < (1 - _KEPT) * parameters
 
 
 def _severity(now: Standing) -> Severity:

@@ -254,3 +254,27 @@ def test_healthy_a_real_model_whose_parameters_a_checkpoint_hides(tmp_path: Path
 def test_what_a_saturated_layer_lets_through_is_no_matter_of_freezing(share: float, ill: bool) -> None:
     history = run(zero_gradient=["trunk.weight", "trunk.bias"])
     assert (frozen_parameters(reading(history, "saturated_share/act", [share] * 5)) is not None) is ill
+
+
+@pytest.mark.parametrize(
+    ("gradients", "lists", "losses", "ill"),
+    [
+        ({}, {}, 3, True),
+        # One loss without a slope may be the first of many with one.
+        ({}, {}, 2, False),
+        # A checkpoint hides parameters from the graph; of several optimizers each has a series of its own.
+        ({"grad_norm/optimizer1": [0.0, 1.0]}, {}, 3, False),
+        # Another network was given to the optimizer: that is told instead.
+        ({}, {"not_in_optimizer": ["trunk.weight"]}, 3, True),
+    ],
+)
+def test_a_loss_without_a_slope_is_told_where_nothing_says_otherwise(
+    gradients: dict[str, Sequence[float]], lists: dict[str, Any], losses: int, ill: bool
+) -> None:
+    history = run(obstacle="", obstructed_losses=losses, **lists)
+    for name, values in gradients.items():
+        reading(history, name, values)
+    finding = frozen_parameters(history)
+    assert (finding is not None) is ill
+    if finding is not None:
+        assert ("depends on no parameter" in finding.summary) is not bool(lists)

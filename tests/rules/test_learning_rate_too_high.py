@@ -199,11 +199,28 @@ def test_sick_late_scans_prove_what_the_first_steps_began() -> None:
 
 def test_sick_a_run_that_its_steps_took_over_a_constant_prediction_for_good() -> None:
     # Dead by then: no scanned step overshoots, and only the last bias still moves.
-    history = run(noisy([2.3] * 40 + [3.4] * 260, 0.2), [-0.01] * 30, skill=0.0)
+    history = run(noisy([2.3] * 40 + [3.4] * 260, 0.2), [-0.01, 0.01] * 15, smaller=0.1, skill=0.0)
     finding = learning_rate_too_high(reading(history, "baseline_loss", [2.3] * 30))
     assert finding is not None
     assert finding.severity is Severity.WARNING
     assert finding.onset == 0
+
+
+@pytest.mark.parametrize(("skill", "changes"), [(0.95, [-0.01, 0.01] * 15), (0.0, [-0.01] * 30)])
+def test_healthy_a_loss_that_other_data_took_up_is_no_matter_of_the_steps(skill: float, changes: list[float]) -> None:
+    # They lower it as they should, or what is predicted is right.
+    history = run(noisy([*decay(2.3, 0.1, 20, 150), *[3.0] * 150], 0.1), changes, smaller=0.1, skill=skill)
+    assert learning_rate_too_high(reading(history, "baseline_loss", [2.3] * 30)) is None
+
+
+def test_a_chance_overshoot_of_a_warm_up_is_not_where_it_began() -> None:
+    history = run(BOUNCING, [0.5, *[-0.1] * 14, *[0.5] * 15], limit=0.02)
+    rates = history["learning_rate"]
+    rates.values[:] = [0.001] * len(rates)
+    history.record("learning_rate", 145, 0.1)
+    finding = learning_rate_too_high(history)
+    assert finding is not None
+    assert finding.onset == 150
 
 
 @pytest.mark.parametrize(("overshot", "ill"), [(1, False), (4, True)])

@@ -138,3 +138,11 @@ def test_healthy_of_a_loss_that_has_come_down_only_late_scans_tell(late: float, 
         for step in range(200, 400, 10):
             history[name].values[history[name].steps.index(step)] = late
     assert (learning_rate_too_low(history) is not None) is ill
+
+
+def test_steps_that_are_missing_in_the_middle_tell_of_no_fading() -> None:
+    history = history_of([], run=COMPLETED)
+    for index, loss in enumerate(SLOW[:80]):
+        history.record("train_loss", index if index < 40 else 10_000 + index, loss)
+    scanned(history, [-0.01] * 8, smaller=-0.01, larger=-0.16, rate=1e-3)
+    assert learning_rate_too_low(history) is not None

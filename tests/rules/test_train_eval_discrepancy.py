@@ -98,10 +98,17 @@ def test_sick_where_small_batches_scatter_many_training_rows_tell(evaluated: flo
     assert (finding is not None) is ill
     if finding is not None:
         assert finding.summary.startswith("a sample of the training rows scores 45 times as high in eval mode")
-        assert (finding.onset, finding.severity) == (90, Severity.WARNING)
+        assert (finding.onset, finding.severity, finding.confidence) == (90, Severity.WARNING, Confidence.SUSPECTED)
 
 
 def test_healthy_without_batch_normalisation_a_loss_that_jumps_is_no_matter_of_the_mode() -> None:
     history = headed(LOGITS, losses=decay(2.3, 0.2, 10, 200), baseline=2.3, model={"layers": {"Dropout": 1}})
     reading(history, "mode_gap", [-0.9, 0.3, -0.5, -0.1], every=40)
+    assert train_eval_discrepancy(scored(history, "train", [2.3, 9.0, 9.0], every=90)) is None
+
+
+def test_healthy_batches_that_score_alike_in_both_modes_say_that_it_is_not_the_mode() -> None:
+    # Of data in order other rows are forgotten meanwhile.
+    history = headed(LOGITS, losses=decay(2.3, 0.2, 10, 200), baseline=2.3, model=NORMALISED)
+    reading(history, "mode_gap", [0.02, -0.05, 0.01, 0.03], every=40)
     assert train_eval_discrepancy(scored(history, "train", [2.3, 9.0, 9.0], every=90)) is None

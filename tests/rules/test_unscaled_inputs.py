@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_doctor import Doctor
 from lightning_doctor.history import History
 from lightning_doctor.rules.unscaled_inputs import unscaled_inputs
-from tests.histories import ADAM, COMPLETED, HEAD, LOGITS, SGD, headed, history_of, noisy, reading
+from tests.histories import ADAM, COMPLETED, HEAD, LOGITS, SGD, decay, headed, history_of, noisy, reading
 from tests.runs import IMAGES, LABELS, DigitsNet, trainer
 
 
@@ -237,12 +237,23 @@ def test_on_a_real_run(tmp_path: Path, scale: float, ill: bool) -> None:
         assert torch.isfinite(torch.tensor(found["LD601"].evidence["std_max"]))
 
 
-@pytest.mark.parametrize(("norm", "severity"), [(0.0, "warning"), (1.0, "note")])
-def test_of_a_run_that_cannot_be_read_that_it_stopped_is_all_there_is_to_see(norm: float, severity: str) -> None:
-    history = history_of([1e13, *noisy([240.0] * 299, 20.0)], optimizers=SGD, inputs=HUNDREDS, run=COMPLETED)
+@pytest.mark.parametrize(
+    ("losses", "stopped", "severity"),
+    [
+        ([1e13, *noisy([240.0] * 299, 20.0)], 1, "warning"),
+        ([1e13, *noisy([240.0] * 299, 20.0)], 300, "note"),
+        # A hinge whose margins are all kept has arrived, late or soon.
+        ([*decay(3.0, 0.1, 20, 100), *[0.0] * 200], 100, "note"),
+        ([3.0, 0.5, *[0.0] * 298], 2, "note"),
+    ],
+)
+def test_of_a_run_that_cannot_be_read_that_it_stopped_short_is_all_there_is_to_see(
+    losses: list[float], stopped: int, severity: str
+) -> None:
+    history = history_of(losses, optimizers=SGD, inputs=HUNDREDS, run=COMPLETED)
     reading(history, "learning_rate", [0.1])
     for step in range(300):
-        history.record("grad_norm", step, 1e15 if step == 0 else norm)
+        history.record("grad_norm", step, float(step < stopped))
     finding = unscaled_inputs(history)
     assert finding is not None
     assert finding.severity == severity
