@@ -81,7 +81,7 @@ def _size(parameter: Tensor) -> int:
 
 
 def _optimizer(optimizer: Optimizer) -> dict[str, Any]:
-    wanted = ("lr", "momentum", "dampening", "nesterov", "maximize", "betas", "eps", "weight_decay")
+    wanted = ("lr", "momentum", "dampening", "nesterov", "maximize", "betas", "eps", "weight_decay", "lr_decay")
     return {
         "class": type(optimizer).__name__,
         "groups": [

@@ -8,6 +8,7 @@ from statistics import median
 
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History, Series
+from lightning_doctor.jsonable import number
 from lightning_doctor.noise import noise, shift
 from lightning_doctor.prescriptions import optimizer
 from lightning_doctor.progress import standing
@@ -194,7 +195,16 @@ def _scheduler(history: History) -> str:
     return str(first.get("class", "")) if isinstance(first, dict) else ""
 
 
+def _own_decay(history: History) -> float:
+    """Returns the largest decay of the rate that an optimizer makes by itself; 0 without one."""
+    groups = [group for one in history.fact("optimizers", []) for group in one.get("groups") or []]
+    return max((number(group.get("lr_decay"), 0.0) for group in groups), default=0.0)
+
+
 def _remedy(history: History, at: int, planned: int | None, signal: str, evidence: dict[str, float | int | str]) -> str:
+    if signal == "adagrad_step" and (decay := _own_decay(history)):
+        evidence["lr_decay"] = decay
+        return f"set lr_decay of {optimizer(history) or 'Adagrad'} from {decay:g} to 0"
     if signal == "adagrad_step":
         return f"use RMSprop or Adam instead of {optimizer(history) or 'Adagrad'}: their accumulators forget"
     schedulers = history.fact("schedulers", [])

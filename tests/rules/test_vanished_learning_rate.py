@@ -158,3 +158,14 @@ def test_sick_a_plateau_scheduler_that_cut_at_once_in_a_run_that_learned_little(
 def test_three_decays_to_a_tenth_are_a_thousandth_whatever_they_round_to() -> None:
     rates = [0.05] * 6 + [0.005] * 4 + [0.0005] * 4 + [0.05 * 0.1 * 0.1 * 0.1] * 466
     assert vanished_learning_rate(run_of(noisy([1.4, 1.35, 1.3, *[1.25] * 477], 0.03), rates, 480)) is not None
+
+
+@pytest.mark.parametrize(("decay", "remedy"), [(1.0, "set lr_decay of Adagrad from 1 to 0"), (0.0, "use RMSprop")])
+def test_adagrads_own_decay_is_to_be_taken_away_first(decay: float, remedy: str) -> None:
+    history = run_of(frozen_after(400, 1000), [0.1] * 1000, planned=2000)
+    history.facts["optimizers"] = [{"class": "Adagrad", "groups": [{"lr": 0.1, "lr_decay": decay}]}]
+    for step in range(0, 1000, 10):
+        history.record("adagrad_step", step, 1.0 if step < 400 else 0.005)
+    finding = vanished_learning_rate(history)
+    assert finding is not None
+    assert remedy in finding.remedy
