@@ -79,7 +79,8 @@ def poor_minimum(history: History, *, risk: float = 0.05, blur: float = 0.05, le
         "a linear model beside it: where that does no better, check that inputs and targets belong together",
         # A certified minimum of some samples; that a better one exists nobody has seen.
         confidence=Confidence.SUSPECTED,
-        onset=resting_since(history, probe),
+        # The first weights decide whose slope a run goes down, where it learns nothing on its way.
+        onset=history["train_loss"].steps[0] if now.most < 0 else resting_since(history, probe),
         signals=("curvature/low", "curvature/high", "train_loss"),
     )
 

@@ -143,7 +143,10 @@ def _loss(history: History, samples: int) -> _Figure:
     # One sample's loss may be larger than the first mean loss: by Hoeffding the bar is at least that of the share.
     bar = _hoeffding(samples) if error is None or gain is None else _normal(error / start)
     of = " of its start to either side"
-    over_guessing = bool(baselines) and gain is not None and not history.fact("loss_head.weighted")
+    # What a constant costs must be known by as many rows as it is set against.
+    batch, seen = history.fact("data.batch_size"), len(history.get("baseline_loss").finite())
+    known = seen > 0 and (not isinstance(batch, int) or batch * seen >= samples)
+    over_guessing = known and gain is not None and not history.fact("loss_head.weighted")
     return _Figure(
         "the validation loss", of, gain, over_guessing, lambda gained: start * (1 - gained), bar, ("val_loss",)
     )

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from lightning_doctor.curvature import newest_probe, resting_since
 from lightning_doctor.findings import Confidence, Severity
 from lightning_doctor.history import History
 from lightning_doctor.rules.poor_minimum import poor_minimum
@@ -85,3 +86,10 @@ def test_a_run_that_is_worse_than_a_constant_has_learned_nothing() -> None:
     finding = poor_minimum(run(skill=-1.0))
     assert finding is not None
     assert "0% of what there was to learn" in finding.summary
+
+
+@pytest.mark.parametrize(("skill", "since"), [(-0.5, 0), (0.1, None)])
+def test_where_nothing_was_learned_on_the_way_the_first_weights_decided(skill: float, since: int | None) -> None:
+    finding = poor_minimum(run(skill=skill))
+    assert finding is not None
+    assert finding.onset == (resting_since(run(), newest_probe(run())) if since is None else since)

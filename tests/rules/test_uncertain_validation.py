@@ -189,3 +189,12 @@ def test_without_the_number_of_samples_it_is_unassessed(facts: dict[str, Any]) -
     history = validated(20, FALLING, RISING)
     history.facts = facts
     assert uncertain_validation.lacks(history) == "the fact data.val_samples is not known"
+
+
+@pytest.mark.parametrize(("batch", "severity"), [(2, Severity.NOTE), (20, Severity.WARNING)])
+def test_what_a_constant_costs_must_be_known_by_as_many_rows(batch: int, severity: Severity) -> None:
+    history = validated(20, FALLING, baseline=0.69)
+    history.facts["data"]["batch_size"] = batch
+    finding = uncertain_validation(history)
+    assert finding is not None
+    assert finding.severity is severity
