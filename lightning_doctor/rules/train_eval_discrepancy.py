@@ -88,7 +88,8 @@ def train_eval_discrepancy(
             return None
         trained, evaluated, onset = rows
         what, ratios = "a sample of the training rows scores", [evaluated / trained]
-        sure = False
+        # Rows alone may have been forgotten since: scans of now must say the same.
+        sure = recent
     if not start > 0 or not trained > 0:
         return None
     validation = scores(history, "validation")

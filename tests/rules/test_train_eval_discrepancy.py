@@ -98,7 +98,15 @@ def test_sick_where_small_batches_scatter_many_training_rows_tell(evaluated: flo
     assert (finding is not None) is ill
     if finding is not None:
         assert finding.summary.startswith("a sample of the training rows scores 45 times as high in eval mode")
-        assert (finding.onset, finding.severity, finding.confidence) == (90, Severity.WARNING, Confidence.SUSPECTED)
+        assert (finding.onset, finding.severity, finding.confidence) == (90, Severity.WARNING, Confidence.CONFIRMED)
+
+
+def test_rows_alone_where_batches_were_scanned_long_ago_leave_a_suspicion() -> None:
+    history = headed(LOGITS, losses=decay(2.3, 0.2, 10, 200), baseline=2.3, model=NORMALISED)
+    reading(history, "mode_gap", [-0.9, 0.3, -0.5, -0.1], every=5)
+    finding = train_eval_discrepancy(scored(history, "train", [2.3, 9.0, 9.0], every=90))
+    assert finding is not None
+    assert finding.confidence is Confidence.SUSPECTED
 
 
 def test_healthy_without_batch_normalisation_a_loss_that_jumps_is_no_matter_of_the_mode() -> None:
