@@ -47,7 +47,9 @@ def test_a_checkpoint_of_some_ranks_goes_on_with_any_other_number(tmp_path: Path
     earlier, later = first[0]["report"], [result["report"] for result in second]
     losses = earlier["history"]["series"]["train_loss"]
     assert losses["steps"] == list(range(100))
-    found = {finding["code"]: finding["step"] for finding in [*earlier["findings"], *earlier["recovered"]]}
+    announced = {finding["code"]: finding["step"] for finding in [*earlier["findings"], *earlier["recovered"]]}
+    # The last checkpoint was written before the rules were asked once more at the end.
+    found = {code: step for code, step in announced.items() if step < 99}
     assert found
     for report in later:
         series = report["history"]["series"]
