@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from statistics import median
 from typing import Any
 
@@ -12,6 +13,11 @@ from lightning_doctor.history import History
 def optimizer(history: History) -> str:
     """Returns the class name of the first optimizer; empty where it is unknown."""
     return str(_first(history, "optimizers").get("class", ""))
+
+
+def parameter_groups(history: History) -> list[Mapping[str, Any]]:
+    """Returns the settings of the parameter groups of all optimizers, in their order."""
+    return [group for one in history.fact("optimizers", []) for group in one.get("groups") or []]
 
 
 def is_adaptive(history: History) -> bool | None:

@@ -11,6 +11,9 @@ from torch import Tensor
 # Steps of a graph whose derivative is zero wherever there is one.
 _FLAT = frozenset({"Round", "Floor", "Ceil", "Trunc", "Sign", "Sgn", "Heaviside"})
 
+# A function that somebody has written, with a derivative of his own, has no number.
+_NUMBERED = re.compile(r"Backward\d+$")
+
 
 def without_slope(loss: Tensor, trained: Collection[Tensor]) -> str | None:
     """Returns what keeps a loss from having a gradient; None where there is one to be had.
@@ -45,9 +48,7 @@ def leaves(loss: Tensor, flat: dict[str, None] | None = None) -> Iterator[Tensor
         name = node.name()
         if name == "torch::autograd::AccumulateGrad":
             yield node.variable
-        # A function that somebody has written, with a derivative of his own, has no number.
-        kind = re.sub(r"Backward\d+$", "", name)
-        if flat is not None and kind in _FLAT:
+        if flat is not None and (kind := _NUMBERED.sub("", name)) in _FLAT:
             flat[kind.lower()] = None
             continue
         for source, _ in node.next_functions:

@@ -133,7 +133,7 @@ def _loud(history: History, how: Standing, loud: float, enlarged: float) -> Find
     if not is_loud and not (is_deep and how.harmed):
         return None
     # However often it is right: what the start left behind still costs more than a constant prediction.
-    spoiled = (how.learned is not None and how.learned < 0) or costs_held_out(history)
+    spoiled = _costs_more(how, history)
     # A last layer alone unlearns its weights soon.
     lasting = is_deep or how.ended or (how.share or 0.0) >= 0.5
     if how.harmed or (spoiled and lasting):

@@ -60,7 +60,7 @@ def exploding_gradients(
     """
     norms, losses = history["grad_norm"].finite(), history["train_loss"].finite()
     broken = len(norms) < len(history["grad_norm"]) or len(losses) < len(history["train_loss"])
-    if broken and (burst := _burst(history, norms, losses, growth)) is not None:
+    if broken and (burst := _burst(history, losses, growth)) is not None:
         return burst
     if len(norms) < 4 or len(losses) < 4:
         return None
@@ -69,20 +69,21 @@ def exploding_gradients(
     return explosion or _by_depth(history, norms, losses, depth)
 
 
-def _burst(history: History, norms: Series, losses: Series, growth: float) -> Finding | None:
+def _burst(history: History, losses: Series, growth: float) -> Finding | None:
     """A run whose gradient grew out of all numbers within its first few steps: there is no calm part."""
-    whole = history["grad_norm"]
-    first = whole.broken_at()
-    if first is None or first < 2 or not whole.values[0] > 0 or whole.steps[first] - whole.steps[0] >= _BRIEF:
+    norms = history["grad_norm"]
+    broken = norms.broken_at()
+    if broken is None or broken < 2 or not norms.values[0] > 0:
         return None
-    grown = whole.values[first - 1] / whole.values[0]
-    if grown < growth or len(losses) < 2 or losses.values[-1] <= 2 * abs(losses.values[0]):
+    first, last, steps = norms.values[0], norms.values[broken - 1], norms.steps[broken] - norms.steps[0]
+    grown = last / first
+    if steps >= _BRIEF or grown < growth or len(losses) < 2 or losses.values[-1] <= 2 * abs(losses.values[0]):
         return None
     return Finding(
         severity=Severity.ERROR,
-        summary=f"the gradient norm grew from {norms.values[0]:.3g} to {whole.values[first - 1]:.3g} in the first "
-        f"{whole.steps[first] - whole.steps[0]} steps, and then out of all numbers",
-        evidence={"first": norms.values[0], "last": whole.values[first - 1], "growth": grown},
+        summary=f"the gradient norm grew from {first:.3g} to {last:.3g} in the first {steps} steps, and then out of "
+        "all numbers",
+        evidence={"first": first, "last": last, "growth": grown},
         remedy=_slower(history, None),
         onset=norms.steps[0],
         signals=("grad_norm", "train_loss"),

@@ -10,7 +10,7 @@ from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.layers import listed
 from lightning_doctor.loss_head import loss_head
-from lightning_doctor.prescriptions import optimizer
+from lightning_doctor.prescriptions import optimizer, parameter_groups
 from lightning_doctor.progress import held_out, standing
 from lightning_doctor.rule import is_recent, rule
 from lightning_doctor.scores import scores
@@ -126,7 +126,7 @@ def _dropped(history: History, learned: float | None, taken: float, strong: floa
 
 
 def _decayed(history: History, outweighs: float, shrunk: float) -> Finding | None:
-    decay = max((_decay(group) for group in _groups(history)), default=0.0)
+    decay = max((_decay(group) for group in parameter_groups(history)), default=0.0)
     norms = history.get("weight_norm").finite().values
     if not decay > 0 or len(norms) < 3:
         return None
@@ -177,10 +177,6 @@ def _penalised(history: History, shrunk: float) -> Finding | None:
         onset=0,
         signals=("weight_norm", "train_loss"),
     )
-
-
-def _groups(history: History) -> list[Mapping[str, Any]]:
-    return [group for one in history.fact("optimizers", []) for group in one.get("groups") or []]
 
 
 def _decay(group: Mapping[str, Any]) -> float:

@@ -10,7 +10,7 @@ from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History, Series
 from lightning_doctor.jsonable import number
 from lightning_doctor.noise import noise, shift
-from lightning_doctor.prescriptions import optimizer
+from lightning_doctor.prescriptions import optimizer, parameter_groups
 from lightning_doctor.progress import standing
 from lightning_doctor.rule import rule
 
@@ -197,8 +197,7 @@ def _scheduler(history: History) -> str:
 
 def _own_decay(history: History) -> float:
     """Returns the largest decay of the rate that an optimizer makes by itself; 0 without one."""
-    groups = [group for one in history.fact("optimizers", []) for group in one.get("groups") or []]
-    return max((number(group.get("lr_decay"), 0.0) for group in groups), default=0.0)
+    return max((number(group.get("lr_decay"), 0.0) for group in parameter_groups(history)), default=0.0)
 
 
 def _remedy(history: History, at: int, planned: int | None, signal: str, evidence: dict[str, float | int | str]) -> str:
