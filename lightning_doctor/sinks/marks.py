@@ -24,7 +24,12 @@ _LEVELS: dict[str, tuple[tuple[str | int, str], ...]] = {
     "double_sigmoid": (("train_loss", "floor_positive"), ("train_loss", "floor_negative")),
     "double_softmax": (("train_loss", "floor"),),
     "edge_of_stability": ((0, "limit"),),
-    "exploding_gradients": (("grad_norm", "calmest"), ("train_loss", "best_loss"), ("train_loss", "start_loss")),
+    "exploding_gradients": (
+        ("grad_norm", "calmest"),
+        ("grad_norm", "first"),
+        ("train_loss", "best_loss"),
+        ("train_loss", "start_loss"),
+    ),
     "ill_conditioned": (("learning_rate", "largest_rate"),),
     "late_instability": (("train_loss", "best"),),
     "leaked_validation": (("val_loss", "train"),),

@@ -8,6 +8,7 @@ import pytest
 from lightning_doctor.findings import Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.rules.exploding_gradients import exploding_gradients
+from lightning_doctor.sinks.marks import levels
 from tests.histories import SGD, decay, gauss, history_of, noisy
 
 
@@ -59,6 +60,7 @@ def test_sick_a_gradient_that_is_out_of_all_numbers_in_a_few_steps_has_no_calm_p
     finding = judge([1.0, second, *broken], [2.3, 90.0, *broken], optimizers=SGD)
     assert (finding is not None) is ill
     assert finding is None or (finding.severity, finding.onset) == (Severity.ERROR, 0)
+    assert finding is None or levels(finding) == {"grad_norm": [("first", 1.0)]}
 
 
 def test_the_remedy_does_not_say_to_clip_where_it_is_clipped() -> None:
