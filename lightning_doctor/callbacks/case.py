@@ -76,10 +76,10 @@ class Case:
         self.pace = Pace(self.budget, settings.every_n_steps)
         self.stepped = False
         self.batch_idx = -1
-        self.rest = Rest(leader, trainer, possible=False)
         self.held_out: ThinnedSource | None = None
         self._trainer = weakref.ref(trainer)
         self._staff = Staff(self, parts)
+        self.rest = Rest(self, self._staff, possible=False)
         self._unwatched = list(unwatched)
         self._settings = settings
         self._reporting = Reporting(self, self._staff)
@@ -144,7 +144,7 @@ class Case:
         self._staff.each("begin")
         # In manual optimization every loss that is sent backward counts, and there is no telling which comes next.
         possible = self._staff.attempt("telling when to rest", lambda: self.run.automatic)
-        self.rest = Rest(self.leader, self.trainer, possible=bool(possible))
+        self.rest = Rest(self, self._staff, possible=bool(possible))
 
     def _prepare(self) -> None:
         several = self.trainer.world_size > 1
@@ -246,14 +246,7 @@ class Case:
             self.consult()
         if closes or not self.rest.on:
             self.rest.wake()
-            self._plan_rest()
-
-    def _plan_rest(self) -> None:
-        length = self.pace.quiet()
-        for part in self._staff.listening("awaits") if length else ():
-            wanted = self._staff.ask(part, "awaits")
-            length = length if wanted is None else min(length, wanted // max(1, self.run.accumulate))
-        self.rest.begin(self.pace.steps, length)
+            self.rest.plan()
 
     def before_validation_batch(self, batch: Any, batch_idx: int, dataloader_idx: int) -> None:
         """A validation batch is about to be scored."""

@@ -33,6 +33,7 @@ class LossMonitor(Monitor):
         # With the version each had: it is Lightning's own copy, which nobody has a reason to change.
         self._kept: list[tuple[int, Tensor, int]] = []
         self._several = len(case.run.optimizers) > 1
+        self._automatic = case.run.automatic
         reason = "training_step has returned no loss"
         if self._several:
             reason = f"{len(case.run.optimizers)} optimizers: no single loss has to fall"
@@ -69,18 +70,18 @@ class LossMonitor(Monitor):
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if isinstance(loss, Tensor) and loss.numel() == 1:
             # In automatic optimization Lightning has copied it: a captured graph overwrites its outputs.
-            self._returned.append(loss if case.run.automatic else loss.detach().clone())
+            self._returned.append(loss if self._automatic else loss.detach().clone())
         if not case.stepped:
             return
         losses = self._returned or self._sent
         if losses:
-            value = losses[0]
-            if case.run.automatic and case.run.accumulate > 1:
+            value, step = losses[0], case.run.step
+            if self._automatic and case.run.accumulate > 1:
                 # Lightning returns each micro-batch's loss divided by their number.
                 value = _stack(losses).sum() * (case.run.accumulate / len(losses))
             elif len(losses) > 1:
                 value = _stack(losses).sum()
-            self._kept.append((case.run.step, value, value._version))
+            self._kept.append((step, value, value._version))
         self._sent.clear()
         self._returned.clear()
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lightning_doctor.callbacks.base import Callback
 from lightning_doctor.callbacks.handover import Handover
-from lightning_doctor.callbacks.rest import HUSHED
+from lightning_doctor.callbacks.rest import CHANGED
 from lightning_doctor.callbacks.settings import Settings
 from lightning_doctor.report import Report
 
@@ -49,7 +49,7 @@ class Monitor(Callback):
     def __getstate__(self) -> dict[str, Any]:
         # A process that is handed a Trainer opens its own case. This one cannot travel, nor can the model, which
         # Lightning ties to every callback by its bound methods.
-        state = {key: value for key, value in self.__dict__.items() if key not in ("log", "log_dict", *HUSHED)}
+        state = {key: value for key, value in self.__dict__.items() if key not in ("log", "log_dict", *CHANGED)}
         return {**state, "_case": None}
 
     @property

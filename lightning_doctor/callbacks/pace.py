@@ -39,6 +39,7 @@ class Pace:
     Attributes:
         steps: How many steps are done.
         sampling: Whether what is cheap is measured on the coming step.
+        next_close: After how many steps the window is full.
         examinations: What they cost.
     """
 
@@ -55,7 +56,7 @@ class Pace:
         self._every = self._length = every_n_steps
         self._planned = planned
         self._kept = kept
-        self._next_close = 1
+        self.next_close = 1
         self._next_examination = 0
         self._affordable = True
         self._examined_at = self._measured_at = -1
@@ -94,7 +95,7 @@ class Pace:
     @property
     def closes(self) -> bool:
         """Whether the window is full."""
-        return self.steps >= self._next_close
+        return self.steps >= self.next_close
 
     @property
     def closes_early(self) -> bool:
@@ -144,7 +145,7 @@ class Pace:
         """Ends the window and returns what this rank would like; :meth:`heed` takes the means over ranks."""
         now, (then, steps) = self._budget.clock(), self._closed_at
         self._closed_at = (now, self.steps)
-        self._next_close = self.following(self.steps)
+        self.next_close = self.following(self.steps)
         for ledger in (self._samples, self.examinations, self._closings):
             ledger.settle()
         step_time = (now - then) / max(1, self.steps - steps)

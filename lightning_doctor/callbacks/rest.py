@@ -7,51 +7,69 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lightning_doctor.callbacks.base import Trainer
-    from lightning_doctor.callbacks.monitor import Monitor
+    from collections.abc import Callable
 
-# What a step needs no call of while it rests, and what automatic optimization never does.
+    from lightning_doctor.callbacks.base import Trainer
+    from lightning_doctor.callbacks.case import Case
+    from lightning_doctor.callbacks.staff import Staff
+
+# What a step needs no call of while it rests, what it needs none of where each batch is a step, and what automatic
+# optimization never does.
 _WHILE_RESTING = ("on_train_batch_start", "on_before_backward")
+_BATCH_BY_BATCH = ("on_before_optimizer_step",)
 _NEVER = ("on_before_zero_grad", "on_after_backward")
-HUSHED = (*_WHILE_RESTING, *_NEVER)
+_LIGHTER = "on_train_batch_end"
+HUSHED = (*_WHILE_RESTING, *_BATCH_BY_BATCH, *_NEVER)
+CHANGED = (*HUSHED, _LIGHTER)
 
 
 class Rest:
     """Puts the leader's hooks to sleep and wakes them.
 
     Lightning dispatches every hook to every callback, whether or not it does anything there, for two to three
-    microseconds each; a hook that is None it passes over. Hooks that a subclass overrides are left alone.
+    microseconds each; a hook that is None it passes over. Where each batch is a step a lighter hook takes the end of a
+    batch. Hooks that a subclass overrides are left alone.
 
     Args:
-        leader: The callback through which the Trainer's hooks arrive.
-        trainer: The Trainer.
+        case: The case, whose leader is the callback through which the Trainer's hooks arrive.
+        staff: The monitors.
         possible: Whether steps may rest at all.
 
     Attributes:
         on: Whether the coming step rests.
     """
 
-    def __init__(self, leader: Monitor, trainer: Trainer, possible: bool) -> None:
+    def __init__(self, case: Case, staff: Staff, possible: bool) -> None:
         from lightning_doctor.callbacks.monitor import Monitor
 
         self.on = False
-        self._leader = leader
+        self._case, self._staff = case, staff
+        self._leader = case.leader
         self._possible = possible
         self._until = 0
         # Of a fit that ended in the middle of something.
-        self._own = {name for name in HUSHED if vars(leader).get(name, self) is None}
-        self._unhush(HUSHED)
+        self._own = {name for name in CHANGED if name in vars(self._leader) and _is_ours(vars(self._leader)[name])}
+        self._unhush(CHANGED)
         self._own = set()
-        if possible and passes_over_none(trainer):
-            self._own = {name for name in HUSHED if getattr(type(leader), name) is getattr(Monitor, name)}
+        if possible and passes_over_none(case.trainer):
+            self._own = {name for name in CHANGED if getattr(type(self._leader), name) is getattr(Monitor, name)}
         self._hush(_NEVER)
 
-    def begin(self, step: int, length: int) -> None:
-        """Lets so many steps rest, from the coming one on; fewer than two are not worth it."""
-        if self._possible and length >= 2:
-            self.on = True
-            self._until = step + length
-            self._hush(_WHILE_RESTING)
+    def plan(self) -> None:
+        """Lets the coming steps rest, as many as nobody wants to see; fewer than two are not worth it."""
+        case = self._case
+        length = case.pace.quiet()
+        for part in self._staff.listening("awaits") if length else ():
+            wanted = self._staff.ask(part, "awaits")
+            length = length if wanted is None else min(length, wanted // max(1, case.run.accumulate))
+        if not self._possible or length < 2:
+            return
+        self.on = True
+        self._until = case.pace.steps + length
+        self._hush(_WHILE_RESTING)
+        if case.run.accumulate == 1 and self._own.issuperset((*_BATCH_BY_BATCH, _LIGHTER)):
+            self._hush(_BATCH_BY_BATCH)
+            setattr(self._leader, _LIGHTER, self._lighter())
 
     def is_last(self, step: int) -> bool:
         """Whether the step after this one no longer rests."""
@@ -61,12 +79,43 @@ class Rest:
         """The coming step does not rest."""
         if self.on:
             self.on = False
-            self._unhush(_WHILE_RESTING)
+            self._unhush((*_WHILE_RESTING, *_BATCH_BY_BATCH, _LIGHTER))
 
     def end(self) -> None:
         """Gives the leader all of its hooks back."""
         self.on = self._possible = False
-        self._unhush(HUSHED)
+        self._unhush(CHANGED)
+
+    def _lighter(self) -> Callable[..., None]:
+        """Returns what a batch's end is left with while every batch is a step that rests: the step is counted."""
+        case, pace, budget, leader, staff = self._case, self._case.pace, self._case.budget, self._leader, self._staff
+        clock, last = budget.clock, self._until - 1
+        # What is asked once a step is bound once a rest.
+        parts = staff.listening("rested")
+
+        def count(trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+            nonlocal parts
+            if batch is None:
+                # Nothing was trained on.
+                return
+            steps = pace.steps
+            case.stepped = True
+            if steps >= last or steps + 1 >= pace.next_close:
+                delattr(leader, _LIGHTER)
+                leader.on_train_batch_end(trainer, module, outputs, batch, batch_idx)
+                return
+            began = clock()
+            for part in parts:
+                try:
+                    part.rested(case, outputs, batch_idx)
+                except Exception as error:  # noqa: BLE001
+                    staff.lose(part, error)
+                    parts = staff.listening("rested")
+            case.stepped = False
+            pace.steps = steps + 1
+            budget.spent += clock() - began
+
+        return count
 
     def _hush(self, names: tuple[str, ...]) -> None:
         self._leader.__dict__.update(dict.fromkeys(name for name in names if name in self._own))
@@ -75,6 +124,10 @@ class Rest:
         for name in names:
             if name in self._own:
                 self._leader.__dict__.pop(name, None)
+
+
+def _is_ours(hook: Any) -> bool:
+    return hook is None or getattr(hook, "__module__", None) == __name__
 
 
 def passes_over_none(trainer: Trainer) -> bool:

@@ -26,6 +26,7 @@ class Run:
     def __init__(self, trainer: Trainer, module: LightningModule) -> None:
         self.trainer = trainer
         self.module = module
+        self._loop = trainer.fit_loop.epoch_loop
         self.optimizers: list[Optimizer] = list(trainer.optimizers)
         self.automatic: bool = module.automatic_optimization
         scaler = getattr(trainer.precision_plugin, "scaler", None)
@@ -36,7 +37,7 @@ class Run:
     @property
     def step(self) -> int:
         """The step on the axis of the logged metrics, which counts batches that stepped."""
-        step: int = self.trainer.fit_loop.epoch_loop._batches_that_stepped
+        step: int = self._loop._batches_that_stepped
         return step
 
     @property

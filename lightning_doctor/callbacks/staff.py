@@ -66,10 +66,14 @@ class Staff:
         try:
             return getattr(part, hook)(self._case, *args)
         except Exception as error:  # noqa: BLE001
-            self._parts.remove(part)
-            self._listeners.clear()
-            self._case.consultation.failed(type(part).__name__, error)
+            self.lose(part, error)
             return None
+
+    def lose(self, part: Monitor, error: Exception) -> None:
+        """Lets go of one that failed."""
+        self._parts.remove(part)
+        self._listeners.clear()
+        self._case.consultation.failed(type(part).__name__, error)
 
     def attempt(self, part: str, act: Callable[[], T]) -> T | None:
         """Does something of the case's own; None where it fails, after which it is off."""

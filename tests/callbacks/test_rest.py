@@ -13,7 +13,8 @@ from lightning_doctor import BatchMonitor, Doctor, GradientMonitor
 from lightning_doctor.budget import Budget
 from lightning_doctor.callbacks.monitor import Monitor
 from lightning_doctor.callbacks.pace import Pace
-from lightning_doctor.callbacks.rest import HUSHED, passes_over_none
+from lightning_doctor.callbacks.losses import LossMonitor
+from lightning_doctor.callbacks.rest import CHANGED, HUSHED, passes_over_none
 from lightning_doctor.measure.waiting import Waiting
 from tests.callbacks.test_pace import Clock
 from tests.runs import DigitsNet, digits, fit, flat, trainer
@@ -27,6 +28,10 @@ def sparing(monkeypatch: pytest.MonkeyPatch) -> None:
         self._sample_every, self._affordable = (20 if self.steps >= 32 else 1), True
 
     monkeypatch.setattr(Pace, "heed", heed)
+
+
+# Where the end of a batch is the leader's own, each step is announced.
+ASLEEP = set(HUSHED) - {"on_before_optimizer_step"}
 
 
 class Watched(GradientMonitor):
@@ -63,7 +68,7 @@ def test_resting_steps_keep_their_loss_and_change_nothing(tmp_path: Path) -> Non
     assert {40, 60, 80, 100} <= set(measured)
     assert len(measured) < 70
     # How many depends on what the probes have time for, which keep the steps awake that they collect.
-    assert any(asleep == set(HUSHED) for asleep in doctor.asleep)
+    assert any(asleep == ASLEEP for asleep in doctor.asleep)
     assert len(history["val_loss"]) == 12
     # The examined steps, and what begins with the step before them.
     assert 81 in history["update_ratio"].steps
@@ -81,6 +86,93 @@ def test_the_losses_are_those_of_a_run_that_never_rests(tmp_path: Path, monkeypa
     assert resting.report.history["train_loss"] == awake.report.history["train_loss"]
     assert any("on_train_batch_start" in asleep for asleep in resting.asleep)
     assert not any("on_train_batch_start" in asleep for asleep in awake.asleep)
+
+
+class Peeks(DigitsNet):
+    """Notes in each training step which of a callback's hooks are not its own."""
+
+    def __init__(self, callback: Monitor) -> None:
+        super().__init__()
+        self.peeks: list[set[str]] = []
+        # In a list, so that it is no part of the model.
+        self.callbacks = [callback]
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        self.peeks.append(set(CHANGED) & set(vars(self.callbacks[0])))
+        return super().training_step(batch, batch_idx)
+
+
+@pytest.mark.usefixtures("sparing")
+def test_where_each_batch_is_a_step_a_resting_one_has_one_light_hook(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resting, awake = GradientMonitor(), GradientMonitor()
+    resting.settings.strict = awake.settings.strict = True
+    net, plain = Peeks(resting), DigitsNet()
+    fit(tmp_path, net, resting, max_epochs=12)
+    fit(tmp_path, plain, max_epochs=12)
+    monkeypatch.setattr(Pace, "quiet", lambda _: 0)
+    fit(tmp_path, DigitsNet(), awake, max_epochs=12)
+    assert torch.equal(flat(net), flat(plain))
+    assert resting.report.history["train_loss"] == awake.report.history["train_loss"]
+    assert resting.report.history["grad_norm"].steps[-3:] == [60, 80, 100]
+    assert net.peeks.count(set(CHANGED)) > 40
+    assert not set(CHANGED) & set(vars(resting))
+
+
+@pytest.mark.usefixtures("sparing")
+def test_accumulated_batches_have_no_light_hook(tmp_path: Path) -> None:
+    doctor = GradientMonitor()
+    net = Peeks(doctor)
+    fit(tmp_path, net, doctor, max_epochs=12, accumulate_grad_batches=3)
+    assert {"on_train_batch_start", "on_before_backward"} < set().union(*net.peeks)
+    assert not {"on_train_batch_end", "on_before_optimizer_step"} & set().union(*net.peeks)
+
+
+@pytest.mark.usefixtures("sparing")
+def test_a_monitor_that_fails_in_a_light_hook_is_let_go(tmp_path: Path) -> None:
+    class Fails(LossMonitor):
+        newest = -1
+
+        def rested(self, case: Any, outputs: Any, batch_idx: int) -> None:
+            super().rested(case, outputs, batch_idx)
+            self.newest = case.run.step
+            if self.newest == 45:
+                raise RuntimeError("mine")
+
+    doctor = Fails()
+    net = Peeks(doctor)
+    fit(tmp_path, net, doctor, GradientMonitor(), max_epochs=12)
+    assert set(CHANGED) in net.peeks[46:]
+    report = doctor.report
+    assert any("mine" in note for note in report.notes)
+    assert doctor.newest == 45
+    assert report.history["grad_norm"].steps[-1] > 45
+    doctor = Fails()
+    doctor.settings.strict = True
+    with pytest.raises(RuntimeError, match="mine"):
+        fit(tmp_path, DigitsNet(), doctor, max_epochs=12)
+    assert not set(CHANGED) & set(vars(doctor))
+
+
+@pytest.mark.usefixtures("sparing")
+def test_a_batch_that_is_none_is_no_step_of_a_resting_run_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Gaps:
+        """Every third batch is missing."""
+
+        def __iter__(self) -> Any:
+            return (batch if i % 3 else None for i, batch in enumerate([*digits(shuffle=False)] * 12))
+
+    resting, awake = LossMonitor(), LossMonitor()
+    net = Peeks(resting)
+    trainer(tmp_path, resting).fit(net, Gaps())
+    monkeypatch.setattr(Pace, "quiet", lambda _: 0)
+    trainer(tmp_path, awake).fit(DigitsNet(), Gaps())
+    assert set(CHANGED) in net.peeks
+    assert len(awake.report.history["train_loss"]) > 40
+    assert resting.report.history["train_loss"] == awake.report.history["train_loss"]
 
 
 @pytest.mark.usefixtures("sparing")
@@ -157,13 +249,13 @@ def test_after_a_fit_every_hook_is_there_again_and_during_one_it_can_be_pickled(
     class Pickles(Watched):
         def on_train_batch_end(self, *args: Any) -> None:
             super().on_train_batch_end(*args)
-            if self.asleep[-1] == set(HUSHED):
+            if self.asleep[-1] == ASLEEP:
                 copied = pickle.loads(pickle.dumps(Monitor.__getstate__(self)))
                 assert not set(HUSHED) & set(copied)
 
     doctor = Pickles()
     fit(tmp_path, DigitsNet(), doctor, max_epochs=8)
-    assert set(HUSHED) in doctor.asleep
+    assert ASLEEP in doctor.asleep
     assert all(callable(getattr(doctor, name)) for name in HUSHED)
     fit(tmp_path, DigitsNet(), doctor, max_epochs=8)
     assert doctor.report.history["train_loss"].steps == list(range(80))
@@ -180,7 +272,7 @@ def test_a_run_that_fails_while_a_step_rests_gets_its_hooks_back(tmp_path: Path)
     doctor = Watched()
     with pytest.raises(RuntimeError, match="the user's own"):
         fit(tmp_path, Fails(), doctor, max_epochs=8)
-    assert set(HUSHED) in doctor.asleep
+    assert ASLEEP in doctor.asleep
     assert doctor.report.history["train_loss"].steps == list(range(55))
     assert all(callable(getattr(doctor, name)) for name in HUSHED)
 
@@ -254,8 +346,6 @@ def test_windows_grow_where_their_ends_cost_too_much_but_not_in_a_short_run() ->
 
 
 def test_a_monitor_that_awaits_a_batch_is_called_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lightning_doctor.callbacks.losses import LossMonitor
-
     seen: list[int] = []
 
     class Waits(Monitor):
