@@ -108,7 +108,7 @@ class Rest:
             for part in parts:
                 try:
                     part.rested(case, outputs, batch_idx)
-                except Exception as error:  # noqa: BLE001
+                except Exception as error:  # noqa: BLE001, PERF203
                     staff.lose(part, error)
                     parts = staff.listening("rested")
             case.stepped = False

@@ -11,9 +11,9 @@ import torch
 
 from lightning_doctor import BatchMonitor, Doctor, GradientMonitor
 from lightning_doctor.budget import Budget
+from lightning_doctor.callbacks.losses import LossMonitor
 from lightning_doctor.callbacks.monitor import Monitor
 from lightning_doctor.callbacks.pace import Pace
-from lightning_doctor.callbacks.losses import LossMonitor
 from lightning_doctor.callbacks.rest import CHANGED, HUSHED, passes_over_none
 from lightning_doctor.measure.waiting import Waiting
 from tests.callbacks.test_pace import Clock
