@@ -7,7 +7,8 @@ from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from lightning_doctor.measure.predictions import NUMBERS
+from lightning_doctor.measure.head import BINARY
+from lightning_doctor.measure.predictions import NUMBERS, by_element
 
 if TYPE_CHECKING:
     from lightning_doctor.history import History
@@ -20,9 +21,8 @@ _RECENT, _ENOUGH = 512, 64
 _WHOLE = 1e-3
 # How near the loss as it was understood must be to the loss itself: half precision has three digits.
 _SAME = 0.02
-_BINARY = ("bce", "bce_with_logits")
-_COMPARABLE = (*_BINARY, "mse", "rmse", "l1", "huber", "smooth_l1", "poisson", "cross_entropy", "kl_div")
-_PRIVATE = ("unclear", "class_dim", "indexed", "readable", "has_baseline", "columns", "errors")
+_COMPARABLE = (*BINARY, "mse", "rmse", "l1", "huber", "smooth_l1", "poisson", "cross_entropy", "kl_div")
+_PRIVATE = ("unclear", "class_dim", "indexed", "readable", "has_baseline", "columns", "errors", "by_element")
 _OF_TARGETS = ("skill", "train_accuracy", "worst_share", "worst_ratio", "typical_error")
 
 
@@ -47,6 +47,7 @@ def describe(head: Head) -> dict[str, Any]:
         "readable": head.target is not None and head.prediction is not None,
         "errors": None if head.prediction is None else list(head.prediction.shape),
         "columns": math.nan,
+        "by_element": by_element(head),
     }
 
 
@@ -87,7 +88,7 @@ class HeadRecord:
             self._take(found)
             fact |= self._targets(description, found)
             self._score(history, fact, step, found)
-            if _is_class(fact):
+            if _is_class(fact) or (description["by_element"] and fact["targets"] == "binary"):
                 self._count_classes(history, step, counts)
             _note(history, "baseline_loss", step, found["baseline"] if self._verified else math.nan)
         history.facts["loss_head"] = {key: value for key, value in fact.items() if key not in _PRIVATE}
@@ -163,7 +164,7 @@ class HeadRecord:
         low, high = self._least["target_min"], self._most["target_max"]
         within = low >= -_WHOLE and high <= 1 + _WHOLE
         shared = found["columns"] > 1 and self._most.get("target_sum_error", 1.0) < _WHOLE
-        binary = description["loss"] in _BINARY
+        binary = description["loss"] in BINARY
         # A squared distance from zero alone, or from one, is no answer to a question.
         if within and self._most.get("target_fraction", 1.0) < _WHOLE and (binary or high - low > 0.5):
             return "one_hot" if shared else "binary"

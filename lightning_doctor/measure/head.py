@@ -10,6 +10,9 @@ from torch import Tensor
 
 from lightning_doctor.measure.loss_graph import Edge
 
+# Losses of a probability of one of two answers.
+BINARY = ("bce", "bce_with_logits")
+
 
 @dataclass(frozen=True)
 class Path:

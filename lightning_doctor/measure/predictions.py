@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_doctor.measure.baseline import ClassEntropy, Variance, baseline_of, exact
-from lightning_doctor.measure.head import Head, product
+from lightning_doctor.measure.head import BINARY, Head, product
 from lightning_doctor.measure.table import BY_ROW, Table, linked, tallied, thin
 
 # How many classes are counted one by one.
@@ -114,17 +114,19 @@ class Tally:
         return torch.cat([packed, counts.to(packed).reshape(-1)])
 
     def _classify(self, table: Table, head: Head, found: Found) -> Tensor:
-        scores = table.scores
+        scores, targets = table.scores, table.targets
+        if by_element(head) and targets is not None:
+            scores, targets = scores.reshape(-1, 1), targets.reshape(-1, 1)
         every = max(1, ceil(scores.numel() / _ARGMAX))
         scores = scores[::every]
         if table.indices is not None:
             seen, predicted = table.indices[::every], scores.argmax(1)
         elif scores.shape[1] > 1:
-            assert table.targets is not None
-            seen, predicted = table.targets[::every].argmax(1), scores.argmax(1)
+            assert targets is not None
+            seen, predicted = targets[::every].argmax(1), scores.argmax(1)
         else:
-            assert table.targets is not None
-            seen = (table.targets[::every, 0] > 0.5).long()
+            assert targets is not None
+            seen = (targets[::every, 0] > 0.5).long()
             predicted = (linked(scores[:, 0], head.link) > 0.5).long()
         ones = torch.ones_like(scores[:, 0]) if table.valid is None else table.valid[::every].to(scores.dtype)
         hits = (seen == predicted) * ones
@@ -255,12 +257,19 @@ def _describe_indices(indices: Tensor, valid: Tensor | None, found: Found) -> No
     found["target_count"], found["target_sum"], found["target_squares"] = valid.sum(), kept.sum(), kept.square().sum()
 
 
+def by_element(head: Head) -> bool:
+    """Whether each element of a row is a question of its own, as each pixel of a mask is."""
+    return head.loss in BINARY and len(head.output_shape) > 2
+
+
 def _classes(head: Head) -> int:
     """Returns how many classes there are, if the targets are classes; 0 where they cannot be."""
     if head.broadcast:
         return 0
     if head.class_dim is not None:
         return head.output_shape[head.class_dim] if head.output_shape else 0
+    if by_element(head):
+        return 2
     if len(head.output_shape) not in (1, 2):
         return 0
     columns = head.output_shape[1] if len(head.output_shape) == 2 else 1

@@ -177,6 +177,28 @@ def test_several_binary_columns_are_scored_by_their_squared_error(tmp_path: Path
     assert history["skill"].values[-1] > 0.7
 
 
+def test_each_pixel_of_a_mask_is_one_of_two_classes(tmp_path: Path) -> None:
+    mask = (IMAGES > 0.9).float().reshape(-1, 1, 8, 8)
+    loss = functional.binary_cross_entropy_with_logits
+    history = watch(tmp_path, Net(loss, 64, nn.Unflatten(1, (1, 8, 8))), mask)
+    head, labels, predictions = (history.fact(name) for name in ("loss_head", "labels", "predictions"))
+    assert (head["targets"], head["classes"]) == ("binary", None)
+    assert labels["counts"]["1"] / labels["samples"] == pytest.approx(float(mask[:640].mean()), rel=0.05)
+    assert predictions["samples"] == 64 * 64
+    assert predictions["recall"]["1"] < predictions["recall"]["0"]
+    # As good as the best constant of each pixel has no skill, not as the commoner of the two.
+    assert "train_accuracy" not in history
+    assert "skill" in history
+
+
+def test_pixels_between_black_and_white_are_no_classes(tmp_path: Path) -> None:
+    loss = functional.binary_cross_entropy_with_logits
+    history = watch(tmp_path, Net(loss, 64, nn.Unflatten(1, (1, 8, 8))), IMAGES.reshape(-1, 1, 8, 8))
+    assert history.fact("loss_head.targets") == "probabilities"
+    assert history.fact("labels") is None
+    assert history.fact("predictions") is None
+
+
 def test_pixels_that_are_no_bits_are_probabilities(tmp_path: Path) -> None:
     history = watch(tmp_path, Net(functional.binary_cross_entropy, 64, nn.Sigmoid()), IMAGES, max_epochs=4)
     head = history.facts["loss_head"]
