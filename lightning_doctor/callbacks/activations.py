@@ -109,7 +109,7 @@ class ActivationMonitor(Monitor):
             if unfinite > 0:
                 self._probes.pop(layer.name, None)
                 # A layer of the user's own may mask with infinity, and the logarithm of a softmax reach it.
-                if nan > 0 or layer.kind not in ("softmax", "other"):
+                if nan > 0 or layer.kind not in ("softmax", "recurrent", "other"):
                     broken.append(layer.name)
                 continue
             values = {"activation_mean": mean, "activation_std": std}

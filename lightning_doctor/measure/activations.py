@@ -28,6 +28,7 @@ _KINDS: tuple[tuple[str, tuple[type[nn.Module], ...]], ...] = (
     ("linear", (nn.Linear, nn.Bilinear, _ConvNd)),
     ("norm", (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm, nn.RMSNorm)),
     ("dropout", (_DropoutNd,)),
+    ("recurrent", (nn.RNNBase,)),
 )
 _UNITS_IN_SECOND_AXIS = (_ConvNd, _NormBase, nn.GroupNorm, nn.LocalResponseNorm)
 # What these put out says nothing that the layer before them has not said.
@@ -44,7 +45,7 @@ class Reading(NamedTuple):
     """What one layer put out for one batch.
 
     Attributes:
-        kind: "relu", "sigmoid", "tanh", "softmax", "linear", "norm", "dropout" or "other".
+        kind: "relu", "sigmoid", "tanh", "softmax", "linear", "norm", "dropout", "recurrent" or "other".
         samples: The number of samples.
         high: The largest output of each unit over samples and positions ``[U]``.
         low: The smallest ``[U]``.

@@ -117,8 +117,7 @@ def _alike(history: History, how: Standing, alike: float) -> Finding | None:
 
 def _loud(history: History, how: Standing, loud: float, enlarged: float) -> Finding | None:
     """A first loss far over that of guessing, or later harm, and weights that enlarge what passes."""
-    # Recurrent layers are of no kind of their own.
-    layers = [entry for entry in of_kind(history, "linear", "other") if entry.get("layer")]
+    layers = [entry for entry in of_kind(history, "linear", "recurrent", "other") if entry.get("layer")]
     while layers and layers[-1]["kind"] != "linear":
         layers.pop()
     names = [str(entry["layer"]) for entry in layers]

@@ -63,7 +63,7 @@ def missing_warmup(
     Thresholds:
         opening: Share of the run that counts as its first steps [share].
         rise: How many times its first value the loss must reach there [ratio].
-        share: Share of the later scanned steps that may overshoot at most [share].
+        share: Share of the later scanned steps that may overshoot at most, and of the first ones that must [share].
         erased: Share of their first size to which the differences between outputs, and the gradient of the first
             layer beside that of the last, must fall over the first steps to have been erased by them [share].
 
@@ -81,14 +81,16 @@ def missing_warmup(
     later = [scan for scan in scans if scan.step > scans[-1].step / 2]
     if began_dead(history) or sum(scan.overshoots for scan in later) > max(1, share * len(later)):
         return None
-    return _raised(history, end, rise, later) or _erased(history, max(end, _FEW), erased)
+    return _raised(history, end, rise, share, later) or _erased(history, max(end, _FEW), erased)
 
 
-def _raised(history: History, end: float, rise: float, later: list[ScannedStep]) -> Finding | None:
+def _raised(history: History, end: float, rise: float, share: float, later: list[ScannedStep]) -> Finding | None:
     """First steps that raised the loss, and later ones that do not."""
     losses, rate = history["train_loss"], history["learning_rate"].values[0]
     first = [scan for scan in scanned_steps(history) if scan.step <= end]
     over = [scan for scan in first if scan.overshoots]
+    # One of many is luck, as it is later on.
+    over = over if len(over) > share * len(first) else []
     limit = smallest_limit(over) or _limit_by_curvature(history, end)
     peak = max(value for step, value in zip(losses.steps, losses.values, strict=True) if step <= end)
     if limit is None or peak < rise * losses.values[0] or not (later or _gains_later(history)):

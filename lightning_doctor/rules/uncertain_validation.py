@@ -18,7 +18,7 @@ _FINE = 0.05
 _HOPELESS = 1000.0
 
 
-@rule("LD505", needs={"val_loss": 3}, reads=("data.val_samples",))
+@rule("LD505", needs={"val_loss": 3}, reads=("data.val_samples",), after=("LD1", "LD2", "LD3", "LD509"))
 def uncertain_validation(history: History, *, coarse: float = 0.15) -> Finding | None:
     """The validation set is so small that its figures may be far from the truth.
 

@@ -70,12 +70,14 @@ def vanishing_gradients(
         rewritten: The same of the last layer, over which it is free to learn [share].
 
     Blind spots:
-        Fewer than four layers with weights are not judged. A plateau that is left after half of the run looks the
+        Fewer than four layers with weights are not judged, or three of which the middle one is recurrent, and is as
+        deep as its inputs are long. What a recurrent layer forgets of the first steps alone is not seen: the later
+        ones feed the same weights. A plateau that is left after half of the run looks the
         same until then.
     """
     how = standing(history)
     layers = _layers(history)
-    if len(layers) < _LAYERS or not how.harmed:
+    if not (len(layers) >= _LAYERS or _recurs(history, layers)) or not how.harmed:
         return None
     planned = history.fact("trainer.planned_steps")
     steps = max(planned if isinstance(planned, int) else 0, history.last_step + 1)
@@ -133,7 +135,18 @@ def _layers(history: History) -> list[str]:
     return [layer for layer in measured(history, "grad_norm") if layer in stepped and layer not in norm]
 
 
+def _recurs(history: History, layers: list[str]) -> bool:
+    """Whether there is a recurrent layer between the first layer and the last."""
+    recurrent = {str(entry.get("layer")) for entry in of_kind(history, "recurrent")}
+    return not recurrent.isdisjoint(layers[1:-1])
+
+
 def _remedy(history: History, layers: list[str]) -> str:
+    if len(layers) < _LAYERS:
+        return (
+            f"have {layers[-1]} read the recurrent layer where each sequence ends, not behind its padding, or the mean "
+            "over its steps; shorten the sequences, or use attention"
+        )
     kinds = {str(entry.get("class")) for entry in of_kind(history, "sigmoid", "tanh")}
     normalised = bool(of_kind(history, "norm"))
     sizes = [late_level(history, f"activation_std/{layer}") for layer in layers[:-1]]

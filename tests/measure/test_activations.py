@@ -203,7 +203,7 @@ def test_modules_are_told_apart() -> None:
         nn.LSTM(1, 1),
         nn.Embedding(2, 1),
     ]
-    assert [kind(module) for module in modules] == ["relu", "other", "other", "other", "linear", "other", "other"]
+    assert [kind(module) for module in modules] == ["relu", "other", "other", "other", "linear", "recurrent", "other"]
     assert [tells(module) for module in (nn.Dropout(), nn.MaxPool2d(2), nn.Flatten(), nn.ELU())] == [False] * 3 + [True]
 
 

@@ -36,6 +36,12 @@ def test_healthy_a_rate_that_is_too_high_throughout_is_another_illness() -> None
     assert missing_warmup(run(changes=[2.0] * 40)) is None
 
 
+@pytest.mark.parametrize(("over", "ill"), [(1, False), (2, True)])
+def test_more_than_a_quarter_of_the_first_steps_must_overshoot(over: int, ill: bool) -> None:
+    # Five of them are scanned in the first tenth of the run.
+    assert (missing_warmup(run(changes=[2.0] * over + [-1e-4] * (40 - over))) is not None) is ill
+
+
 def test_healthy_a_run_that_does_well() -> None:
     assert missing_warmup(run(skill=0.9)) is None
 

@@ -151,3 +151,25 @@ def test_where_something_was_learned_first_it_began_when_that_was_lost() -> None
     finding = judge(losses=noisy([*decay(2.3, 0.9, 20, 200), *[2.3] * 400], 0.05))
     assert finding is not None
     assert finding.onset == pytest.approx(200, abs=50)
+
+
+def behind_padding(middle: str) -> History:
+    """An embedding, a layer that reads it word by word, and a head that looks where nothing but padding was read."""
+    history = run([1e-17, 3e-2, 0.1], [0.0, 1e-3, 5e-3])
+    kinds = [("one", "Embedding", "other"), ("two", "LSTM", middle), ("three", "Linear", "linear")]
+    history.facts["activations"] = [
+        {"layer": layer, "class": name, "kind": kind, "units": 32, "last": layer == "three"}
+        for layer, name, kind in kinds
+    ]
+    return history
+
+
+def test_sick_a_recurrent_layer_is_as_deep_as_its_inputs_are_long() -> None:
+    finding = vanishing_gradients(behind_padding("recurrent"))
+    assert finding is not None
+    assert finding.evidence["early_layers"] == "one"
+    assert "padding" in finding.remedy
+
+
+def test_healthy_three_layers_without_a_recurrent_one_are_not_judged() -> None:
+    assert vanishing_gradients(behind_padding("other")) is None
