@@ -35,7 +35,7 @@ _GROWTH, _PARTED = 1.5, 24
 _GROWTH_TOGETHER = 4
 
 SAMPLES = ("train", "validation", "holdout")
-_SCORES = ("eval_loss", "eval_error", "eval_accuracy", "eval_skill")
+_SCORES = ("eval_loss", "eval_error", "eval_bar", "eval_accuracy", "eval_skill")
 _CLASSES = ("class_index", "one_hot", "binary")
 
 
@@ -48,7 +48,8 @@ class ComparisonProbe(Monitor):
 
     Now and then a copy of the model scores both samples with its own ``training_step`` in eval mode, so that neither
     dropout nor augmentation nor the lag of an epoch's mean poses as a gap: ``eval_loss/train``, its standard error
-    ``eval_error/train``, ``eval_accuracy/train``, ``eval_skill/train``, and the same of ``validation``.
+    ``eval_error/train``, its error bar by the bootstrap ``eval_bar/train``, ``eval_accuracy/train``,
+    ``eval_skill/train``, and the same of ``validation``.
     """
 
     signals = (*(f"{name}/{sample}" for name in _SCORES for sample in SAMPLES[:2]), "comparison", "overlap")

@@ -14,9 +14,14 @@ from torch.nn.modules.loss import _Loss
 from torchmetrics import Metric
 
 from lightning_doctor.callbacks.rehearsal import Rehearsal
+from lightning_doctor.measure.bootstrap import bootstrap
 from lightning_doctor.measure.loss_graph import Graph, LayerOutputs, edge_of
 from lightning_doctor.measure.loss_head import UnreadError, read_head
 from lightning_doctor.measure.predictions import NUMBERS, Tally
+from lightning_doctor.measure.table import row_losses
+
+# Fewer rows lack the tail of what they come from.
+_FEWEST = 20
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,7 @@ class Score:
     Attributes:
         loss: The mean of the batches' losses [unit of the loss].
         error: Its standard error.
+        bar: How far it may be from the truth with 95 % confidence, by the bootstrap over the losses of its rows.
         accuracy: The share of right classes.
         skill: The share of the errors of the sample's own best constant that the predictions avoid: of its misses
             where targets are classes, else of its squared error.
@@ -33,12 +39,13 @@ class Score:
 
     loss: float = math.nan
     error: float = math.nan
+    bar: float = math.nan
     accuracy: float = math.nan
     skill: float = math.nan
 
     def numbers(self) -> list[float]:
-        """Returns all four, in their order."""
-        return [self.loss, self.error, self.accuracy, self.skill]
+        """Returns all five, in their order."""
+        return [self.loss, self.error, self.bar, self.accuracy, self.skill]
 
 
 class Scorer:
@@ -81,7 +88,7 @@ class Scorer:
         finite = all(map(math.isfinite, losses))
         error = stdev(losses) / math.sqrt(len(losses)) if len(losses) > 1 and finite else math.nan
         accuracy, skill = heads.read()
-        return Score(fmean(losses) if finite else math.nan, error, accuracy, skill)
+        return Score(fmean(losses) if finite else math.nan, error, heads.bar(), accuracy, skill)
 
     def _ran(self, part: nn.Module, args: Any, output: Any) -> None:
         self._outputs.keep(output)
@@ -95,6 +102,7 @@ class _Heads:
         self._tally: Tally | None = None
         self._counts: Tensor | None = None
         self._errors: list[tuple[float, float, int]] = []
+        self._losses: list[Tensor | None] = []
         self._read = True
 
     def add(self, outputs: LayerOutputs, loss: Tensor, rows: int) -> None:
@@ -110,6 +118,7 @@ class _Heads:
                 return
             self._tally = self._tally or Tally(head)
             with torch.no_grad():
+                self._losses.append(row_losses(head, loss, rows))
                 numbers = self._tally.measure(head, loss.detach()).cpu()
         except (UnreadError, RuntimeError, TypeError, ValueError, IndexError, AttributeError):
             self._read = False
@@ -122,6 +131,14 @@ class _Heads:
             self._errors.append((found["missed"], found["constant_missed"], 1))
         elif not self._classes:
             self._errors.append((found["error"], found["constant_error"], rows))
+
+    def bar(self) -> float:
+        """Returns how far the mean of all rows' losses may be from the truth; NaN where not all of them are known."""
+        known = [losses for losses in self._losses if losses is not None]
+        if not self._read or not known or len(known) < len(self._losses):
+            return math.nan
+        losses = torch.cat(known)
+        return bootstrap(losses).half_width if len(losses) >= _FEWEST and losses.isfinite().all() else math.nan
 
     def read(self) -> tuple[float, float]:
         """Returns the accuracy and the skill."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from statistics import median
 
+from lightning_doctor.error_bars import told
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.jsonable import number
@@ -16,8 +17,10 @@ from lightning_doctor.scores import (
     ever_learned,
     gap,
     kept_apart,
+    known_bars,
     learned_at_first,
     scores,
+    sureness,
     unlike,
 )
 
@@ -98,6 +101,7 @@ def distribution_mismatch(
             **({} if kept is None else {"holdout": kept.losses[-1]}),
             "validation": validation.losses[-1],
             **({"error": error} if math.isfinite(error) else {}),
+            **known_bars(train=train.bar, validation=validation.bar, **({} if kept is None else {"holdout": kept.bar})),
             **{name: value for part in reversed(parts) for name, value in part.evidence.items()},
             **({"augmentation": str(augmented)} if augmented else {}),
         },
@@ -119,15 +123,18 @@ def _never_learned(history: History, train: Scores, validation: Scores) -> Findi
         return None
     if ever_learned(validation, baseline, _CHANCE) or not learned_at_first(history, baseline, _CHANCE):
         return None
+    bar = validation.bar_of_best
+    best, sure = told(min(validation.losses), bar), sureness(bar, looked_at=len(validation.losses))
     return Finding(
         severity=Severity.WARNING,
-        summary=f"validation rows were never predicted better than by a constant, {baseline:.3g} (best "
-        f"{min(validation.losses):.3g}), while training rows were in the first epoch, when all of them were new",
+        summary=f"validation rows were never predicted better than by a constant, {baseline:.3g}: {best} at best{sure}"
+        f", while training rows were in the first epoch, when all of them were new",
         evidence={
             "train": train.losses[-1],
             "validation": validation.losses[-1],
             "best": min(validation.losses),
             "baseline": baseline,
+            **known_bars(best=bar),
         },
         remedy=_remedy([], bool(history.fact("comparison.augmentation"))),
         confidence=Confidence.SUSPECTED,
@@ -157,9 +164,12 @@ def _harm(history: History, train: Scores, validation: Scores) -> float:
 
 
 def _summary(train: Scores, kept: Scores | None, validation: Scores, parts: list[Unlike]) -> str:
-    words = f"validation rows score {validation.losses[-1]:.3g} and training rows {train.losses[-1]:.3g}"
+    words = f"validation rows score {validation} and training rows {train}"
     if kept is not None:
-        words += f", held-out training rows {kept.losses[-1]:.3g}: more training data will not help"
+        words += f", held-out training rows {kept}"
+    words += sureness(train.bar, validation.bar, *([] if kept is None else [kept.bar]))
+    if kept is not None:
+        words += ": more training data will not help"
     for part in parts:
         words += f"; their {part.part} differ (p ≤ {part.p_value:.2g}; {part.names})"
     return words

@@ -98,6 +98,7 @@ def test_sick_where_small_batches_scatter_many_training_rows_tell(evaluated: flo
     assert (finding is not None) is ill
     if finding is not None:
         assert finding.summary.startswith("a sample of the training rows scores 45 times as high in eval mode")
+        assert "(about 9 ± 0.039 (95%) against 0.2)" in finding.summary
         assert (finding.onset, finding.severity, finding.confidence) == (90, Severity.WARNING, Confidence.CONFIRMED)
 
 

@@ -45,6 +45,9 @@ def test_sick_training_rows_learned_by_heart_while_validation_is_at_chance_from_
     assert finding is not None
     assert (finding.code, finding.severity, finding.confidence) == ("LD508", Severity.WARNING, Confidence.CONFIRMED)
     assert finding.evidence["best"] == 2.30
+    # The standard error of 0.02 times the normal quantiles of 1 − 0.05 / 2, and of 1 − 0.05 / 6 / 2 for the best of 6.
+    assert "to 1.22 ± 0.039, while validation rows" in finding.summary
+    assert "2.3 ± 0.053 at best (95%, the best of 6)" in finding.summary
     assert "paired" in finding.remedy
 
 
