@@ -109,6 +109,19 @@ def gap(here: Scores, there: Scores) -> tuple[float, float]:
     return there.losses[-1] - here.losses[-1], error
 
 
+def scoring_step(history: History) -> str:
+    """Returns which of the module's steps scored the rows."""
+    return str(history.fact("scored.step", "training_step"))
+
+
+def constants(history: History) -> list[float]:
+    """Returns what the best constant scored, in the unit of the scores.
+
+    Empty where that is not known, as it is where the validation step scored: its loss may be another one.
+    """
+    return history.get("baseline_loss").finite().values if scoring_step(history) == "training_step" else []
+
+
 def kept_apart(history: History) -> Scores | None:
     """Returns the scores of held-out training rows; None where there are none, or too few to split the gap by.
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.loss import _Loss
 from torchmetrics import Metric
 
-from lightning_doctor.callbacks.rehearsal import Rehearsal
+from lightning_doctor.callbacks.rehearsal import Rehearsal, Step, Unrehearsable
 from lightning_doctor.measure.bootstrap import bootstrap
 from lightning_doctor.measure.loss_graph import Graph, LayerOutputs, edge_of
 from lightning_doctor.measure.loss_head import UnreadError, read_head
@@ -49,16 +49,20 @@ class Score:
 
 
 class Scorer:
-    """Runs the training step of a copy in eval mode, and reads its loss head.
+    """Runs a step of a copy in eval mode, and reads its loss head.
 
     Args:
         rehearsal: The copy.
+        step: Which of its steps.
         classes: Whether targets are classes.
         may_go_on: Asked before each batch but the first of a sample.
     """
 
-    def __init__(self, rehearsal: Rehearsal, *, classes: bool, may_go_on: Callable[[], bool] = lambda: True) -> None:
+    def __init__(
+        self, rehearsal: Rehearsal, *, step: Step, classes: bool, may_go_on: Callable[[], bool] = lambda: True
+    ) -> None:
         self._rehearsal = rehearsal
+        self._step: Step = step
         self._classes = classes
         self._may_go_on = may_go_on
         self._outputs = LayerOutputs()
@@ -68,7 +72,11 @@ class Scorer:
                 part.register_forward_hook(self._ran)
 
     def score(self, batches: Sequence[tuple[Any, int]]) -> Score:
-        """Scores batches of about as many rows each, given with how many."""
+        """Scores batches of about as many rows each, given with how many.
+
+        Raises:
+            Unrehearsable: Where there are some and the step has no loss for any.
+        """
         losses: list[float] = []
         heads = _Heads(classes=self._classes)
         for index, (batch, rows) in enumerate(batches):
@@ -77,12 +85,14 @@ class Scorer:
             self._outputs = LayerOutputs()
             # Lightning validates without gradients, and a loss head is read off its graph.
             with torch.enable_grad():
-                loss = self._rehearsal.loss(batch, index, train=False, with_graph=True)
+                loss = self._rehearsal.loss(batch, index, train=False, with_graph=True, step=self._step)
             if loss is None:
                 continue
             losses.append(float(loss.detach()))
             heads.add(self._outputs, loss, rows)
         self._outputs = LayerOutputs()
+        if not losses and batches:
+            raise Unrehearsable(f"the {self._step.replace('_', ' ')} returned no loss")
         if not losses:
             return Score()
         finite = all(map(math.isfinite, losses))

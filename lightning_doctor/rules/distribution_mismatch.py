@@ -14,12 +14,14 @@ from lightning_doctor.rule import rule
 from lightning_doctor.scores import (
     Scores,
     Unlike,
+    constants,
     ever_learned,
     gap,
     kept_apart,
     known_bars,
     learned_at_first,
     scores,
+    scoring_step,
     sureness,
     unlike,
 )
@@ -42,7 +44,8 @@ def distribution_mismatch(
 
     What it looks at:
         ``eval_loss/train``, ``eval_loss/validation`` and, with ``Doctor(holdout=…)``, ``eval_loss/holdout``: what a
-        copy of the model scores on fixed rows in eval mode [unit of your loss]; a two-sample test of the inputs and
+        copy of the model scores on fixed rows in eval mode [unit of your loss] by its ``training_step``, or by its
+        ``validation_step`` where that cannot be; a two-sample test of the inputs and
         of the targets as the loaders serve them, with whatever augmentation training rows have; without a difference
         between them, whether ``train_loss`` came under the constant's while all samples were new.
 
@@ -104,6 +107,7 @@ def distribution_mismatch(
             **known_bars(train=train.bar, validation=validation.bar, **({} if kept is None else {"holdout": kept.bar})),
             **{name: value for part in reversed(parts) for name, value in part.evidence.items()},
             **({"augmentation": str(augmented)} if augmented else {}),
+            "scored_by": scoring_step(history),
         },
         remedy=_remedy(parts, bool(augmented)),
         confidence=Confidence.CONFIRMED if sure else Confidence.SUSPECTED,
@@ -114,7 +118,7 @@ def distribution_mismatch(
 
 def _never_learned(history: History, train: Scores, validation: Scores) -> Finding | None:
     """Training rows that nobody had seen, in the first epoch, were predicted, and no validation row ever was."""
-    baselines = history.get("baseline_loss").finite().values
+    baselines = constants(history)
     baseline = median(baselines[-3:]) if baselines else 0.0
     if baseline <= 0 or len(validation.losses) < _PASSES or min(*train.losses, *validation.losses) < 0:
         return None
@@ -128,7 +132,7 @@ def _never_learned(history: History, train: Scores, validation: Scores) -> Findi
     return Finding(
         severity=Severity.WARNING,
         summary=f"validation rows were never predicted better than by a constant, {baseline:.3g}: {best} at best{sure}"
-        f", while training rows were in the first epoch, when all of them were new",
+        ", while training rows were in the first epoch, when all of them were new",
         evidence={
             "train": train.losses[-1],
             "validation": validation.losses[-1],
@@ -147,7 +151,7 @@ def _learned(history: History, train: Scores) -> float:
     """Returns what of a constant's errors, or of its loss where no predictions are known, training rows avoid."""
     if train.skills:
         return train.skills[-1]
-    baselines = history.get("baseline_loss").finite().values
+    baselines = constants(history)
     start = baselines[-1] if baselines else train.losses[0]
     return 1 - train.losses[-1] / start if start > 0 else 0.0
 
@@ -157,7 +161,7 @@ def _harm(history: History, train: Scores, validation: Scores) -> float:
     if train.skills and validation.skills:
         # Probabilities may be far off where classes are right: that is another matter.
         return min(1.0, train.skills[-1]) - min(1.0, validation.skills[-1])
-    baselines = history.get("baseline_loss").finite().values
+    baselines = constants(history)
     if baselines and baselines[-1] > 0:
         return (validation.losses[-1] - train.losses[-1]) / baselines[-1]
     return math.inf

@@ -10,7 +10,7 @@ from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.jsonable import number
 from lightning_doctor.rule import rule
-from lightning_doctor.scores import gap, known_bars, scores, sureness, unlike
+from lightning_doctor.scores import gap, known_bars, scores, scoring_step, sureness, unlike
 
 
 @rule("LD506", needs={"val_loss": 1}, reads=("overlap",))
@@ -106,6 +106,7 @@ def _too_good(history: History, factor: float, sigmas: float) -> Finding | None:
             "train": train.losses[-1],
             "validation": validation.losses[-1],
             "error": error,
+            "scored_by": scoring_step(history),
             **known_bars(train=train.bar, validation=validation.bar),
         },
         remedy="look for what tells the answer in validation rows only; unless they are easier on purpose, or their "

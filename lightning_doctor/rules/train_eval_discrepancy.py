@@ -10,7 +10,7 @@ from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History, Series
 from lightning_doctor.progress import GOOD
 from lightning_doctor.rule import Undecided, is_recent, rule
-from lightning_doctor.scores import known_bars, scores, sureness
+from lightning_doctor.scores import known_bars, scores, scoring_step, sureness
 
 # Layers that do another thing in eval mode than to leave something out.
 _NORMALISING = "BatchNorm"
@@ -127,6 +127,9 @@ def _of_many_rows(history: History, factor: float, apart: float) -> tuple[float,
     """
     scored = scores(history, "train")
     if scored is None or not is_recent(history, scored.steps[-1]):
+        return None
+    if scoring_step(history) != "training_step":
+        # Its loss may be another one.
         return None
     losses = history["train_loss"]
     pairs = []

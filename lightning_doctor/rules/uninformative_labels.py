@@ -8,8 +8,9 @@ from lightning_doctor.error_bars import told
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.reference import read_reference
-from lightning_doctor.rule import rule
+from lightning_doctor.rule import Undecided, rule
 from lightning_doctor.scores import (
+    constants,
     ever_learned,
     gap,
     kept_apart,
@@ -81,7 +82,10 @@ def uninformative_labels(
         if unlike(history):
             # On rows of another kind a network that has learned may well be at chance.
             return None
-    baseline = median(history["baseline_loss"].values[-3:])
+    baselines = constants(history)
+    if not baselines:
+        raise Undecided("rows were scored by the validation step, whose loss may be another one than training's")
+    baseline = median(baselines[-3:])
     if train is None or other is None or baseline <= 0 or min(*train.losses, *other.losses) < 0:
         return None
     distance, error = gap(train, other)

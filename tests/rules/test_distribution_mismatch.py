@@ -151,6 +151,19 @@ def test_lost_is_a_share_of_a_constants_loss_where_no_predictions_are_known(loss
     assert (judge(loss, None, inputs=FAR) is not None) is ill
 
 
+def test_a_loss_of_the_validation_step_is_not_set_against_a_constant_of_the_training_loss() -> None:
+    history = headed(LOGITS, skill=0.97, losses=decay(2.3, 0.1, 20, 200), baseline=2.3, run=COMPLETED)
+    history.facts["comparison"] = {"inputs": FAR, "targets": ALIKE}
+    # In per cent, say: far over the constant's 2.3, which would be no learning at all.
+    scored(history, "train", [230.0, 10.0], error=1.0)
+    scored(history, "validation", [230.0, 170.0], error=3.0)
+    assert distribution_mismatch(history) is None
+    history.facts["scored"]["step"] = "validation_step"
+    finding = distribution_mismatch(history)
+    assert finding is not None
+    assert finding.evidence["scored_by"] == "validation_step"
+
+
 @pytest.mark.parametrize(("held_out", "ill"), [(0.8, True), (1.0, False)])
 def test_share_of_the_gap_must_open_beyond_held_out_rows(held_out: float, ill: bool) -> None:
     # Half of the way from 0.1 to 1.7.
