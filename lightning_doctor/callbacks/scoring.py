@@ -128,11 +128,15 @@ class _Heads:
                 return
             self._tally = self._tally or Tally(head)
             with torch.no_grad():
-                self._losses.append(row_losses(head, loss, rows))
                 numbers = self._tally.measure(head, loss.detach()).cpu()
         except (UnreadError, RuntimeError, TypeError, ValueError, IndexError, AttributeError):
             self._read = False
             return
+        try:
+            self._losses.append(row_losses(head, loss, rows))
+        except (RuntimeError, TypeError, ValueError):
+            # Of a kind whose elements cannot be computed anew; what its predictions come to is known all the same.
+            self._losses.append(None)
         found = dict(zip(NUMBERS, numbers[: len(NUMBERS)].tolist(), strict=True))
         counts = numbers[len(NUMBERS) :]
         if self._classes and len(counts):

@@ -101,6 +101,7 @@ class Table:
         return tallied(self.indices, weights if self.valid is None else weights * self.valid, self.scores.shape[1])
 
 
+@torch.no_grad()
 def row_losses(head: Head, loss: Tensor, rows: int) -> Tensor | None:
     """Returns the losses of a batch's rows ``[rows]``, whose mean is the loss; None where they cannot be told.
 
@@ -110,12 +111,12 @@ def row_losses(head: Head, loss: Tensor, rows: int) -> Tensor | None:
         rows: How many it has, along the first dimension.
     """
     table = Table(head)
-    if table.lost:
+    if table.lost or head.path.unclear is not None:
         return None
     errors, units = table.errors(head)
     if errors.numel() % rows:
         return None
-    losses = errors.detach().reshape(rows, -1).sum(1) * (rows / units)
+    losses = errors.reshape(rows, -1).sum(1) * (rows / units)
     # Whatever else the loss is made of, a root or another term, its rows do not show. Half precision rounds.
     return losses if torch.allclose(losses.mean(), loss.detach().to(losses), rtol=1e-2) else None
 
