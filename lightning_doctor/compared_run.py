@@ -17,6 +17,7 @@ from lightning_doctor.history import History, Series
 from lightning_doctor.jsonable import MalformedError, from_jsonable, to_jsonable
 from lightning_doctor.noise import noise, stretch
 from lightning_doctor.report import Report
+from lightning_doctor.scores import scoring_step
 
 # The standard error of a median over that of a mean, for normal noise: √(π/2).
 _MEDIAN_ERROR = 1.2533
@@ -203,6 +204,9 @@ def _lowest(values: list[float]) -> Level | None:
 
 
 def _evaluated(history: History) -> Level | None:
+    if scoring_step(history) != "training_step":
+        # Its loss may be another one than that of the other runs.
+        return None
     losses, errors = history.get("eval_loss/train").finite(), history.get("eval_error/train").finite()
     if not losses or not errors or losses.steps[-1] < _END * history.last_step:
         return None

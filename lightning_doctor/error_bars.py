@@ -3,7 +3,8 @@
 Hoeffding's inequality (1963, theorem 2) holds for a mean of independent samples that are each between two limits, as
 those of an accuracy are, at any number of samples and for any distribution. With several candidates one of which is
 picked by the same samples, the chance of an error is shared out among them (Bonferroni). A loss has no upper limit:
-its samples themselves are drawn again (bootstrap, Efron 1979), or the figures of several folds are compared.
+the losses of its rows are drawn again (:mod:`lightning_doctor.measure.bootstrap`), or the figures of several folds are
+compared.
 """
 
 from __future__ import annotations
@@ -12,14 +13,12 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from random import Random
 from statistics import NormalDist, fmean, stdev
 
 from lightning_doctor.history import History
 from lightning_doctor.rule import is_recent
 
 CONFIDENCE = 0.95
-_RESAMPLES = 1000
 _SHARES = frozenset({"acc", "accuracy", "top1", "top5", "err"})
 
 
@@ -95,38 +94,6 @@ def metric_span(name: str, values: Sequence[float]) -> float:
     return 1.0 if max(values) <= 1 else 100.0
 
 
-def bootstrap(
-    values: Sequence[float], *, candidates: int = 1, confidence: float = CONFIDENCE, seed: int = 0
-) -> Interval:
-    """Returns where the mean of what values are drawn from lies, by drawing from the values again and again.
-
-    The percentiles of the means of 1,000 draws, which are moved away from the mean by √(n/(n − 1)): the values' own
-    spread is under that of what they come from by that much. It draws from a generator of its own.
-
-    Args:
-        values: One of each sample, at least 2, finite. Too few say nothing of a tail that they lack: under 20 or so
-            the interval is too narrow.
-        candidates: How many such means were looked at, at least 1.
-        confidence: In (0, 1).
-        seed: Of the draws.
-
-    Raises:
-        ValueError: Where an argument cannot be.
-    """
-    _check(confidence, candidates)
-    count = len(values)
-    if count < 2 or not all(map(math.isfinite, values)):
-        raise ValueError(f"values must be at least 2 finite numbers, got {count}")
-    source = Random(seed)
-    mean = fmean(values)
-    means = sorted(fmean(source.choices(values, k=count)) for _ in range(_RESAMPLES))
-    tail = (1 - confidence) / candidates / 2
-    # Between the ends that 1,000 draws have: further out there is nothing to read off.
-    low, high = means[int(tail * _RESAMPLES)], means[-1 - int(tail * _RESAMPLES)]
-    stretch = math.sqrt(count / (count - 1))
-    return Interval(mean - (mean - low) * stretch, mean + (high - mean) * stretch)
-
-
 def standard_error(values: Sequence[float]) -> float:
     """Returns the standard error of a mean of independent values; NaN for fewer than 2 and where one is not finite."""
     if len(values) < 2 or not all(map(math.isfinite, values)):
@@ -144,6 +111,21 @@ def normal(error: float, *, candidates: int = 1, confidence: float = CONFIDENCE)
     """
     _check(confidence, candidates)
     return NormalDist().inv_cdf(1 - (1 - confidence) / candidates / 2) * error
+
+
+def widened(bar: float, candidates: int) -> float:
+    """Returns how far one of several means may be from the truth, by how far each for itself may be.
+
+    Args:
+        bar: Of one mean over many samples, with 95 % confidence [unit of the figure].
+        candidates: How many figures were looked at, at least 1.
+    """
+    return normal(bar / normal(1.0), candidates=candidates)
+
+
+def told(value: float, bar: float) -> str:
+    """Returns a figure with its error bar, as a summary says it; alone where the bar is NaN."""
+    return f"{value:.3g} ± {bar:.2g}" if math.isfinite(bar) else f"{value:.3g}"
 
 
 def validation_error(history: History, samples: int) -> float | None:
@@ -164,6 +146,26 @@ def validation_error(history: History, samples: int) -> float | None:
     return errors.values[-1] * math.sqrt(rows / samples)
 
 
+def validation_bar(history: History, samples: int, looked_at: int = 1) -> float | None:
+    """Returns how far a mean validation loss over so many samples may be from the truth, with 95 % confidence.
+
+    By the bootstrap over the rows that were scored, where their losses are known, else by :func:`validation_error`,
+    and None where that is.
+
+    Args:
+        history: The run, with what :func:`validation_error` reads and the series ``eval_bar/validation``.
+        samples: Of the whole validation set.
+        looked_at: From how many figures one was picked, at least 1.
+    """
+    error = validation_error(history, samples)
+    if error is None:
+        return None
+    bars = history.get("eval_bar/validation").finite()
+    if not bars or bars.steps[-1] != history["eval_error/validation"].finite().steps[-1]:
+        return normal(error, candidates=looked_at)
+    return widened(bars.values[-1] * math.sqrt(history.fact("scored.validation") / samples), looked_at)
+
+
 def known_to(history: History, looked_at: int) -> tuple[str, dict[str, float | int]]:
     """Returns how far a run's validation figures may be from the truth, as the end of a summary and as evidence.
 
@@ -177,19 +179,19 @@ def known_to(history: History, looked_at: int) -> tuple[str, dict[str, float | i
     if not isinstance(samples, int) or samples < 1:
         return "", {}
     evidence: dict[str, float | int] = {}
-    told = []
-    error = validation_error(history, samples)
-    if error is not None:
-        evidence["bar"] = normal(error, candidates=looked_at)
-        told.append(f"the loss to ± {evidence['bar']:.2g}")
+    parts = []
+    bar = validation_bar(history, samples, looked_at)
+    if bar is not None:
+        evidence["bar"] = bar
+        parts.append(f"the loss to ± {bar:.2g}")
     name = str(history.fact("validation.metric", ""))
     span = metric_span(name, history.get("val_metric").finite().values)
     if span:
         evidence["metric_bar"] = hoeffding(samples, candidates=looked_at, span=span)
-        told.append(f"{name} to ± {evidence['metric_bar']:.2g}")
-    if not told:
+        parts.append(f"{name} to ± {evidence['metric_bar']:.2g}")
+    if not parts:
         return "", {}
-    sentence = f"; {samples:,} samples tell {' and '.join(told)} ({CONFIDENCE:.0%}, the best of {looked_at})"
+    sentence = f"; {samples:,} samples tell {' and '.join(parts)} ({CONFIDENCE:.0%}, the best of {looked_at})"
     return sentence, {"val_samples": samples, **evidence}
 
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from lightning_doctor.curvature import Escape, Probe, newest_probe
+from lightning_doctor.error_bars import told, validation_bar
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.jsonable import MalformedError
 from lightning_doctor.noise import levels
 from lightning_doctor.progress import GOOD
 from lightning_doctor.reference import Reference, reaches_target, read_reference, target
-from lightning_doctor.scores import gap, kept_apart, scores, unlike
+from lightning_doctor.scores import gap, kept_apart, scores, sureness, unlike
 
 Reply = Literal["yes", "no", "unknown", "saddle", "minimum", "flat"]
 
@@ -216,7 +218,10 @@ def _validation_loss(history: History, causes: Sequence[Finding]) -> Answer:
     if len(training) < 10:
         return Answer(question, "unknown", "there is no training loss to compare it with")
     start = levels(training, 20)[0]
-    numbers = f"{validation[-1]:.4g} now, the training loss began at {start:.4g}"
+    samples = history.fact("data.val_samples")
+    known = validation_bar(history, samples) if isinstance(samples, int) and samples > 0 else None
+    bar = math.nan if known is None else known
+    numbers = f"{told(validation[-1], bar)} now{sureness(bar)}, the training loss began at {start:.4g}"
     if min(validation) >= 0 and validation[-1] <= _LOW * start:
         return Answer(question, "yes", numbers)
     rows = scores(history, "validation")
@@ -238,10 +243,10 @@ def _held_out_does_well(history: History) -> Answer:
         told = [f"a two-sample test tells the {part.part} apart (p ≤ {part.p_value:.2g})" for part in unlike(history)]
         return Answer(question, "unknown", "; ".join([reason, *told]))
     distance, error = gap(train, kept)
-    numbers = f"training rows {train.losses[-1]:.4g}, held-out ones {kept.losses[-1]:.4g}"
+    numbers = f"training rows {train}, held-out ones {kept}"
     if validation is None:
         return Answer(question, "unknown", numbers)
-    numbers += f", validation {validation.losses[-1]:.4g}"
+    numbers += f", validation {validation}{sureness(train.bar, kept.bar, validation.bar)}"
     further, _ = gap(kept, validation)
     if not distance > 2 * error or further > distance:
         return Answer(question, "yes", numbers)

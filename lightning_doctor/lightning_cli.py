@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from argparse import ArgumentError
+from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, Union
 
@@ -10,6 +14,7 @@ from lightning_doctor.callbacks.doctor import Doctor
 from lightning_doctor.callbacks.facts import all_callbacks
 
 if TYPE_CHECKING:
+    from jsonargparse import Namespace
     from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 else:
     # The package that the script imported before this one, for its command line accepts only its own models. The
@@ -25,7 +30,8 @@ class DoctorCLI(LightningCLI):
     ``--doctor true`` adds a :class:`~lightning_doctor.Doctor`, ``--doctor.overhead 0.01`` one with that option, and
     the same works from YAML (``doctor: true``, or ``doctor:`` with options under it). Off by default.
 
-    ``crossval --folds 3`` cross-validates instead of ``fit``, with a doctor for each fold.
+    ``crossval --folds 3`` cross-validates instead of ``fit``, with a doctor for each fold; with
+    ``--candidates '[{"model.lr": 0.1}, {"model.lr": 0.01}]'`` it compares.
     """
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -53,6 +59,7 @@ class DoctorCLI(LightningCLI):
         stratify: Union[bool, None] = None,  # noqa: UP007
         metric: Union[str, None] = None,  # noqa: UP007
         mode: Union[Literal["min", "max"], None] = None,  # noqa: UP007
+        candidates: Union[dict[str, dict[str, Any]], list[dict[str, Any]], None] = None,  # noqa: UP007
     ) -> None:
         """Cross-validates the model on the data of its training loader.
 
@@ -61,9 +68,13 @@ class DoctorCLI(LightningCLI):
             stratify: Whether every fold has the classes' shares; by default where the dataset shows its classes.
             metric: The logged figure that counts; the usual one by default.
             mode: Whether a lower or a higher figure is better; known by the names of usual figures.
+            candidates: What to compare on the same folds, as options that each adds to this command line, such as
+                [{"model.lr": 0.1}, {"model.lr": 0.01}], or by name {"fast": {"model.lr": 0.1}, "wide": {"config":
+                "wide.yaml"}}. Trainer and data are the same for all.
         """
         from lightning_doctor.crossval import cross_validate
 
+        makers = None if candidates is None else self._candidates(candidates)
         self.config_init = self.parser.instantiate_classes(self.config)
         options = dict(self._get(self.config_init, "trainer", default={}))
         options["callbacks"] = self._fold_callbacks(options.get("callbacks"))
@@ -76,6 +87,7 @@ class DoctorCLI(LightningCLI):
                 folds,
                 trainer_kwargs=options,
                 stratify=stratify,
+                candidates=makers,
                 metric=metric,
                 mode=mode,
                 seed=seed if type(seed) is int else 0,
@@ -91,8 +103,35 @@ class DoctorCLI(LightningCLI):
         doctor = self._get(self.config_init, "doctor")
         return [each for each in [*callbacks, doctor] if each is not None and not isinstance(each, bool)]
 
-    def _new_model(self) -> Any:
-        self.config_init = self.parser.instantiate_classes(self.config)
+    def _candidates(self, given: dict[str, dict[str, Any]] | list[dict[str, Any]]) -> dict[str, Callable[[], Any]]:
+        """A function for each candidate that makes its model; ends the program where one cannot be."""
+        named = given if isinstance(given, dict) else {_name(options): options for options in given}
+        if not named or len(named) < len(given):
+            self.parser.error(f"--candidates must be at least one, and no two alike, got {given}")
+        return {name: partial(self._new_model, self._candidate(name, options)) for name, options in named.items()}
+
+    def _candidate(self, name: str, options: dict[str, Any]) -> Namespace:
+        command = str(self.subcommand)
+        parser, base = self._parser(command), self.config[command]
+        parser.exit_on_error = False
+        try:
+            # As if they stood at the end of the command line.
+            own = parser.parse_args([f"--{option}={_text(value)}" for option, value in options.items()], base.clone())
+        except ArgumentError as error:
+            self.parser.error(f"candidate {name}: {error}")
+        finally:
+            parser.exit_on_error = True
+        shared = ["trainer", "data", "doctor", "seed_everything", *parser.callback_keys]
+        shared += self._subcommand_method_arguments[command]
+        changed = [key for key in shared if own.get(key) != base.get(key)]
+        if changed:
+            self.parser.error(f"candidate {name}: {', '.join(changed)} must be the same for all candidates")
+        config: Namespace = self.config.clone()
+        config[command] = own
+        return config
+
+    def _new_model(self, config: Namespace | None = None) -> Any:
+        self.config_init = self.parser.instantiate_classes(self.config if config is None else config)
         self.model = self._get(self.config_init, "model")
         self._add_configure_optimizers_method_to_model(self.subcommand)
         return self.model
@@ -114,3 +153,13 @@ class DoctorCLI(LightningCLI):
             return
         names = self._subcommand_method_arguments[subcommand]
         self.crossval(**{name: value for name, value in self.config_init[subcommand].items() if name in names})
+
+
+def _name(options: dict[str, Any]) -> str:
+    return ", ".join(f"{option}={_text(value)}" for option, value in options.items()) or "as configured"
+
+
+def _text(value: Any) -> str:
+    """Writes a value as it stands on a command line."""
+    # A class with its arguments has become a Namespace.
+    return value if isinstance(value, str) else json.dumps(value, default=vars)

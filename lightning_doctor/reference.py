@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from lightning_doctor.error_bars import normal
 from lightning_doctor.history import History
 from lightning_doctor.jsonable import number
 from lightning_doctor.noise import noise, stretch
@@ -36,6 +37,11 @@ class Rival:
     loss: float
     gap: float
     error: float
+
+    @property
+    def bar(self) -> float:
+        """How far the gap may be from the truth, with 95 % confidence."""
+        return normal(self.error)
 
     def wins(self, sigmas: float) -> bool:
         """Whether it does better beyond noise."""

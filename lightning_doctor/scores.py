@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from statistics import median, stdev
 from typing import Any
 
-from lightning_doctor.history import History
+from lightning_doctor.error_bars import CONFIDENCE, normal, told, widened
+from lightning_doctor.history import History, Series
 from lightning_doctor.progress import typical
 
 # How surely samples that were all new must have been predicted better than by a constant [standard errors].
@@ -31,6 +32,7 @@ class Scores:
         steps: When.
         losses: In eval mode [unit of the loss].
         errors: Their standard errors; as many.
+        bars: How far they may be from the truth with 95 % confidence, each for itself; as many, NaN where unknown.
         skills: The share of the errors of a constant prediction that were avoided; empty where unknown.
         skill_steps: When those were taken.
         skill_error: The standard error of the last of them, for classes; NaN where unknown.
@@ -39,9 +41,23 @@ class Scores:
     steps: list[int]
     losses: list[float]
     errors: list[float]
+    bars: list[float]
     skills: list[float]
     skill_steps: list[int]
     skill_error: float
+
+    @property
+    def bar(self) -> float:
+        """The error bar of the last loss; NaN where unknown."""
+        return self.bars[-1]
+
+    @property
+    def bar_of_best(self) -> float:
+        """The error bar of the lowest loss, which was picked from all of them."""
+        return widened(self.bars[self.losses.index(min(self.losses))], len(self.losses))
+
+    def __str__(self) -> str:
+        return told(self.losses[-1], self.bar)
 
     def skill_at(self, step: int) -> float:
         """Returns the first skill at a step or later, the last one where there is none."""
@@ -58,23 +74,52 @@ def scores(history: History, sample: str) -> Scores | None:
     losses = history.get(f"eval_loss/{sample}").finite()
     if not losses:
         return None
-    known = history.get(f"eval_error/{sample}").finite()
-    by_step = dict(zip(known.steps, known.values, strict=True))
+    errors, bars = (_by_step(history.get(f"eval_{name}/{sample}").finite()) for name in ("error", "bar"))
     skills = history.get(f"eval_skill/{sample}").finite()
     return Scores(
         losses.steps,
         losses.values,
-        [by_step.get(step, math.nan) for step in losses.steps],
+        [errors.get(step, math.nan) for step in losses.steps],
+        # Where the losses of single rows are not known, those of batches scatter too.
+        [bars.get(step, normal(errors.get(step, math.nan))) for step in losses.steps],
         skills.values,
         skills.steps,
         _skill_error(history, sample, skills.values[-1] if skills else math.nan),
     )
 
 
+def _by_step(series: Series) -> dict[int, float]:
+    return dict(zip(series.steps, series.values, strict=True))
+
+
+def sureness(*bars: float, looked_at: int = 1) -> str:
+    """Returns how sure the error bars in a summary are, as the end of a clause; empty where there are none."""
+    picked = f", the best of {looked_at}" if looked_at > 1 else ""
+    return f" ({CONFIDENCE:.0%}{picked})" if any(map(math.isfinite, bars)) else ""
+
+
+def known_bars(**bars: float) -> dict[str, float]:
+    """Returns the error bars that are known, as evidence."""
+    return {f"{name}_bar": bar for name, bar in bars.items() if math.isfinite(bar)}
+
+
 def gap(here: Scores, there: Scores) -> tuple[float, float]:
     """Returns how far the last loss ``there`` lies over the one ``here``, and the standard error of that."""
     error = math.hypot(here.errors[-1], there.errors[-1])
     return there.losses[-1] - here.losses[-1], error
+
+
+def scoring_step(history: History) -> str:
+    """Returns which of the module's steps scored the rows."""
+    return str(history.fact("scored.step", "training_step"))
+
+
+def constants(history: History) -> list[float]:
+    """Returns what the best constant scored, in the unit of the scores.
+
+    Empty where that is not known, as it is where the validation step scored: its loss may be another one.
+    """
+    return history.get("baseline_loss").finite().values if scoring_step(history) == "training_step" else []
 
 
 def kept_apart(history: History) -> Scores | None:

@@ -405,16 +405,58 @@ def test_the_example_finds_the_wide_network_better(tmp_path: Path) -> None:
     assert len(list(tmp_path.rglob("doctor.json"))) == 6
 
 
-def test_the_command_line_cross_validates_with_a_doctor_for_each_fold(tmp_path: Path) -> None:
-    step = """
+_STEP = """
     def validation_step(self, batch, batch_idx):
         scores = self.net(batch[0])
         self.log("val_acc", (scores.argmax(1) == batch[1]).float().mean())
 
     def train_dataloader"""
-    script = DOCTOR_CLI.replace("\n    def train_dataloader", step)
+_SCRIPT = DOCTOR_CLI.replace("\n    def train_dataloader", _STEP)
+_ON_CPU = ["crossval", "--folds=2", "--trainer.max_epochs=3", "--trainer.accelerator=cpu"]
+
+
+def test_the_command_line_compares_candidates_by_options_and_by_configuration(tmp_path: Path) -> None:
+    (tmp_path / "fast.yaml").write_text("model:\n  lr: 0.5\n")
+    candidates = {"still": {"model.lr": 0.0}, "as given": {}, "fast": {"config": "fast.yaml"}}
+    done = run_script(tmp_path, _SCRIPT, *_ON_CPU, "--model.lr=0.001", "--candidates", json.dumps(candidates))
+    assert "best: fast, " in done.stdout
+    assert "against still: better by" in done.stdout
+    assert "fast · fold 2/2" in done.stderr
+    rates = {}
+    for path in tmp_path.rglob("doctor.json"):
+        (optimizer,) = json.loads(path.read_text())["history"]["facts"]["optimizers"]
+        rates.setdefault(path.parent.parent.name, []).append(optimizer["groups"][0]["lr"])
+    assert rates == {"still": [0.0, 0.0], "as_given": [0.001, 0.001], "fast": [0.5, 0.5]}
+
+
+def test_candidates_may_be_a_list_in_a_configuration_which_names_them_by_their_options(tmp_path: Path) -> None:
+    (tmp_path / "both.yaml").write_text("candidates:\n- model.lr: 0.5\n- model: {lr: 0.01}\n")
+    done = run_script(tmp_path, _SCRIPT, *_ON_CPU, "--config=both.yaml")
+    assert "best: model.lr=0.5, " in done.stdout
+    assert 'against model={"lr": 0.01}: ' in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("candidates", "complaint"),
+    [
+        ('[{"model.rate": 0.1}]', "candidate model.rate=0.1: "),
+        ('[{"model.lr": 0.1}, {"model.lr": "fast"}]', "candidate model.lr=fast: "),
+        ('{"long": {"trainer.max_epochs": 9}}', "candidate long: trainer must be the same for all candidates"),
+        ("[]", "--candidates must be at least one, and no two alike, got []"),
+        ("0.1", '"candidates"'),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_before_any_training(
+    tmp_path: Path, candidates: str, complaint: str
+) -> None:
+    done = run_script(tmp_path, _SCRIPT, *_ON_CPU, "--candidates", candidates, code=2)
+    assert complaint in done.stderr
+    assert not (tmp_path / "crossval").exists()
+
+
+def test_the_command_line_cross_validates_with_a_doctor_for_each_fold(tmp_path: Path) -> None:
     options = ["--trainer.max_epochs=2", "--trainer.accelerator=cpu", "--doctor.select", '["LD5"]', "--model.lr=0.2"]
-    done = run_script(tmp_path, script, "crossval", "--folds=4", *options)
+    done = run_script(tmp_path, _SCRIPT, "crossval", "--folds=4", *options)
     assert "4-fold cross-validation on 320 samples, val_acc (higher is better)" in done.stdout
     assert "8/8 epochs" in done.stderr
     reports = sorted(tmp_path.rglob("doctor.json"))

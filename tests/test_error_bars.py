@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import math
 import random
-import statistics
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +9,6 @@ import pytest
 from scipy import stats
 
 from lightning_doctor.error_bars import (
-    bootstrap,
     hoeffding,
     metric_span,
     normal,
@@ -55,41 +53,6 @@ def test_samples_needed_are_the_least_whose_bars_do_not_overlap(difference: floa
     assert 2 * hoeffding(needed, candidates=candidates) <= difference
     assert 2 * hoeffding(needed - 1, candidates=candidates) > difference
     assert samples_needed(-100 * difference, candidates=candidates, span=100.0) == pytest.approx(needed, abs=1)
-
-
-@pytest.mark.parametrize(
-    ("draw", "mean"), [(lambda source: source.gauss(3, 1), 3.0), (lambda source: source.expovariate(1.0), 1.0)]
-)
-def test_the_bootstrap_covers_the_mean_about_as_often_as_it_says(
-    draw: Callable[[random.Random], float], mean: float
-) -> None:
-    # 95 % asked for. Of 200 draws 190 are expected, with a standard deviation of 3; percentiles of 40 skewed values
-    # are known to miss by 2 or 3 % more, which is 6.
-    source = random.Random(1)
-    covered = 0
-    for seed in range(200):
-        interval = bootstrap([draw(source) for _ in range(40)], seed=seed)
-        covered += interval.low <= mean <= interval.high
-    assert 175 <= covered <= 198
-
-
-def test_the_bootstrap_of_normal_values_is_as_wide_as_students_interval() -> None:
-    source = random.Random(2)
-    values = [source.gauss(0, 2) for _ in range(200)]
-    expected = stats.t.ppf(0.975, 199) * statistics.stdev(values) / math.sqrt(200)
-    # The 2.5 % points of 1,000 draws are themselves uncertain by about 5 %.
-    assert bootstrap(values).half_width == pytest.approx(expected, rel=0.15)
-
-
-def test_the_bootstrap_leaves_the_random_numbers_of_others_alone_and_repeats_itself() -> None:
-    before = random.getstate()
-    assert bootstrap([1.0, 2.0, 4.0]) == bootstrap([1.0, 2.0, 4.0])
-    assert random.getstate() == before
-
-
-def test_more_candidates_make_the_bootstrap_wider() -> None:
-    values = [float(value) for value in range(50)]
-    assert bootstrap(values, candidates=10).half_width > bootstrap(values).half_width
 
 
 @pytest.mark.parametrize("freedom", [1, 2, 3, 4, 5, 9, 10, 30, 101])
@@ -150,8 +113,6 @@ def test_only_shares_have_a_known_range(name: str, values: list[float], span: fl
         (lambda: hoeffding(10, confidence=1.0), r"confidence must be in \(0, 1\), got 1.0"),
         (lambda: samples_needed(0.0), "difference must be a number other than 0, got 0.0"),
         (lambda: samples_needed(math.nan), "difference must be a number other than 0, got nan"),
-        (lambda: bootstrap([1.0]), "at least 2 finite numbers, got 1"),
-        (lambda: bootstrap([1.0, math.inf]), "at least 2 finite numbers"),
         (lambda: paired([0.1]), "of at least 2 folds and finite"),
     ],
 )

@@ -174,6 +174,15 @@ def test_validation_rows_whose_predictions_are_good_make_the_loss_low(skill: flo
     assert walk(history, []).answers[1].reply == reply
 
 
+def test_the_validation_loss_is_quoted_with_its_error_bar() -> None:
+    history = lived([1.0] * 200, [0.5] * 20)
+    history.facts["data"] = {"val_samples": 2000}
+    scored(history, "validation", [0.6, 0.5], skills=[0.5, 0.9], every=199)
+    quoted = walk(history, []).answers[-1].because
+    # The standard error of 0.02 over 500 rows is 0.01 over 2,000, times the normal quantile of 0.975.
+    assert quoted.startswith("0.5 ± 0.02 now (95%)")
+
+
 def test_a_model_that_lacks_what_another_has_ends_in_model_bias() -> None:
     guide = walk(lived(HIGH), [finding("LD503", "model_bias"), PLATEAU])
     assert (guide.conclusion, replies(guide)) == ("model_bias", ["no", "no"])
@@ -215,7 +224,9 @@ def test_a_model_that_could_not_be_compared_is_said() -> None:
 def test_held_out_rows_that_do_well_end_in_a_mismatch() -> None:
     guide = walk(held_out(0.02, 0.05, 1.7), [MISMATCH])
     assert (guide.conclusion, replies(guide)) == ("distribution_mismatch", ["yes", "no", "yes"])
-    assert guide.answers[-1].because == "training rows 0.02, held-out ones 0.05, validation 1.7"
+    assert guide.answers[-1].because == (
+        "training rows 0.02 ± 0.039, held-out ones 0.05 ± 0.039, validation 1.7 ± 0.039 (95%)"
+    )
 
 
 def test_held_out_rows_that_do_as_badly_end_in_overfitting() -> None:

@@ -10,7 +10,7 @@ import torch
 
 from lightning_doctor.callbacks.loaders import first, loader_size
 from lightning_doctor.callbacks.monitor import Monitor
-from lightning_doctor.callbacks.rehearsal import Rehearsal, alone, obstacle, why_not
+from lightning_doctor.callbacks.rehearsal import BY_HAND, Rehearsal, Step, alone, obstacle, why_not
 from lightning_doctor.callbacks.scoring import Score, Scorer
 from lightning_doctor.measure.batches import Path, at, dense, key, leaves, roles_by_structure
 from lightning_doctor.measure.held_out_rows import Prints, RowSample, share_found, share_repeated
@@ -35,7 +35,7 @@ _GROWTH, _PARTED = 1.5, 24
 _GROWTH_TOGETHER = 4
 
 SAMPLES = ("train", "validation", "holdout")
-_SCORES = ("eval_loss", "eval_error", "eval_accuracy", "eval_skill")
+_SCORES = ("eval_loss", "eval_error", "eval_bar", "eval_accuracy", "eval_skill")
 _CLASSES = ("class_index", "one_hot", "binary")
 
 
@@ -47,8 +47,11 @@ class ComparisonProbe(Monitor):
     ``overlap`` how many validation rows were found among the training rows, by fingerprint.
 
     Now and then a copy of the model scores both samples with its own ``training_step`` in eval mode, so that neither
-    dropout nor augmentation nor the lag of an epoch's mean poses as a gap: ``eval_loss/train``, its standard error
-    ``eval_error/train``, ``eval_accuracy/train``, ``eval_skill/train``, and the same of ``validation``.
+    dropout nor augmentation nor the lag of an epoch's mean poses as a gap. Where that cannot be, as it optimizes by
+    hand, fails on some of these rows or has no loss for them, ``validation_step`` scores all of them, if it returns a
+    loss; with several ranks only under manual optimization. The fact ``scored.step`` says which. The series are
+    ``eval_loss/train``, its standard error ``eval_error/train``, its error bar by the bootstrap ``eval_bar/train``,
+    ``eval_accuracy/train``, ``eval_skill/train``, and the same of ``validation``.
     """
 
     signals = (*(f"{name}/{sample}" for name in _SCORES for sample in SAMPLES[:2]), "comparison", "overlap")
@@ -70,9 +73,13 @@ class ComparisonProbe(Monitor):
         self._passes, self._score_at = 0, 0
         self._compared = False
         self.kept = _KEPT
-        reason = obstacle(trainer, case.run.module)
-        if reason is None and len(case.run.optimizers) > 1:
-            reason = f"{len(case.run.optimizers)} optimizers: no single loss is to be compared"
+        self._steps: tuple[Step, ...] = ("training_step", "validation_step")
+        if not case.run.module.automatic_optimization:
+            self._steps = ("validation_step",)
+        elif case.together:
+            # Where one rank alone fails, the others would go on with another step than it.
+            self._steps = ("training_step",)
+        reason = obstacle(trainer, case.run.module, steps=False)
         self._able = reason is None
         case.history.lack(self.signals, "there was no validation pass")
         if reason is not None:
@@ -204,23 +211,37 @@ class ComparisonProbe(Monitor):
         return affords
 
     def _score(self, case: Case) -> None:
-        clock = case.budget.clock
-        deadline = clock() + case.budget.left() - case.pace.left_for_rules / 2
         scores: list[Score] = [Score() for _ in SAMPLES]
-        try:
-            rehearsal = Rehearsal(case.run.trainer, case.run.module)
-            classes = case.history.fact("loss_head.targets") in _CLASSES
-            scorer = Scorer(rehearsal, classes=classes, may_go_on=lambda: case.together or clock() < deadline)
-            samples = (self._train, self._validation)
-            held_out = _held_out(case, rehearsal)
-            batches = [sample.batches(self._part_rows(case, sample))[:_PARTS] for sample in samples]
-            scores = [scorer.score(each) for each in (*batches, held_out)]
-            sizes = [sum(rows for _, rows in each) for each in (*batches, held_out)]
-            case.history.facts["scored"] = {name: size for name, size in zip(SAMPLES, sizes, strict=True) if size}
-        except Exception as error:  # noqa: BLE001
-            self._give_up(case, why_not(error))
+        reasons = [BY_HAND] if not case.run.module.automatic_optimization else []
+        for step in self._steps:
+            try:
+                scores = self._scored_by(case, step)
+            except Exception as error:  # noqa: BLE001, PERF203
+                reasons.append(why_not(error, step))
+            else:
+                # For the rest of the run, so that its figures compare.
+                self._steps = (step,)
+                break
+        else:
+            self._give_up(case, ", and ".join(dict.fromkeys(reasons)))
         numbers = [number for score in scores for number in score.numbers()]
         case.window.put(case.run.step, torch.tensor(numbers, dtype=torch.float64), partial(_receive, case))
+
+    def _scored_by(self, case: Case, step: Step) -> list[Score]:
+        """Scores all samples by a step of a fresh copy."""
+        clock = case.budget.clock
+        deadline = clock() + case.budget.left() - case.pace.left_for_rules / 2
+        rehearsal = Rehearsal(case.run.trainer, case.run.module, steps=False)
+        classes = case.history.fact("loss_head.targets") in _CLASSES
+        scorer = Scorer(rehearsal, step=step, classes=classes, may_go_on=lambda: case.together or clock() < deadline)
+        samples = (self._train, self._validation)
+        held_out = _held_out(case, rehearsal)
+        batches = [sample.batches(self._part_rows(case, sample))[:_PARTS] for sample in samples]
+        scores = [scorer.score(each) for each in (*batches, held_out)]
+        sizes = [sum(rows for _, rows in each) for each in (*batches, held_out)]
+        scored = {name: size for name, size in zip(SAMPLES, sizes, strict=True) if size}
+        case.history.facts["scored"] = {"step": step, **scored}
+        return scores
 
     def _part_rows(self, case: Case, sample: RowSample) -> int:
         """Returns the rows of a batch to score."""

@@ -31,7 +31,7 @@ class HoldoutProbe(Monitor):
         ValueError: For another share.
     """
 
-    signals = ("eval_loss/holdout", "eval_error/holdout", "eval_accuracy/holdout", "eval_skill/holdout")
+    signals = tuple(f"eval_{what}/holdout" for what in ("loss", "error", "bar", "accuracy", "skill"))
     company = (ComparisonProbe,)
 
     def __init__(self, share: float = 0.02) -> None:

@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -23,6 +23,8 @@ from lightning_doctor.measure.rows import tensor_bytes
 if TYPE_CHECKING:
     from lightning_doctor.callbacks.base import LightningModule, Trainer
 
+Step = Literal["training_step", "validation_step"]
+BY_HAND = "a step in manual optimization changes the weights, so that it cannot be rehearsed"
 _WHOLE = ("SingleDeviceStrategy", "DDPStrategy")
 # A copy, and the difference of two sets of weights, with room to run.
 _COPIES = 4
@@ -32,11 +34,11 @@ class Unrehearsable(Exception):  # noqa: N818
     """This model cannot be tried on a copy; the message is the reason, as a clause."""
 
 
-def why_not(error: Exception) -> str:
+def why_not(error: Exception, step: str = "training_step") -> str:
     """Returns why a rehearsal came to nothing, as a clause: the user's own step may not bear being run apart."""
     if isinstance(error, Unrehearsable):
         return str(error)
-    return f"a rehearsed training step failed ({type(error).__name__}: {error})"
+    return f"a rehearsed {step.replace('_', ' ')} failed ({type(error).__name__}: {error})"
 
 
 class Rehearsal:
@@ -78,29 +80,34 @@ class Rehearsal:
         *,
         train: bool,
         with_graph: bool = False,
+        step: Step = "training_step",
         by: Callable[[Any, Any], Any] | None = None,
     ) -> Tensor | None:
-        """Runs the training step of the copy; returns its loss, None where there is none.
+        """Runs a step of the copy; returns its loss, None where there is none.
 
         Args:
             batch: A batch, on the device; it is copied too.
             batch_idx: Its index.
             train: Whether dropout, batch normalisation and the like work as in training.
             with_graph: Whether autograd records.
-            by: What to run instead of the training step; it takes the copy and the batch.
+            step: Which one; the validation step as of the first loader.
+            by: What to run instead of it; it takes the copy and the batch.
         """
         for mine, theirs in zip(self.module.modules(), self._source.modules(), strict=True):
             # A user may keep some parts in eval mode.
             mine.training = train and theirs.training
-        step: Callable[..., Any] = self.module.training_step if by is None else partial(by, self.module)
-        arguments = (batch, batch_idx) if len(inspect.signature(step).parameters) > 1 else (batch,)
+        run: Callable[..., Any] = getattr(self.module, step) if by is None else partial(by, self.module)
+        names = inspect.signature(run).parameters
+        arguments = (batch, batch_idx) if len(names) > 1 else (batch,)
+        loaders = {"dataloader_idx": 0} if "dataloader_idx" in names else {}
+        precision = self._trainer.precision_plugin
         with (
             alone(self._trainer.strategy.root_device),
             torch.set_grad_enabled(with_graph),
-            self._trainer.precision_plugin.train_step_context(),
+            precision.train_step_context() if step == "training_step" else precision.val_step_context(),
             torch.compiler.set_stance("force_eager"),
         ):
-            outputs = step(*copy.deepcopy(arguments))
+            outputs = run(*copy.deepcopy(arguments), **loaders)
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         return loss.reshape(()) if isinstance(loss, Tensor) and loss.numel() == 1 else None
 
@@ -115,7 +122,7 @@ def obstacle(trainer: Trainer, module: LightningModule, *, steps: bool = True, g
         gathers: Whether all ranks make a copy, and may gather weights that they hold in shards.
     """
     if steps and not module.automatic_optimization:
-        return "a step in manual optimization changes the weights, so that it cannot be rehearsed"
+        return BY_HAND
     if (reason := engine(trainer)) is not None:
         return reason
     strategy = type(trainer.strategy).__name__

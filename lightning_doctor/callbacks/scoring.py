@@ -13,10 +13,15 @@ from torch import Tensor, nn
 from torch.nn.modules.loss import _Loss
 from torchmetrics import Metric
 
-from lightning_doctor.callbacks.rehearsal import Rehearsal
+from lightning_doctor.callbacks.rehearsal import Rehearsal, Step, Unrehearsable
+from lightning_doctor.measure.bootstrap import bootstrap
 from lightning_doctor.measure.loss_graph import Graph, LayerOutputs, edge_of
 from lightning_doctor.measure.loss_head import UnreadError, read_head
 from lightning_doctor.measure.predictions import NUMBERS, Tally
+from lightning_doctor.measure.table import row_losses
+
+# Fewer rows lack the tail of what they come from.
+_FEWEST = 20
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,7 @@ class Score:
     Attributes:
         loss: The mean of the batches' losses [unit of the loss].
         error: Its standard error.
+        bar: How far it may be from the truth with 95 % confidence, by the bootstrap over the losses of its rows.
         accuracy: The share of right classes.
         skill: The share of the errors of the sample's own best constant that the predictions avoid: of its misses
             where targets are classes, else of its squared error.
@@ -33,25 +39,30 @@ class Score:
 
     loss: float = math.nan
     error: float = math.nan
+    bar: float = math.nan
     accuracy: float = math.nan
     skill: float = math.nan
 
     def numbers(self) -> list[float]:
-        """Returns all four, in their order."""
-        return [self.loss, self.error, self.accuracy, self.skill]
+        """Returns all five, in their order."""
+        return [self.loss, self.error, self.bar, self.accuracy, self.skill]
 
 
 class Scorer:
-    """Runs the training step of a copy in eval mode, and reads its loss head.
+    """Runs a step of a copy in eval mode, and reads its loss head.
 
     Args:
         rehearsal: The copy.
+        step: Which of its steps.
         classes: Whether targets are classes.
         may_go_on: Asked before each batch but the first of a sample.
     """
 
-    def __init__(self, rehearsal: Rehearsal, *, classes: bool, may_go_on: Callable[[], bool] = lambda: True) -> None:
+    def __init__(
+        self, rehearsal: Rehearsal, *, step: Step, classes: bool, may_go_on: Callable[[], bool] = lambda: True
+    ) -> None:
         self._rehearsal = rehearsal
+        self._step: Step = step
         self._classes = classes
         self._may_go_on = may_go_on
         self._outputs = LayerOutputs()
@@ -61,7 +72,11 @@ class Scorer:
                 part.register_forward_hook(self._ran)
 
     def score(self, batches: Sequence[tuple[Any, int]]) -> Score:
-        """Scores batches of about as many rows each, given with how many."""
+        """Scores batches of about as many rows each, given with how many.
+
+        Raises:
+            Unrehearsable: Where there are some and the step has no loss for any.
+        """
         losses: list[float] = []
         heads = _Heads(classes=self._classes)
         for index, (batch, rows) in enumerate(batches):
@@ -70,18 +85,20 @@ class Scorer:
             self._outputs = LayerOutputs()
             # Lightning validates without gradients, and a loss head is read off its graph.
             with torch.enable_grad():
-                loss = self._rehearsal.loss(batch, index, train=False, with_graph=True)
+                loss = self._rehearsal.loss(batch, index, train=False, with_graph=True, step=self._step)
             if loss is None:
                 continue
             losses.append(float(loss.detach()))
             heads.add(self._outputs, loss, rows)
         self._outputs = LayerOutputs()
+        if not losses and batches:
+            raise Unrehearsable(f"the {self._step.replace('_', ' ')} returned no loss")
         if not losses:
             return Score()
         finite = all(map(math.isfinite, losses))
         error = stdev(losses) / math.sqrt(len(losses)) if len(losses) > 1 and finite else math.nan
         accuracy, skill = heads.read()
-        return Score(fmean(losses) if finite else math.nan, error, accuracy, skill)
+        return Score(fmean(losses) if finite else math.nan, error, heads.bar(), accuracy, skill)
 
     def _ran(self, part: nn.Module, args: Any, output: Any) -> None:
         self._outputs.keep(output)
@@ -95,6 +112,7 @@ class _Heads:
         self._tally: Tally | None = None
         self._counts: Tensor | None = None
         self._errors: list[tuple[float, float, int]] = []
+        self._losses: list[Tensor | None] = []
         self._read = True
 
     def add(self, outputs: LayerOutputs, loss: Tensor, rows: int) -> None:
@@ -114,6 +132,11 @@ class _Heads:
         except (UnreadError, RuntimeError, TypeError, ValueError, IndexError, AttributeError):
             self._read = False
             return
+        try:
+            self._losses.append(row_losses(head, loss, rows))
+        except (RuntimeError, TypeError, ValueError):
+            # Of a kind whose elements cannot be computed anew; what its predictions come to is known all the same.
+            self._losses.append(None)
         found = dict(zip(NUMBERS, numbers[: len(NUMBERS)].tolist(), strict=True))
         counts = numbers[len(NUMBERS) :]
         if self._classes and len(counts):
@@ -122,6 +145,14 @@ class _Heads:
             self._errors.append((found["missed"], found["constant_missed"], 1))
         elif not self._classes:
             self._errors.append((found["error"], found["constant_error"], rows))
+
+    def bar(self) -> float:
+        """Returns how far the mean of all rows' losses may be from the truth; NaN where not all of them are known."""
+        known = [losses for losses in self._losses if losses is not None]
+        if not self._read or not known or len(known) < len(self._losses):
+            return math.nan
+        losses = torch.cat(known)
+        return bootstrap(losses).half_width if len(losses) >= _FEWEST and losses.isfinite().all() else math.nan
 
     def read(self) -> tuple[float, float]:
         """Returns the accuracy and the skill."""

@@ -191,7 +191,7 @@ class Tally:
         """Computes the loss anew, as it was understood, and what the best constant would score in its units."""
         if self._baseline is None or head.path.unclear is not None or table.lost:
             return
-        total, units = table.errors(head)
+        errors, units = table.errors(head)
         if table.indices is not None:
             self._entropy.add_counts(table.counts())
         elif self._baseline is self._entropy and table.targets is not None:
@@ -202,7 +202,7 @@ class Tally:
         if head.normalised:
             factor = factor / units
         mass = factor * units
-        value, baseline = factor * total, self._baseline.loss() * mass
+        value, baseline = factor * errors.sum(), self._baseline.loss() * mass
         if head.path.root is not None:
             outer = product(*head.path.root)
             value, baseline = outer * value.sqrt(), outer * baseline.sqrt()

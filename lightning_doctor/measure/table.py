@@ -69,14 +69,14 @@ class Table:
         self.weights = aligned if self.weights is None else self.weights * aligned
 
     def errors(self, head: Head) -> tuple[Tensor, Tensor | float]:
-        """Returns the sum of the weighted errors as the loss counts them, and the sum of the weights."""
+        """Returns the weighted errors as the loss counts them ``[N]`` or ``[N, D]``, and the sum of the weights."""
         if self.indices is not None:
             return self._likelihood(self.indices, head)
         assert self.targets is not None
         errors = _errors(head, self.scores, self.targets)
         if self.weights is None:
-            return errors.sum(), float(errors.numel())
-        return (errors * self.weights).sum(), self.weights.sum()
+            return errors, float(errors.numel())
+        return errors * self.weights, self.weights.sum()
 
     def _likelihood(self, indices: Tensor, head: Head) -> tuple[Tensor, Tensor]:
         classes = self.scores.shape[1]
@@ -88,17 +88,37 @@ class Table:
         each = counts
         if head.class_weight is not None:
             each = counts * head.class_weight.to(counts)[chosen]
-        total = (losses * each).sum()
+        losses = losses * each
         if head.smoothing:
             even = -self.scores if head.class_weight is None else -self.scores * head.class_weight.to(counts)
-            total = (1 - head.smoothing) * total + head.smoothing * (even.mean(1) * counts).sum()
-        return total, each.sum()
+            losses = (1 - head.smoothing) * losses + head.smoothing * even.mean(1) * counts
+        return losses, each.sum()
 
     def counts(self) -> Tensor:
         """Returns how often each class is the target, weighted ``[D]``."""
         assert self.indices is not None
         weights = torch.ones_like(self.scores[:, 0]) if self.weights is None else self.weights
         return tallied(self.indices, weights if self.valid is None else weights * self.valid, self.scores.shape[1])
+
+
+@torch.no_grad()
+def row_losses(head: Head, loss: Tensor, rows: int) -> Tensor | None:
+    """Returns the losses of a batch's rows ``[rows]``, whose mean is the loss; None where they cannot be told.
+
+    Args:
+        head: One whose predictions and targets are known.
+        loss: The loss of the batch.
+        rows: How many it has, along the first dimension.
+    """
+    table = Table(head)
+    if table.lost or head.path.unclear is not None:
+        return None
+    errors, units = table.errors(head)
+    if errors.numel() % rows:
+        return None
+    losses = errors.reshape(rows, -1).sum(1) * (rows / units)
+    # Whatever else the loss is made of, a root or another term, its rows do not show. Half precision rounds.
+    return losses if torch.allclose(losses.mean(), loss.detach().to(losses), rtol=1e-2) else None
 
 
 def thin(table: Tensor) -> Tensor:

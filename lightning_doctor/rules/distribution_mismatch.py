@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from statistics import median
 
+from lightning_doctor.error_bars import told
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.jsonable import number
@@ -13,11 +14,15 @@ from lightning_doctor.rule import rule
 from lightning_doctor.scores import (
     Scores,
     Unlike,
+    constants,
     ever_learned,
     gap,
     kept_apart,
+    known_bars,
     learned_at_first,
     scores,
+    scoring_step,
+    sureness,
     unlike,
 )
 
@@ -39,7 +44,8 @@ def distribution_mismatch(
 
     What it looks at:
         ``eval_loss/train``, ``eval_loss/validation`` and, with ``Doctor(holdout=…)``, ``eval_loss/holdout``: what a
-        copy of the model scores on fixed rows in eval mode [unit of your loss]; a two-sample test of the inputs and
+        copy of the model scores on fixed rows in eval mode [unit of your loss] by its ``training_step``, or by its
+        ``validation_step`` where that cannot be; a two-sample test of the inputs and
         of the targets as the loaders serve them, with whatever augmentation training rows have; without a difference
         between them, whether ``train_loss`` came under the constant's while all samples were new.
 
@@ -98,8 +104,10 @@ def distribution_mismatch(
             **({} if kept is None else {"holdout": kept.losses[-1]}),
             "validation": validation.losses[-1],
             **({"error": error} if math.isfinite(error) else {}),
+            **known_bars(train=train.bar, validation=validation.bar, **({} if kept is None else {"holdout": kept.bar})),
             **{name: value for part in reversed(parts) for name, value in part.evidence.items()},
             **({"augmentation": str(augmented)} if augmented else {}),
+            "scored_by": scoring_step(history),
         },
         remedy=_remedy(parts, bool(augmented)),
         confidence=Confidence.CONFIRMED if sure else Confidence.SUSPECTED,
@@ -110,7 +118,7 @@ def distribution_mismatch(
 
 def _never_learned(history: History, train: Scores, validation: Scores) -> Finding | None:
     """Training rows that nobody had seen, in the first epoch, were predicted, and no validation row ever was."""
-    baselines = history.get("baseline_loss").finite().values
+    baselines = constants(history)
     baseline = median(baselines[-3:]) if baselines else 0.0
     if baseline <= 0 or len(validation.losses) < _PASSES or min(*train.losses, *validation.losses) < 0:
         return None
@@ -119,15 +127,18 @@ def _never_learned(history: History, train: Scores, validation: Scores) -> Findi
         return None
     if ever_learned(validation, baseline, _CHANCE) or not learned_at_first(history, baseline, _CHANCE):
         return None
+    bar = validation.bar_of_best
+    best, sure = told(min(validation.losses), bar), sureness(bar, looked_at=len(validation.losses))
     return Finding(
         severity=Severity.WARNING,
-        summary=f"validation rows were never predicted better than by a constant, {baseline:.3g} (best "
-        f"{min(validation.losses):.3g}), while training rows were in the first epoch, when all of them were new",
+        summary=f"validation rows were never predicted better than by a constant, {baseline:.3g}: {best} at best{sure}"
+        ", while training rows were in the first epoch, when all of them were new",
         evidence={
             "train": train.losses[-1],
             "validation": validation.losses[-1],
             "best": min(validation.losses),
             "baseline": baseline,
+            **known_bars(best=bar),
         },
         remedy=_remedy([], bool(history.fact("comparison.augmentation"))),
         confidence=Confidence.SUSPECTED,
@@ -140,7 +151,7 @@ def _learned(history: History, train: Scores) -> float:
     """Returns what of a constant's errors, or of its loss where no predictions are known, training rows avoid."""
     if train.skills:
         return train.skills[-1]
-    baselines = history.get("baseline_loss").finite().values
+    baselines = constants(history)
     start = baselines[-1] if baselines else train.losses[0]
     return 1 - train.losses[-1] / start if start > 0 else 0.0
 
@@ -150,16 +161,19 @@ def _harm(history: History, train: Scores, validation: Scores) -> float:
     if train.skills and validation.skills:
         # Probabilities may be far off where classes are right: that is another matter.
         return min(1.0, train.skills[-1]) - min(1.0, validation.skills[-1])
-    baselines = history.get("baseline_loss").finite().values
+    baselines = constants(history)
     if baselines and baselines[-1] > 0:
         return (validation.losses[-1] - train.losses[-1]) / baselines[-1]
     return math.inf
 
 
 def _summary(train: Scores, kept: Scores | None, validation: Scores, parts: list[Unlike]) -> str:
-    words = f"validation rows score {validation.losses[-1]:.3g} and training rows {train.losses[-1]:.3g}"
+    words = f"validation rows score {validation} and training rows {train}"
     if kept is not None:
-        words += f", held-out training rows {kept.losses[-1]:.3g}: more training data will not help"
+        words += f", held-out training rows {kept}"
+    words += sureness(train.bar, validation.bar, *([] if kept is None else [kept.bar]))
+    if kept is not None:
+        words += ": more training data will not help"
     for part in parts:
         words += f"; their {part.part} differ (p ≤ {part.p_value:.2g}; {part.names})"
     return words

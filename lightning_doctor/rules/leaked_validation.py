@@ -10,7 +10,7 @@ from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.jsonable import number
 from lightning_doctor.rule import rule
-from lightning_doctor.scores import gap, scores, unlike
+from lightning_doctor.scores import gap, known_bars, scores, scoring_step, sureness, unlike
 
 
 @rule("LD506", needs={"val_loss": 1}, reads=("overlap",))
@@ -100,9 +100,15 @@ def _too_good(history: History, factor: float, sigmas: float) -> Finding | None:
         return None
     return Finding(
         severity=Severity.NOTE,
-        summary=f"validation rows score {validation.losses[-1]:.3g} and training rows {train.losses[-1]:.3g}, both in "
-        "eval mode: rows that were trained on should do better",
-        evidence={"train": train.losses[-1], "validation": validation.losses[-1], "error": error},
+        summary=f"validation rows score {validation} and training rows {train}, both in eval mode"
+        f"{sureness(train.bar, validation.bar)}: rows that were trained on should do better",
+        evidence={
+            "train": train.losses[-1],
+            "validation": validation.losses[-1],
+            "error": error,
+            "scored_by": scoring_step(history),
+            **known_bars(train=train.bar, validation=validation.bar),
+        },
         remedy="look for what tells the answer in validation rows only; unless they are easier on purpose, or their "
         "labels alone were cleaned",
         confidence=Confidence.SUSPECTED,

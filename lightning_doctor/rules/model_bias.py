@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from statistics import median
 
+from lightning_doctor.error_bars import CONFIDENCE
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.noise import noise, stretch
@@ -82,13 +83,15 @@ def _finding(history: History, compared: Reference, shallow: Rival, linear: Riva
     return Finding(
         severity=Severity.WARNING,
         summary=f"the model scores {compared.network:.3g} on rows it was trained on, a linear one {linear.loss:.3g}, "
-        f"and one hidden layer of {compared.hidden} units {shallow.loss:.3g}, fitted to other rows: {lacks}",
+        f"and one hidden layer of {compared.hidden} units {shallow.loss:.3g}, fitted to other rows, a difference known "
+        f"to ± {shallow.bar:.2g} ({CONFIDENCE:.0%}): {lacks}",
         evidence={
             "network": compared.network,
             "linear": linear.loss,
             "shallow": shallow.loss,
             "constant": compared.constant,
             "error": shallow.error,
+            "bar": shallow.bar,
             "rows": compared.rows,
             "hidden": compared.hidden,
             **({"shallow_parameters": compared.shallow_parameters} if bends else {}),

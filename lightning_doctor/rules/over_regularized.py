@@ -13,7 +13,7 @@ from lightning_doctor.loss_head import loss_head
 from lightning_doctor.prescriptions import optimizer, parameter_groups
 from lightning_doctor.progress import held_out, standing
 from lightning_doctor.rule import is_recent, rule
-from lightning_doctor.scores import scores
+from lightning_doctor.scores import constants, scores
 
 _DECOUPLED = ("adamw", "nadamw", "lion")
 
@@ -87,7 +87,7 @@ def _evaluated(history: History) -> float | None:
     if state.learned is not None and gaps and is_recent(history, gaps.steps[-1]):
         return 1 - (1 - state.learned) / max(1 + median(gaps.values[-8:]), 1e-6)
     # Where batches were scanned at first only, many rows may have been scored since.
-    train, baselines = scores(history, "train"), history.get("baseline_loss").finite().values
+    train, baselines = scores(history, "train"), constants(history)
     if train is None or not baselines or not baselines[-1] > 0 or (gaps and train.steps[-1] < gaps.steps[-1]):
         return None
     return 1 - train.losses[-1] / baselines[-1]

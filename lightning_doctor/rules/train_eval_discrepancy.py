@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from statistics import median
 
+from lightning_doctor.error_bars import told
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History, Series
 from lightning_doctor.progress import GOOD
 from lightning_doctor.rule import Undecided, is_recent, rule
-from lightning_doctor.scores import scores
+from lightning_doctor.scores import known_bars, scores, scoring_step, sureness
 
 # Layers that do another thing in eval mode than to leave something out.
 _NORMALISING = "BatchNorm"
@@ -76,7 +77,7 @@ def train_eval_discrepancy(
     evaluated = trained * median(ratios)
     layers = history.fact("model.layers", {})
     normalises = isinstance(layers, dict) and any(_NORMALISING in str(name) for name in layers)
-    what, onset, sure = "the same batch scores", _since(gaps, factor), normalises
+    what, onset, sure, bar = "the same batch scores", _since(gaps, factor), normalises, math.nan
     recent = is_recent(history, gaps.steps[-1])
     if not recent or min(ratios) < factor or evaluated - trained < share * start:
         # Single small batches scatter too much to agree; many training rows at once do not.
@@ -86,7 +87,7 @@ def train_eval_discrepancy(
             raise Undecided(f"the newest mode_gap is of step {gaps.steps[-1]}: too old to tell of now")
         if rows is None:
             return None
-        trained, evaluated, onset = rows
+        trained, evaluated, bar, onset = rows
         what, ratios = "a sample of the training rows scores", [evaluated / trained]
         # Rows alone may have been forgotten since: scans of now must say the same.
         sure = recent
@@ -100,13 +101,14 @@ def train_eval_discrepancy(
         "train_mode": trained,
         "eval_mode": evaluated,
         "limit": 1 / factor - 1,
+        **known_bars(eval_mode=bar),
     }
     if isinstance(batch, int):
         evidence["batch_size"] = batch
     return Finding(
         severity=Severity.NOTE if good else Severity.WARNING,
         summary=f"{what} {median(ratios):.2g} times as high in eval mode as in train mode (about "
-        f"{evaluated:.3g} against {trained:.3g})",
+        f"{told(evaluated, bar)}{sureness(bar)} against {trained:.3g})",
         evidence=evidence,
         remedy=_remedy(batch if isinstance(batch, int) else None)
         if normalises
@@ -118,10 +120,16 @@ def train_eval_discrepancy(
     )
 
 
-def _of_many_rows(history: History, factor: float, apart: float) -> tuple[float, float, int] | None:
-    """Returns the loss in train mode, that in eval mode of a sample of training rows, and since when they lie apart."""
+def _of_many_rows(history: History, factor: float, apart: float) -> tuple[float, float, float, int] | None:
+    """Compares the loss in train mode with that in eval mode of a sample of training rows.
+
+    Returns both, the error bar of the second, and since when they lie apart; None where they do not.
+    """
     scored = scores(history, "train")
     if scored is None or not is_recent(history, scored.steps[-1]):
+        return None
+    if scoring_step(history) != "training_step":
+        # Its loss may be another one.
         return None
     losses = history["train_loss"]
     pairs = []
@@ -136,7 +144,7 @@ def _of_many_rows(history: History, factor: float, apart: float) -> tuple[float,
         evaluated >= factor * trained and evaluated - trained >= max(apart, _SURE * error)
         for trained, evaluated, error in pairs
     )
-    return (*pairs[-1][:2], scored.steps[-len(pairs)]) if far else None
+    return (*pairs[-1][:2], scored.bar, scored.steps[-len(pairs)]) if far else None
 
 
 def _since(gaps: Series, factor: float) -> int:

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from statistics import median
 
+from lightning_doctor.error_bars import told
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.reference import read_reference
-from lightning_doctor.rule import rule
-from lightning_doctor.scores import ever_learned, gap, kept_apart, learned_at_first, scores, unlike
+from lightning_doctor.rule import Undecided, rule
+from lightning_doctor.scores import (
+    constants,
+    ever_learned,
+    gap,
+    kept_apart,
+    known_bars,
+    learned_at_first,
+    scores,
+    sureness,
+    unlike,
+)
 
 # What share of a constant's loss simple models must leave for the inputs to say something.
 _TAKEN = 0.9
@@ -71,7 +82,10 @@ def uninformative_labels(
         if unlike(history):
             # On rows of another kind a network that has learned may well be at chance.
             return None
-    baseline = median(history["baseline_loss"].values[-3:])
+    baselines = constants(history)
+    if not baselines:
+        raise Undecided("rows were scored by the validation step, whose loss may be another one than training's")
+    baseline = median(baselines[-3:])
     if train is None or other is None or baseline <= 0 or min(*train.losses, *other.losses) < 0:
         return None
     distance, error = gap(train, other)
@@ -87,12 +101,13 @@ def uninformative_labels(
     if _is_learnable(history):
         return None
     share = gained / baseline
+    bar = other.bar_of_best
+    best, sure = told(min(other.losses), bar), sureness(train.bar, bar, looked_at=len(other.losses))
     where = "held-out" if sample == "holdout" else sample
     return Finding(
         severity=Severity.WARNING,
-        summary=f"training rows are learned by heart, from {baseline:.4g} for a constant to {train.losses[-1]:.4g}, "
-        f"while {where} rows are at chance since the first pass (best {min(other.losses):.4g}): the inputs say nothing "
-        "about the labels",
+        summary=f"training rows are learned by heart, from {baseline:.4g} for a constant to {train}, while {where} "
+        f"rows are at chance since the first pass, {best} at best{sure}: the inputs say nothing about the labels",
         evidence={
             "train": train.losses[-1],
             "sample": where,
@@ -100,6 +115,7 @@ def uninformative_labels(
             "best": min(other.losses),
             "baseline": baseline,
             "error": error,
+            **known_bars(train=train.bar, best=bar),
             **({"train_skill": train.skills[-1]} if train.skills else {}),
             **({"other_skill": other.skills[-1]} if other.skills else {}),
         },

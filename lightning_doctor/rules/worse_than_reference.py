@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from statistics import median
 
+from lightning_doctor.error_bars import CONFIDENCE
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.noise import noise, shift, stretch
@@ -81,12 +82,14 @@ def worse_than_reference(history: History, *, sigmas: float = 4.0, share: float 
         # A loss that still falls, or a run that is not over, may get there: that is for undertrained to say.
         severity=Severity.NOTE if _is_partly_frozen(history) else _severity(now),
         summary=f"{best.title} scores {best.loss:.3g} on {compared.rows} training rows that it was not fitted to, and "
-        f"the network, which was, {compared.network:.3g} (a constant {compared.constant:.3g})",
+        f"the network, which was, {compared.network:.3g} (a constant {compared.constant:.3g}); the difference is known "
+        f"to ± {best.bar:.2g} ({CONFIDENCE:.0%})",
         evidence={
             "reference": best.loss,
             "network": compared.network,
             "constant": compared.constant,
             "error": best.error,
+            "bar": best.bar,
             "rows": compared.rows,
         },
         remedy=_remedy(history),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,12 @@ import torch
 from lightning.pytorch import seed_everything
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_doctor import Doctor
 from lightning_doctor.callbacks.comparison import ComparisonProbe
 from lightning_doctor.callbacks.heads import HeadMonitor
+from lightning_doctor.callbacks.rehearsal import BY_HAND
 from lightning_doctor.history import History
 from tests.callbacks.test_scans import ByHand, Memory, Uncopied
 from tests.runs import IMAGES, LABELS, DigitsNet, digits, fit, flat, trainer, validation_digits
@@ -47,7 +50,7 @@ def test_the_samples_are_scored_as_the_model_scores_them_itself(tmp_path: Path) 
     right = float((held.argmax(1) == LABELS[1400:1720]).float().mean())
     assert history["eval_accuracy/validation"].values[-1] == pytest.approx(right, rel=1e-6)
     assert history["eval_loss/train"].steps == [9, 19]
-    assert history.fact("scored") == {"train": 320, "validation": 320}
+    assert history.fact("scored") == {"step": "training_step", "train": 320, "validation": 320}
 
 
 def test_the_standard_error_is_that_of_a_mean_of_batches(tmp_path: Path) -> None:
@@ -58,6 +61,27 @@ def test_the_standard_error_is_that_of_a_mean_of_batches(tmp_path: Path) -> None
     # Estimated from eight batches: within a factor of 2 in all but 1 % of draws (chi squared with 7 degrees).
     expected = float(losses.std() / len(losses) ** 0.5)
     assert 0.45 * expected < history["eval_error/validation"].values[-1] < 1.9 * expected
+
+
+def test_the_error_bar_is_drawn_from_the_losses_of_all_rows(tmp_path: Path) -> None:
+    net = DigitsNet()
+    history = watch(tmp_path, net)
+    with torch.no_grad():
+        losses = nn.functional.cross_entropy(net.net(IMAGES[1400:]), LABELS[1400:], reduction="none")
+    # The 2.5 % points of 1,000 draws are uncertain by about 5 %; of a skewed loss they are not quite the normal ones.
+    expected = 1.96 * float(losses.std()) / len(losses) ** 0.5
+    assert history["eval_bar/validation"].values[-1] == pytest.approx(expected, rel=0.15)
+    assert history["eval_bar/validation"].steps == history["eval_loss/validation"].steps
+
+
+def test_a_loss_that_is_more_than_its_rows_has_no_bar_of_theirs(tmp_path: Path) -> None:
+    class Penalised(DigitsNet):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return super().training_step(batch, batch_idx) + 0.1 * self.net[0].weight.square().sum()
+
+    history = watch(tmp_path, Penalised())
+    assert "eval_bar/validation" not in history
+    assert len(history["eval_error/validation"]) == 2
 
 
 def test_regression_has_a_skill_and_no_accuracy(tmp_path: Path) -> None:
@@ -74,6 +98,7 @@ def test_regression_has_a_skill_and_no_accuracy(tmp_path: Path) -> None:
 
     history = watch(tmp_path, Straight(), max_epochs=12)
     assert history["eval_skill/validation"].values[-1] > 0.5
+    assert history["eval_bar/validation"].values[-1] > 0
     assert "eval_accuracy/train" not in history
 
 
@@ -185,13 +210,123 @@ def test_validation_rows_of_another_shape_leave_the_reason(tmp_path: Path) -> No
     wide = DataLoader(TensorDataset(torch.cat([IMAGES[:100], IMAGES[:100]], 1), LABELS[:100]), 50)
     history = watch(tmp_path, Wider(), digits(), wide)
     assert history.fact("comparison.inputs.reason") == "a training row has shape [64], a validation row [128]"
-    assert "a rehearsed training step failed" in history.absent["eval_loss/validation"]
+    reason = history.absent["eval_loss/validation"]
+    assert "a rehearsed training step failed" in reason
+    assert reason.endswith(", and the validation step returned no loss")
+
+
+class Remembering(Memory):
+    """Its validation step changes whatever it can, and returns the loss, which it counts double."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.right = MulticlassAccuracy(10)
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        images, labels = batch
+        scores = self.net(images)
+        loss = 2 * nn.functional.cross_entropy(scores, labels)
+        self.right(scores, labels)
+        self.metric(loss)
+        self.queue.append((random.random(), float(torch.rand(()))))
+        self.average.weight.data.mul_(0.9)
+        self.log("val_loss", loss)
+        self.log("val_right", self.right)
+        return {"loss": loss}
+
+
+class Choosy(Remembering):
+    """Takes training batches only."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        if not self.training:
+            raise RuntimeError("only in training")
+        return super().training_step(batch, batch_idx)
+
+
+class Lossless(Remembering):
+    """Has no loss in eval mode."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = super().training_step(batch, batch_idx)
+        return loss if self.training else None
+
+
+class Handmade(Remembering):
+    """Steps by hand, with two optimizers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = super().training_step(batch, batch_idx)
+        for optimizer in self.optimizers():
+            optimizer.zero_grad()
+        self.manual_backward(loss)
+        for optimizer in self.optimizers():
+            optimizer.step()
+
+    def configure_optimizers(self) -> Any:
+        return [torch.optim.SGD(part.parameters(), lr=0.1) for part in (self.net[:2], self.net[2:])]
+
+
+@pytest.mark.parametrize("kind", [Choosy, Lossless, Handmade])
+def test_where_the_training_step_cannot_score_the_validation_step_does_and_nothing_changes(
+    tmp_path: Path, kind: type[Remembering]
+) -> None:
+    def train(*callbacks: Any) -> tuple[Any, ...]:
+        random.seed(1)
+        torch.manual_seed(1)
+        net = kind()
+        run = fit(tmp_path, net, *callbacks)
+        metrics = {name: float(value) for name, value in run.callback_metrics.items()}
+        state = {name: value.clone() for name, value in net.state_dict().items()}
+        modes = [part.training for part in net.modules()]
+        return state, (net.queue, random.getstate(), metrics, modes, run.lately), torch.get_rng_state(), net
+
+    watched, plain = train(HeadMonitor(), monitor := comparing()), train()
+    history = monitor.report.history
+    assert history.fact("scored.step") == "validation_step"
+    with torch.no_grad():
+        scores = watched[3].eval().net(IMAGES[1400:])
+    loss = 2 * nn.functional.cross_entropy(scores, LABELS[1400:])
+    # That of the validation step, twice the other; of some of the rows where the training loss is not known as a mean.
+    assert history["eval_loss/validation"].values[-1] == pytest.approx(float(loss), rel=0.1)
+    assert len(history["eval_loss/train"]) == len(history["eval_loss/validation"]) == 2
+    assert all(torch.equal(watched[0][name], plain[0][name]) for name in plain[0])
+    assert watched[1] == plain[1]
+    assert torch.equal(watched[2], plain[2])
+
+
+def test_held_out_rows_are_scored_by_the_same_step(tmp_path: Path) -> None:
+    seed_everything(0, verbose=False)
+    doctor = Doctor(strict=True, overhead=1.0, holdout=0.2)
+    trainer(tmp_path, doctor).fit(Handmade(), digits(), validation_digits())
+    history = doctor.report.history
+    assert history.fact("scored.step") == "validation_step"
+    assert history.fact("scored.holdout") == 64
+    samples = ("train", "validation", "holdout")
+    assert all(len(history[f"eval_loss/{sample}"]) >= 1 for sample in samples)
+
+
+def test_a_step_that_has_scored_is_not_left_for_another(tmp_path: Path) -> None:
+    class Tiring(Remembering):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            if not self.training and self.current_epoch > 0:
+                raise RuntimeError("tired")
+            return super().training_step(batch, batch_idx)
+
+    fit(tmp_path, Tiring(), monitor := comparing())
+    history = monitor.report.history
+    assert history.fact("scored.step") == "training_step"
+    assert history["eval_loss/train"].steps == history["eval_loss/validation"].steps == [9]
 
 
 @pytest.mark.parametrize(
     ("net", "reason"),
     [
-        (ByHand, "a step in manual optimization changes the weights, so that it cannot be rehearsed"),
+        (ByHand, f"{BY_HAND}, and the validation step returned no loss"),
         (Uncopied, "the model cannot be copied (TypeError: there is only one of me)"),
     ],
 )

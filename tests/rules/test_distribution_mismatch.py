@@ -66,7 +66,11 @@ def test_sick_without_held_out_rows_a_moderate_difference_is_suspected() -> None
 def test_sick_held_out_rows_that_do_well_tell_it_even_where_no_test_does() -> None:
     finding = found(held_out=0.15)
     assert finding.confidence is Confidence.CONFIRMED
-    assert "held-out training rows 0.15" in finding.summary
+    # The standard errors 0.03, 0.01 and 0.03 times the normal quantile of 0.975.
+    told = "validation rows score 1.7 ± 0.059 and training rows 0.1 ± 0.02, held-out training rows 0.15 ± 0.059 (95%)"
+    assert told in finding.summary
+    bars = [finding.evidence[f"{name}_bar"] for name in ("validation", "train", "holdout")]
+    assert bars == pytest.approx([0.0588, 0.0196, 0.0588], abs=1e-4)
     assert "their inputs alone do not show it" in finding.remedy
 
 
@@ -147,6 +151,19 @@ def test_lost_is_a_share_of_a_constants_loss_where_no_predictions_are_known(loss
     assert (judge(loss, None, inputs=FAR) is not None) is ill
 
 
+def test_a_loss_of_the_validation_step_is_not_set_against_a_constant_of_the_training_loss() -> None:
+    history = headed(LOGITS, skill=0.97, losses=decay(2.3, 0.1, 20, 200), baseline=2.3, run=COMPLETED)
+    history.facts["comparison"] = {"inputs": FAR, "targets": ALIKE}
+    # In per cent, say: far over the constant's 2.3, which would be no learning at all.
+    scored(history, "train", [230.0, 10.0], error=1.0)
+    scored(history, "validation", [230.0, 170.0], error=3.0)
+    assert distribution_mismatch(history) is None
+    history.facts["scored"]["step"] = "validation_step"
+    finding = distribution_mismatch(history)
+    assert finding is not None
+    assert finding.evidence["scored_by"] == "validation_step"
+
+
 @pytest.mark.parametrize(("held_out", "ill"), [(0.8, True), (1.0, False)])
 def test_share_of_the_gap_must_open_beyond_held_out_rows(held_out: float, ill: bool) -> None:
     # Half of the way from 0.1 to 1.7.
@@ -177,3 +194,5 @@ def test_sick_rows_that_were_new_in_the_first_epoch_tell_what_held_out_ones_woul
     if finding is not None:
         assert (finding.severity, finding.confidence) == (Severity.WARNING, Confidence.SUSPECTED)
         assert "all of them were new" in finding.summary
+        # The standard error of 0.03 times the normal quantile of 1 − 0.05 / 3 / 2.
+        assert "2.29 ± 0.072 at best (95%, the best of 3)" in finding.summary

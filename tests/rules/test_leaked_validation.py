@@ -118,7 +118,7 @@ def test_validation_far_better_than_training_is_a_note() -> None:
     finding = too_good()
     assert finding is not None
     assert (finding.severity, finding.confidence) == (Severity.NOTE, Confidence.SUSPECTED)
-    assert "validation rows score 0.2 and training rows 0.6" in finding.summary
+    assert "validation rows score 0.2 ± 0.039 and training rows 0.6 ± 0.039, both in eval mode (95%)" in finding.summary
 
 
 def test_healthy_augmented_training_rows_score_worse() -> None:

@@ -43,6 +43,8 @@ def test_sick_a_straight_line_through_what_bends() -> None:
     assert finding is not None
     assert (finding.code, finding.severity, finding.confidence) == ("LD503", Severity.WARNING, Confidence.CONFIRMED)
     assert "add a hidden layer" in finding.remedy
+    # 0.05 times the normal quantile of 0.975.
+    assert "a difference known to ± 0.098 (95%)" in finding.summary
 
 
 def test_healthy_a_deep_network_is_left_to_optimization() -> None:

@@ -40,6 +40,12 @@ def test_the_error_bar_of_the_figures_stands_beside_the_verdict() -> None:
     # 0.02 times the normal quantile of 1 − 0.05 / 8 / 2.
     assert finding.evidence["bar"] == pytest.approx(0.0547, abs=0.0005)
     assert "100 samples tell the loss to ± 0.055 (95%, the best of 8)" in finding.summary
+    # By the bootstrap over the rows where there is one: that of one pass widened to eight.
+    history.record("eval_bar/validation", 79, 2 * 0.0392)
+    finding = stale_validation(history)
+    assert finding is not None
+    assert finding.evidence["bar"] == pytest.approx(2 * 0.0547, abs=0.001)
+    assert "± 0.11 (95%, the best of 8)" in finding.summary
 
 
 def test_healthy_a_falling_loss_is_well() -> None:

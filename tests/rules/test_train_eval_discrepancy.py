@@ -98,7 +98,17 @@ def test_sick_where_small_batches_scatter_many_training_rows_tell(evaluated: flo
     assert (finding is not None) is ill
     if finding is not None:
         assert finding.summary.startswith("a sample of the training rows scores 45 times as high in eval mode")
+        assert "(about 9 ± 0.039 (95%) against 0.2)" in finding.summary
         assert (finding.onset, finding.severity, finding.confidence) == (90, Severity.WARNING, Confidence.CONFIRMED)
+
+
+def test_rows_that_the_validation_step_scored_tell_nothing_of_the_training_loss() -> None:
+    history = headed(LOGITS, losses=decay(2.3, 0.2, 10, 200), baseline=2.3, model=NORMALISED, data={"batch_size": 2})
+    reading(history, "mode_gap", [-0.9, 0.3, -0.5, -0.1], every=40)
+    scored(history, "train", [2.3, 9.0, 9.0], every=90)
+    assert train_eval_discrepancy(history) is not None
+    history.facts["scored"]["step"] = "validation_step"
+    assert train_eval_discrepancy(history) is None
 
 
 def test_rows_alone_where_batches_were_scanned_long_ago_leave_a_suspicion() -> None:

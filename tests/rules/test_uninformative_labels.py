@@ -7,6 +7,7 @@ import pytest
 
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
+from lightning_doctor.rule import Undecided
 from lightning_doctor.rules.uninformative_labels import uninformative_labels
 from tests.histories import LOGITS, headed, noisy
 from tests.scored import FAR, scored
@@ -45,7 +46,15 @@ def test_sick_training_rows_learned_by_heart_while_validation_is_at_chance_from_
     assert finding is not None
     assert (finding.code, finding.severity, finding.confidence) == ("LD508", Severity.WARNING, Confidence.CONFIRMED)
     assert finding.evidence["best"] == 2.30
+    # The standard error of 0.02 times the normal quantiles of 1 − 0.05 / 2, and of 1 − 0.05 / 6 / 2 for the best of 6.
+    assert "to 1.22 ± 0.039, while validation rows" in finding.summary
+    assert "2.3 ± 0.053 at best (95%, the best of 6)" in finding.summary
     assert "paired" in finding.remedy
+
+
+def test_rows_that_the_validation_step_scored_are_not_set_against_a_constant_of_the_training_loss() -> None:
+    with pytest.raises(Undecided, match="scored by the validation step"):
+        judge(facts={"scored": {"step": "validation_step"}})
 
 
 def test_sick_it_is_suspected_while_little_is_learned_by_heart() -> None:

@@ -57,6 +57,8 @@ def test_sick_a_linear_model_on_rows_it_never_saw_beats_the_network_that_did() -
     assert finding is not None
     assert (finding.code, finding.severity, finding.confidence) == ("LD507", Severity.WARNING, Confidence.SUSPECTED)
     assert finding.summary.startswith("a linear model scores 0.3 on 250 training rows")
+    # 0.02 times the normal quantile of 0.975.
+    assert finding.summary.endswith("; the difference is known to ± 0.039 (95%)")
     assert "skips" in finding.remedy
 
 
