@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from lightning_doctor.findings import Finding, Severity
+from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.loss_head import REACH, SQUARED, LossHead, last_layer, loss_head
 from lightning_doctor.progress import Standing, standing
@@ -52,7 +52,8 @@ def output_out_of_reach(history: History, *, lost: float = 0.2, sliver: float = 
 
     Sick:
         A ReLU output for targets in (−1, 1); a sigmoid output for targets up to 100; softmax over one unit, which is
-        always 1; cross-entropy of scores that a sigmoid has squeezed into (0, 1)
+        always 1; cross-entropy of scores that a sigmoid has squeezed into (0, 1), or of which a ReLU makes that of
+        one class zero for every sample
 
     Healthy:
         A sigmoid output for targets in [0, 1]; a ReLU output for counts; a tanh output for targets of which a few
@@ -72,6 +73,8 @@ def output_out_of_reach(history: History, *, lost: float = 0.2, sliver: float = 
     """
     head = loss_head(history)
     state = standing(history)
+    if head.loss == "cross_entropy" and head.activation == "relu" and _fits(head):
+        return _cut_off(history, head, state)
     if _is_constant(head):
         return _constant(history, head, state)
     if head.loss in SQUARED:
@@ -167,6 +170,32 @@ def _remedy(history: History, head: LossHead, low: float, high: float) -> str:
     if math.isinf(high):
         return f"take {layer} away from the output: a linear output reaches every target"
     return f"take {layer} away from the output, or scale the targets into [{low:g}, {high:g}]"
+
+
+def _cut_off(history: History, head: LossHead, state: Standing) -> Finding | None:
+    """Scores of classes that a ReLU has cut off: those that are zero for every sample get no gradient."""
+    counts: dict[str, float] = history.fact("labels.counts", {})
+    recall: dict[str, float] = history.fact("predictions.recall", {})
+    lost = [label for label, found in recall.items() if found == 0]
+    if not lost or not state.rests:
+        return None
+    share = sum(counts.get(label, 0) for label in lost) / sum(counts.values())
+    return Finding(
+        severity=state.unless_good(Severity.WARNING),
+        summary=f"the loss takes scores of any size but gets those of a relu, in [0, ∞]: {len(lost)} of "
+        f"{head.columns} classes, {share:.0%} of the labels, are never found, as a score that is zero for every sample "
+        "gets no gradient",
+        evidence={
+            "activation": head.activation,
+            "loss": head.loss,
+            "lost": ", ".join(lost[:8]),
+            "lost_share": share,
+        },
+        remedy=f"return the scores before {last_layer(history, head.activation)} to the loss",
+        confidence=Confidence.SUSPECTED,
+        onset=0,
+        signals=("train_loss", "skill"),
+    )
 
 
 def _squeezed(history: History, head: LossHead, state: Standing, lost: float) -> Finding | None:

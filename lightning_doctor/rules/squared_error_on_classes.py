@@ -60,7 +60,8 @@ def squared_error_on_classes(history: History, *, worse: float = 0.05, off: floa
         off: How far the usual output must be from its class number to round to another [classes].
 
     Blind spots:
-        With a linear output a squared error does not get stuck: that is a note. Whole numbers are taken for classes
+        With a linear output a squared error does not get stuck, nor with one sigmoid that is not sure of the wrong
+        class: that is a note. Whole numbers are taken for classes
         only where they are few, begin at 0, are all about as frequent and come from the loader as integers: marks and
         ages may be an order that a network should know.
     """
@@ -83,11 +84,13 @@ def squared_error_on_classes(history: History, *, worse: float = 0.05, off: floa
         # The baseline that it is a share of, as it comes to stand under the recent loss.
         baseline = median(history["baseline_loss"].finite().values[-3:])
         evidence |= {"share_learned": state.learned, "limit": (1 + worse) * baseline}
+    # Of two classes, outputs that are not sure of the wrong one get half the gradient of cross-entropy or more.
+    harms = head.loss == "l1" or (squashed and (stuck or head.columns > 1))
     error = "an absolute error" if head.loss == "l1" else "a squared error"
     of = f"the {head.activation} outputs for" if squashed else "the scores of"
     loss = "cross_entropy" if head.columns > 1 else "binary_cross_entropy_with_logits"
     return Finding(
-        severity=state.if_harmed(Severity.WARNING) if squashed or head.loss == "l1" else Severity.NOTE,
+        severity=state.if_harmed(Severity.WARNING) if harms else Severity.NOTE,
         summary=f"{error} on {of} classes, where cross-entropy would keep its gradient on what is surely wrong",
         evidence=evidence,
         remedy=f"use `{loss}` on the scores before {last_layer(history, head.activation)}"

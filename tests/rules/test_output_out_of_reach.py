@@ -168,6 +168,31 @@ def test_healthy_heads_are_silent(head: dict[str, Any]) -> None:
     assert judge(head) is None
 
 
+def cut_off(recall: dict[str, float], **options: Any) -> Finding | None:
+    history = headed({**LOGITS, "activation": "relu", "output_min": 0.0}, **options)
+    history.facts["labels"] = {"counts": {"0": 30, "1": 50, "2": 20}}
+    history.facts["predictions"] = {"recall": recall}
+    return output_out_of_reach(history)
+
+
+def test_sick_a_class_whose_score_a_relu_keeps_at_zero_is_never_found() -> None:
+    finding = cut_off({"0": 1.0, "1": 0.0, "2": 0.9}, skill=0.5)
+    assert finding is not None
+    assert finding.severity is Severity.WARNING
+    assert finding.evidence["lost_share"] == 0.5
+    assert "before relu" in finding.remedy
+
+
+def test_healthy_a_relu_of_scores_that_finds_every_class() -> None:
+    assert cut_off({"0": 1.0, "1": 0.2, "2": 0.9}, skill=0.5) is None
+
+
+def test_healthy_a_class_that_is_rare_in_a_run_that_does_well_has_a_note() -> None:
+    finding = cut_off({"0": 1.0, "1": 1.0, "2": 0.0}, skill=0.9)
+    assert finding is not None
+    assert finding.severity is Severity.NOTE
+
+
 def test_sick_in_a_real_run_that_ends_in_a_relu(tmp_path: Path) -> None:
     def net() -> nn.Module:
         return nn.Sequential(nn.Linear(64, 1), nn.ReLU())

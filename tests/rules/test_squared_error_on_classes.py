@@ -39,10 +39,16 @@ def test_worse_is_what_the_loss_must_lie_over_that_of_a_constant_to_be_sure(loss
 
 
 def test_sick_one_unit_for_two_classes_is_told_the_binary_loss() -> None:
-    finding = judge(BINARY)
+    finding = judge(BINARY, losses=[0.4] * 400, baseline=0.25)
     assert finding is not None
     assert finding.severity is Severity.WARNING
     assert "use `binary_cross_entropy_with_logits`" in finding.remedy
+
+
+def test_healthy_one_sigmoid_that_is_not_sure_of_the_wrong_class_has_most_of_its_gradient() -> None:
+    finding = judge(BINARY, losses=[0.251] * 400, baseline=0.25)
+    assert finding is not None
+    assert finding.severity is Severity.NOTE
 
 
 def test_sick_an_absolute_error_calls_everything_the_most_frequent_class() -> None:
