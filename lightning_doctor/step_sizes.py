@@ -6,7 +6,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import fmean, median, stdev
 
 from lightning_doctor.history import History, Series
 
@@ -76,6 +76,17 @@ def median_change(history: History, factor: float, since: int) -> float | None:
     """Returns the median change of the loss at this multiple of the steps since then; None without a scan."""
     changes = history.get(f"scan/{factor:g}").since(since)
     return median(changes) if changes else None
+
+
+def longer_lowers(history: History, since: int, share: float, factor: float) -> bool:
+    """Whether steps so much longer lower the loss of other samples, nearly always or beyond the noise of batches."""
+    pairs = list(zip(*(history.get(f"scan/{t:g}").since(since) for t in (1.0, factor)), strict=False))
+    changes = [change for _, change in pairs]
+    if len(changes) < 3 or fmean(changes) >= 0:
+        return False
+    lowering = sum(change < 0 for change in changes) >= share * len(changes)
+    surely = -fmean(changes) * math.sqrt(len(changes)) > 2 * stdev(changes)
+    return (lowering or surely) and fmean(changes) < 2 * fmean([made for made, _ in pairs]) < 0
 
 
 def _table(series: Series) -> dict[int, float]:

@@ -87,6 +87,8 @@ def distribution_mismatch(
     parts = unlike(history)
     if not distance > sigmas * error or _learned(history, train) < (learned if standing(history).rests else GOOD):
         return None
+    if _has_closed(history, validation, distance):
+        return None
     if kept is None and not parts:
         return _never_learned(history, train, validation)
     # A moderate difference of a few rows may be harmless, and the gap another's doing.
@@ -145,6 +147,15 @@ def _never_learned(history: History, train: Scores, validation: Scores) -> Findi
         onset=validation.steps[0],
         signals=("train_loss", "val_loss", "baseline_loss"),
     )
+
+
+def _has_closed(history: History, validation: Scores, distance: float) -> bool:
+    """Whether the validation loss has come down by half of the gap, or more, since the rows were scored last."""
+    losses, scored = history.get("val_loss").finite(), validation.steps[-1]
+    then, now = losses.until(scored)[-1:], losses.since(scored + 1)[-_PASSES:]
+    if not then or not now or min(*then, *now) < 0 or validation.losses[-1] <= 0:
+        return False
+    return median(now) < then[0] * (1 - 0.5 * distance / validation.losses[-1])
 
 
 def _learned(history: History, train: Scores) -> float:

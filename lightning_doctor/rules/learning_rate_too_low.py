@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from itertools import pairwise
-from statistics import fmean, median, stdev
+from statistics import fmean, median
 
 from lightning_doctor.curvature import standing_probe
 from lightning_doctor.findings import Confidence, Finding, Severity
@@ -14,7 +13,7 @@ from lightning_doctor.noise import Trend, shift, stretch
 from lightning_doctor.progress import standing
 from lightning_doctor.rule import rule
 from lightning_doctor.sharpness import largest_rate
-from lightning_doctor.step_sizes import scanned_steps, smallest_limit
+from lightning_doctor.step_sizes import longer_lowers, scanned_steps, smallest_limit
 
 _LARGER = (64.0, 16.0, 4.0)
 # Share of the loss that all steps of a run must take off to do anything.
@@ -76,7 +75,7 @@ def learning_rate_too_low(
     since = min(scans[-1].step // 2, scans[-4].step) if now.improving or has_moved else scans[0].step
     left = _steps_left(history, losses.steps[-1])
     idle = _do_nothing(history, losses.steps[-1] + left)
-    lower = partial(_is_linear, history) if idle else partial(_lowers, history, since, share)
+    lower = partial(_is_linear, history) if idle else partial(longer_lowers, history, since, share)
     larger = next((t for t in _LARGER if t >= factor and lower(t)), None)
     # Along one step the loss may fall far while the same rate would be unstable in a steeper direction.
     limit = min((found for found in (smallest_limit(scans), largest_rate(history)) if found is not None), default=None)
@@ -176,14 +175,3 @@ def _steps_left(history: History, last: int) -> int:
         return 0
     # Where no end is planned the run may well be twice as long.
     return max(0, planned - last - 1) if isinstance(planned, int) else last
-
-
-def _lowers(history: History, since: int, share: float, factor: float) -> bool:
-    """Whether steps so much longer lower the loss of other samples, nearly always or beyond the noise of batches."""
-    pairs = list(zip(*(history.get(f"scan/{t:g}").since(since) for t in (1.0, factor)), strict=False))
-    changes = [change for _, change in pairs]
-    if len(changes) < 3 or fmean(changes) >= 0:
-        return False
-    lowering = sum(change < 0 for change in changes) >= share * len(changes)
-    surely = -fmean(changes) * math.sqrt(len(changes)) > 2 * stdev(changes)
-    return (lowering or surely) and fmean(changes) < 2 * fmean([made for made, _ in pairs]) < 0

@@ -142,7 +142,8 @@ def _erased(history: History, end: float, erased: float) -> Finding | None:
     if at is None or median(spreads.values[-3:]) > erased * spreads.values[0] or not through:
         return None
     before, after = through[0][1], [ratio for step, ratio in through if step >= at]
-    if not after or median(after) > erased * before:
+    # A gradient of exactly nothing was cut off by dead units, as a rate that is too high leaves them.
+    if not after or not 0 < median(after) <= erased * before:
         return None
     rate = history["learning_rate"].values[0]
     return Finding(

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from itertools import pairwise
 from statistics import median
 
 from lightning_doctor.findings import Confidence, Finding, Severity
-from lightning_doctor.history import History
+from lightning_doctor.history import History, Series
 from lightning_doctor.loss_head import loss_head
 from lightning_doctor.noise import stretch
 from lightning_doctor.progress import GOOD, standing
 from lightning_doctor.rule import rule
+
+# How many times the usual loss that of the batch after one with a sample far out may be.
+_NEXT = 2.0
 
 
 @rule(
@@ -40,7 +44,8 @@ def outlier_targets(
 
     What it looks at:
         ``worst_share``, the share of a batch's squared error that its worst twentieth carries, and ``worst_ratio``,
-        its largest error over its median one, over all batches looked at, each weighted with its loss;
+        its largest error over its median one, over all batches looked at, each weighted with its loss; the losses of
+        those not looked at, where single ones stand out as one sample far off makes them;
         ``typical_error``, the median error over what predicting the median of the targets would make it.
 
     Why it matters:
@@ -81,8 +86,21 @@ def outlier_targets(
         return None
     carried = sum(loss / total * part for loss, part, _ in seen)
     apart = sum(loss / total * times for loss, _, times in seen)
+    batches = len(seen)
+    summary = (
+        f"the worst twentieth of the samples carries {carried:.0%} of the squared error; the largest error is "
+        f"{apart:.3g} times the median one"
+    )
     if carried < share or apart < ratio or not _recurs(losses.values(), [loss for loss, _, t in seen if t >= ratio]):
-        return None
+        looked_at = max(loss for loss, _, _ in seen)
+        unseen = _in_other_batches(history["train_loss"], looked_at, max(sizes, default=math.inf), ratio)
+        if unseen is None or unseen[0] < share:
+            return None
+        carried, apart, batches = unseen
+        summary = (
+            f"{batches} of {len(losses)} batches, none of them looked into, carry {carried:.0%} of the squared error, "
+            f"as one error in each does that is {apart:.3g} times the usual one"
+        )
     state = standing(history)
     usually = history.get("typical_error").finite()
     errors = stretch(usually, 0.7)
@@ -91,7 +109,7 @@ def outlier_targets(
         "share_allowed": share,
         "worst_ratio": apart,
         "ratio_allowed": ratio,
-        "batches": len(seen),
+        "batches": batches,
     }
     if head.target_std > 0:
         farthest = max(head.target_range[1] - head.target_mean, head.target_mean - head.target_range[0])
@@ -106,8 +124,7 @@ def outlier_targets(
         harmed = (fresh or settled) and median(errors) >= usual and not well
     return Finding(
         severity=Severity.WARNING if harmed else Severity.NOTE,
-        summary=f"the worst twentieth of the samples carries {carried:.0%} of the squared error; the largest error is "
-        f"{apart:.3g} times the median one",
+        summary=summary,
         evidence=evidence,
         remedy="look at the samples with the largest errors, and use `huber_loss` with delta at the usual error, or "
         "clip the targets",
@@ -115,6 +132,30 @@ def outlier_targets(
         onset=0,
         signals=("worst_share", "worst_ratio", "typical_error", "train_loss"),
     )
+
+
+def _in_other_batches(losses: Series, looked_at: float, batch: float, ratio: float) -> tuple[float, float, int] | None:
+    """Returns what the batches of which one sample must be that far out carry, how far it is, and how many there are.
+
+    One error of r times the usual one adds r² / N of it to the mean of N squares. None where they do not come all
+    along the run, are no minority, where one of them was looked into, or where the steps after them are worse than
+    usual too, as after a step that was too long.
+    """
+    parts = [stretch(losses, quarter / 4, (quarter + 1) / 4) for quarter in range(4)]
+    far: list[float] = []
+    after, apart = [], []
+    for part in parts:
+        usual = median(part) if part else 0.0
+        least = usual * (1 + ratio * ratio / batch)
+        worst = [loss for loss in part if loss >= least]
+        if not 0 < usual <= least <= math.inf or not worst or 2 * len(worst) > len(part) or looked_at >= min(worst):
+            return None
+        far += worst
+        after += [new / usual for old, new in pairwise(part) if old >= least > new]
+        apart += [math.sqrt((loss / usual - 1) * batch) for loss in worst]
+    if median(after or [math.inf]) > _NEXT:
+        return None
+    return sum(far) / sum(sum(part) for part in parts), median(apart), len(far)
 
 
 def _recurs(losses: Collection[float], worst: list[float]) -> bool:

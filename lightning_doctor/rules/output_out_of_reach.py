@@ -51,9 +51,9 @@ def output_out_of_reach(history: History, *, lost: float = 0.2, sliver: float = 
         against the end get no gradient.
 
     Sick:
-        A ReLU output for targets in (−1, 1); a sigmoid output for targets up to 100; softmax over one unit, which is
-        always 1; cross-entropy of scores that a sigmoid has squeezed into (0, 1), or of which a ReLU makes that of
-        one class zero for every sample
+        A ReLU output for targets in (−1, 1); softmax for rows of several tags; a sigmoid output for targets up to
+        100; softmax over one unit, which is always 1; cross-entropy of scores that a sigmoid has squeezed into (0, 1),
+        or of which a ReLU makes that of one class zero for every sample
 
     Healthy:
         A sigmoid output for targets in [0, 1]; a ReLU output for counts; a tanh output for targets of which a few
@@ -77,6 +77,9 @@ def output_out_of_reach(history: History, *, lost: float = 0.2, sliver: float = 
         return _cut_off(history, head, state)
     if _is_constant(head):
         return _constant(history, head, state)
+    shares = head.activation == "softmax" or head.loss == "cross_entropy"
+    if shares and head.targets == "binary" and head.columns > 1:
+        return _shared(history, head, state)
     if head.loss in SQUARED:
         return _unreachable(history, head, state, lost, sliver)
     return _squeezed(history, head, state, 2 * lost)
@@ -100,6 +103,23 @@ def _constant(history: History, head: LossHead, state: Standing) -> Finding:
         summary="softmax over a single unit is 1 whatever the input: nothing can be learned",
         evidence={"units": 1, "loss": head.loss},
         remedy=f"{remedy}; for amounts no activation",
+        onset=0,
+        signals=("train_loss",),
+    )
+
+
+def _shared(history: History, head: LossHead, state: Standing) -> Finding | None:
+    """Probabilities that sum to one, for rows of targets that do not."""
+    expected = head.columns * head.target_mean
+    if not expected > 0:
+        return None
+    return Finding(
+        severity=state.unless_good(Severity.ERROR) if expected > 1 else state.if_harmed(Severity.WARNING),
+        summary=f"each row has {expected:.2g} of {head.columns} tags on average, and softmax shares a total of 1 among "
+        "them: what one gains another loses",
+        evidence={"columns": head.columns, "tags_per_row": expected, "target_mean": head.target_mean},
+        remedy=f"give the scores {f'before {last_layer(history, head.activation)} ' if head.activation else ''}to "
+        "`binary_cross_entropy_with_logits`: a sigmoid for each tag",
         onset=0,
         signals=("train_loss",),
     )

@@ -18,6 +18,8 @@ _NORMALISING = "BatchNorm"
 _BEFORE, _SURE = 32, 3.0
 # The latest scans that must not say otherwise: their median must be nearer to a discrepancy than to none.
 _MANY = 8
+# Steps whose losses tell what a batch scores.
+_FEWEST = 8
 
 
 @rule(
@@ -66,15 +68,17 @@ def train_eval_discrepancy(
     """
     gaps = history["mode_gap"]
     latest = gaps.values[-scans:]
-    losses = history["train_loss"].values
+    losses = history["train_loss"]
     if len(latest) < scans or any(gap <= -1 for gap in latest):
         return None
     # The gap is (train − eval) / eval.
     ratios = [1 / (1 + gap) for gap in latest]
-    trained = median(losses[-max(8, len(losses) // 8) :])
+    # Each against the loss of its time, which falls meanwhile.
+    batches = [_loss_until(losses, step) for step in gaps.steps[-scans:]]
+    trained, times = median(batches), median(ratios)
+    evaluated = median(loss * ratio for loss, ratio in zip(batches, ratios, strict=True))
     baselines = history.get("baseline_loss").finite().values
-    start = baselines[-1] if baselines else losses[0]
-    evaluated = trained * median(ratios)
+    start = baselines[-1] if baselines else losses.values[0]
     layers = history.fact("model.layers", {})
     normalises = isinstance(layers, dict) and any(_NORMALISING in str(name) for name in layers)
     what, onset, sure, bar = "the same batch scores", _since(gaps, factor), normalises, math.nan
@@ -88,7 +92,7 @@ def train_eval_discrepancy(
         if rows is None:
             return None
         trained, evaluated, bar, onset = rows
-        what, ratios = "a sample of the training rows scores", [evaluated / trained]
+        what, times = "a sample of the training rows scores", evaluated / trained
         # Rows alone may have been forgotten since: scans of now must say the same.
         sure = recent
     if not start > 0 or not trained > 0:
@@ -97,7 +101,7 @@ def train_eval_discrepancy(
     good = validation is not None and max(validation.skills[-1:], default=0.0) >= GOOD
     batch = history.fact("data.batch_size")
     evidence: dict[str, float | int | str] = {
-        "ratio": median(ratios),
+        "ratio": times,
         "train_mode": trained,
         "eval_mode": evaluated,
         "limit": 1 / factor - 1,
@@ -107,7 +111,7 @@ def train_eval_discrepancy(
         evidence["batch_size"] = batch
     return Finding(
         severity=Severity.NOTE if good else Severity.WARNING,
-        summary=f"{what} {median(ratios):.2g} times as high in eval mode as in train mode (about "
+        summary=f"{what} {times:.2g} times as high in eval mode as in train mode (about "
         f"{told(evaluated, bar)}{sureness(bar)} against {trained:.3g})",
         evidence=evidence,
         remedy=_remedy(batch if isinstance(batch, int) else None)
@@ -118,6 +122,12 @@ def train_eval_discrepancy(
         onset=onset,
         signals=("mode_gap", "train_loss", "val_loss"),
     )
+
+
+def _loss_until(losses: Series, step: int) -> float:
+    """Returns the usual loss of the steps that end with this one: of an eighth of those so far, of eight at least."""
+    before = losses.until(step) or losses.values[:1]
+    return median(before[-max(_FEWEST, len(before) // 8) :])
 
 
 def _of_many_rows(history: History, factor: float, apart: float) -> tuple[float, float, float, int] | None:

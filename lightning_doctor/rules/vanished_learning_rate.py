@@ -13,9 +13,12 @@ from lightning_doctor.noise import noise, shift
 from lightning_doctor.prescriptions import optimizer, parameter_groups
 from lightning_doctor.progress import standing
 from lightning_doctor.rule import rule
+from lightning_doctor.step_sizes import longer_lowers
 
 # Three decays to a tenth may round to a little more than a thousandth.
 _ROUNDED = 1.000001
+# How many times longer steps must lower the loss, in what share of the scans since then, and how many tell.
+_LONGER, _MOST, _SCANS = 16.0, 0.8, 4
 
 
 @rule(
@@ -31,6 +34,7 @@ def vanished_learning_rate(
     low: float = 0.25,
     sigmas: float = 3.0,
     adagrad: float = 0.01,
+    faded: float = 0.1,
 ) -> Finding | None:
     """The learning rate went to nearly zero while the loss was still improving.
 
@@ -56,6 +60,8 @@ def vanished_learning_rate(
             planned [share].
         low: Share of its start under which the loss counts as low already [share].
         sigmas: How sure the fall before must be [standard errors].
+        faded: The same, early in a run that has learned little, where scans of the steps since then say that
+            far longer ones would lower the loss [share].
         adagrad: Share of its early steps under which an Adagrad step is gone [share].
 
     Blind spots:
@@ -63,7 +69,7 @@ def vanished_learning_rate(
         as never low. ReduceLROnPlateau is blamed only where it left half of the run and most of what there was to
         learn.
     """
-    gone = _gone(history, vanished)
+    gone = _gone(history, vanished) or _faded(history, faded)
     signal = "learning_rate"
     if gone is None:
         gone, signal = _gone_adagrad(history, adagrad), "adagrad_step"
@@ -103,11 +109,15 @@ def vanished_learning_rate(
         early = False
     if not still and not early:
         return None
-    summary = (
-        f"lr went from {peak:.3g} to {now:.3g} by step {at}"
-        if signal == "learning_rate"
-        else f"Adagrad's steps shrank to {now / peak:.2g} of their early length by step {at}"
-    )
+    if signal == "adagrad_step":
+        summary = f"Adagrad's steps shrank to {now / peak:.2g} of their early length by step {at}"
+    elif now > _ROUNDED * vanished * peak:
+        summary = (
+            f"lr fell from {peak:.3g} under {faded:.0%} of that by step {at} and is {now:.3g}, where "
+            f"{_LONGER:g} times the step would lower the loss far more"
+        )
+    else:
+        summary = f"lr went from {peak:.3g} to {now:.3g} by step {at}"
     evidence: dict[str, float | int | str] = {
         "vanished_at": at,
         "unused_share": share,
@@ -150,6 +160,14 @@ def _gone(history: History, vanished: float) -> tuple[int, float, float] | None:
         if peak > top:
             top, rest = peak, values[-1]
     return (max(steps), top, rest) if steps else None
+
+
+def _faded(history: History, faded: float) -> tuple[int, float, float] | None:
+    """Returns the same of a rate that is there still, too small for what there is to learn: longer steps would do."""
+    gone = _gone(history, faded)
+    if gone is None or not standing(history).harmed or len(history.get("scan/1").since(gone[0])) < _SCANS:
+        return None
+    return gone if longer_lowers(history, gone[0], _MOST, _LONGER) else None
 
 
 def _gone_adagrad(history: History, share: float) -> tuple[int, float, float] | None:

@@ -91,6 +91,8 @@ def vanishing_gradients(
     norm, path, within = (median(table[layer] for layer in early) for table in (norms, paths, reaches))
     losses = history["train_loss"]
     loss = abs(median(stretch(losses, 0.8) or losses.values[-1:]))
+    if not norm and _is_cut_off(history):
+        return None
     if norms[last] < decay * norm or paths[last] < rewritten or not within <= reach * loss:
         return None
     if path > moved and not (how.ended or (how.share or 0.0) >= 0.5):
@@ -133,6 +135,11 @@ def _layers(history: History) -> list[str]:
     stepped = set(measured(history, "update_ratio")) & set(measured(history, "weight_norm"))
     norm = {entry.get("layer") for entry in of_kind(history, "norm")}
     return [layer for layer in measured(history, "grad_norm") if layer in stepped and layer not in norm]
+
+
+def _is_cut_off(history: History) -> bool:
+    """Whether a layer is zero for every sample: no gradient passes it, however strong it is behind."""
+    return any(history[name].values[-1] >= 1 for name in history.names("dead_share/"))
 
 
 def _recurs(history: History, layers: list[str]) -> bool:

@@ -49,6 +49,39 @@ def test_sick_a_few_samples_carry_the_loss_and_the_usual_one_is_not_fitted() -> 
     assert "huber_loss" in finding.remedy
 
 
+def elsewhere(losses: Sequence[float], **options: Any) -> Finding | None:
+    """Judges a run none of whose few outliers was in a batch that was looked into."""
+    # Every tenth is looked into.
+    return judge([0.3] * 40, [4.0] * 40, losses=[1.0, *losses[:-1]], **options)
+
+
+def test_sick_outliers_in_batches_that_were_not_looked_into_stand_out_by_their_loss() -> None:
+    finding = elsewhere(LOSSES)
+    assert finding is not None
+    assert (finding.severity, finding.evidence["batches"]) == (Severity.WARNING, 10)
+    # (r² / 32 + 1) = 100.
+    assert finding.evidence["worst_ratio"] == pytest.approx((99 * 32) ** 0.5)
+    assert "10 of 400 batches, none of them looked into, carry 72%" in finding.summary
+
+
+@pytest.mark.parametrize(
+    "losses",
+    [
+        # So large a batch takes one error of 15 deviations.
+        [*[1.0] * 30, 8.0, *[1.0] * 9] * 10,
+        # Steps that were too long, from which the loss comes back.
+        [*[1.0] * 30, 200.0, 12.0, 9.0, 6.0, 4.0, *[1.0] * 5] * 10,
+        # A loss that fell by a factor of thousand, and one accident late.
+        [1000.0 * 0.9**step + 1 for step in range(380)] + [1.0] * 10 + [1000.0] + [1.0] * 9,
+        # As many as not: two kinds of batches.
+        [*[1.0, 100.0] * 4, 100.0, 1.0] * 40,
+    ],
+    ids=["small", "overshoots", "fell", "half"],
+)
+def test_healthy_losses_that_no_single_sample_explains(losses: list[float]) -> None:
+    assert elsewhere(losses) is None
+
+
 @pytest.mark.parametrize(("typical", "severity"), [(0.48, "note"), (0.52, "warning")])
 def test_usual_is_how_badly_the_usual_sample_is_fitted(typical: float, severity: str) -> None:
     finding = judge(typical=typical)

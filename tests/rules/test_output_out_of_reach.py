@@ -168,6 +168,40 @@ def test_healthy_heads_are_silent(head: dict[str, Any]) -> None:
     assert judge(head) is None
 
 
+TAGS = {
+    **HEAD,
+    "loss": "bce",
+    "activation": "softmax",
+    "targets": "binary",
+    "output_shape": [32, 8],
+    "target_shape": [32, 8],
+    "output_max": 0.4,
+}
+
+
+@pytest.mark.parametrize(
+    ("mean", "skill", "severity"), [(0.5, 0.0, "error"), (0.5, 0.9, "note"), (0.1, 0.0, "warning"), (0.1, 0.6, "note")]
+)
+def test_sick_softmax_shares_one_among_tags_of_which_a_row_has_several(
+    mean: float, skill: float, severity: str
+) -> None:
+    finding = judge({**TAGS, "target_mean": mean}, skill=skill)
+    assert finding is not None
+    assert finding.severity == severity
+    assert finding.evidence["tags_per_row"] == 8 * mean
+    assert "before softmax" in finding.remedy
+
+
+def test_sick_cross_entropy_has_its_softmax_inside() -> None:
+    finding = judge({**TAGS, "loss": "cross_entropy", "activation": None, "target_mean": 0.5})
+    assert finding is not None
+    assert "give the scores to" in finding.remedy
+
+
+def test_healthy_softmax_for_one_class_a_row() -> None:
+    assert judge({**TAGS, "targets": "one_hot", "target_mean": 1 / 8}) is None
+
+
 def cut_off(recall: dict[str, float], **options: Any) -> Finding | None:
     history = headed({**LOGITS, "activation": "relu", "output_min": 0.0}, **options)
     history.facts["labels"] = {"counts": {"0": 30, "1": 50, "2": 20}}

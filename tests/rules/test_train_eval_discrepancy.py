@@ -41,6 +41,15 @@ def test_sick_batch_statistics_that_the_running_ones_never_reach() -> None:
     assert "larger batches (now of 4)" in finding.remedy
 
 
+def test_sick_each_scan_is_set_against_the_loss_of_its_time() -> None:
+    # Long before the loss is down to 0.1 a third of it is hundreds of times less than at the end.
+    gaps = [-0.1, -0.3, -0.6, -0.8, -0.97]
+    finding = judge(gaps, losses=decay(2.3, 0.02, 80, 200))
+    assert finding is not None
+    assert finding.evidence["ratio"] == pytest.approx(5)
+    assert finding.evidence["eval_mode"] > 1
+
+
 def test_sick_without_batch_normalisation_it_is_suspected_and_another_place_is_named() -> None:
     finding = judge([-0.9] * 5, model={"layers": {"Linear": 2, "Dropout": 1}})
     assert finding is not None
