@@ -22,6 +22,7 @@ def judge(
     augmentation: str | None = None,
     train: float = 0.97,
     ended: bool = True,
+    since: float | None = None,
     **thresholds: float,
 ) -> Finding | None:
     """Training rows at 0.1 and a skill of 0.97, of a constant's 2.3."""
@@ -34,6 +35,10 @@ def judge(
     scored(history, "validation", [1.9, validation], skills=[] if skill is None else [0.2, skill], error=error)
     if held_out is not None:
         scored(history, "holdout", [1.0, held_out], skills=[0.6, max(0.0, 1 - held_out / 2.3)], error=kept_error)
+    if since is not None:
+        # By the run itself, after the last score.
+        for step, loss in ((20, 1.7), (80, since), (140, since), (199, since)):
+            history.record("val_loss", step, loss)
     return distribution_mismatch(history, **thresholds)
 
 
@@ -49,6 +54,12 @@ def test_sick_inputs_scaled_on_one_side_are_named_with_both_means_and_sure() -> 
     assert "[0][3]: mean 0.3 and std 1 in training, 82.1 and 30 in validation" in finding.summary
     assert (finding.evidence["train_mean"], finding.evidence["validation_mean"]) == (0.3, 82.1)
     assert "scaling" in finding.remedy
+
+
+@pytest.mark.parametrize(("since", "ill"), [(1.6, True), (1.0, True), (0.8, False), (0.1, False)])
+def test_healthy_a_gap_of_which_half_has_closed_since_the_rows_were_scored(since: float, ill: bool) -> None:
+    # From 1.7 to 0.1 it was 1.6 wide: half of it is left at 0.9.
+    assert (judge(inputs=FAR, since=since) is not None) is ill
 
 
 def test_a_second_column_is_named_where_it_differs_too() -> None:

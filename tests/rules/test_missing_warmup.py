@@ -92,11 +92,22 @@ def test_sick_first_steps_that_erased_what_tells_inputs_apart() -> None:
         {"spreads": (1e-4,)},
         {"first": (0.5, 0.4)},
         {"first": (1e-4,)},
+        {"first": (0.5, 0.0)},
         {"skill": 0.9},
         {"optimizers": SGD},
         {"rates": [0.001 * min(10, step + 1) for step in range(400)]},
     ],
-    ids=["came back", "late", "alike from the start", "gradients", "no gradient at the start", "well", "SGD", "warmed"],
+    ids=[
+        "came back",
+        "late",
+        "alike from the start",
+        "gradients",
+        "no gradient at the start",
+        "cut off",
+        "well",
+        "SGD",
+        "warmed",
+    ],
 )
 def test_healthy_outputs_that_come_apart_again_or_were_not_erased_by_first_steps(options: dict[str, Any]) -> None:
     assert missing_warmup(erased(**options)) is None

@@ -7,7 +7,7 @@ import pytest
 
 from lightning_doctor.history import History
 from lightning_doctor.rules.vanished_learning_rate import vanished_learning_rate
-from tests.histories import decay, history_of, noisy
+from tests.histories import COMPLETED, decay, history_of, noisy, reading, scanned
 
 
 def linear(total: int, count: int) -> list[float]:
@@ -169,3 +169,33 @@ def test_adagrads_own_decay_is_to_be_taken_away_first(decay: float, remedy: str)
     finding = vanished_learning_rate(history)
     assert finding is not None
     assert remedy in finding.remedy
+
+
+def decayed_by_half_after_two_steps(changes: list[float], skill: float = 0.0, falls: float = 1.0) -> History:
+    """lr / (1 + 0.9 t), as of Keras, down to a six hundredth, where 16 times the step would do so much."""
+    rates = [0.01 / (1 + 0.9 * step * falls) for step in range(600)]
+    history = run_of(noisy([2.3] * 600, 0.03), rates, planned=600, scheduler="LambdaLR")
+    history.facts["run"] = COMPLETED
+    reading(history, "skill", [skill] * 60)
+    scanned(history, [change / 16 for change in changes], rate=0.01)
+    for index, change in enumerate(changes):
+        history.record("scan/16", 10 * index + 1, change)
+    return history
+
+
+def test_sick_a_decay_that_left_a_rate_too_small_for_what_there_was_to_learn() -> None:
+    finding = vanished_learning_rate(decayed_by_half_after_two_steps([-1e-3] * 60))
+    assert finding is not None
+    assert (finding.severity, finding.confidence) == ("warning", "suspected")
+    # 1 / (1 + 0.9 t) is under a tenth from the tenth step on.
+    assert finding.onset == 10
+    assert "lr fell from 0.01 under 10% of that by step 10 and is 1.85e-05" in finding.summary
+
+
+@pytest.mark.parametrize(
+    ("changes", "skill", "falls"),
+    [([1e-3, -1e-3] * 30, 0.0, 1.0), ([-1e-3] * 60, 0.9, 1.0), ([-1e-3] * 60, 0.0, 0.01)],
+    ids=["longer steps do not lower it", "it does well", "slowly"],
+)
+def test_healthy_decays_that_are_not_in_the_way(changes: list[float], skill: float, falls: float) -> None:
+    assert vanished_learning_rate(decayed_by_half_after_two_steps(changes, skill, falls)) is None

@@ -173,3 +173,10 @@ def test_sick_a_recurrent_layer_is_as_deep_as_its_inputs_are_long() -> None:
 
 def test_healthy_three_layers_without_a_recurrent_one_are_not_judged() -> None:
     assert vanishing_gradients(behind_padding("other")) is None
+
+
+def test_healthy_a_gradient_that_dead_units_cut_off_has_not_faded() -> None:
+    history = run([0.0, 0.0, 0.0, 1e-2, 0.1, 1.0], run=COMPLETED)
+    assert vanishing_gradients(history) is not None
+    history.record("dead_share/three.act", 0, 1.0)
+    assert vanishing_gradients(history) is None
