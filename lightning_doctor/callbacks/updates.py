@@ -78,6 +78,7 @@ class UpdateMonitor(Monitor):
         self._searches = _SEARCHES
         self._verdicts: dict[int, list[Tensor | bool]] = defaultdict(list)
         self._owed = False
+        self._sent_backward = False
         self._measured = False
         self._engine = engine(run.trainer)
         # A compiled model's loss is examined apart, before its gradients have been set to zero.
@@ -117,6 +118,7 @@ class UpdateMonitor(Monitor):
 
     def before_backward(self, case: Case, loss: Tensor) -> None:
         """Looks whether gradients are still there."""
+        self._sent_backward = True
         self._backward_begins(case)
 
     def before_step(self, case: Case, optimizer: Optimizer) -> None:
@@ -130,14 +132,15 @@ class UpdateMonitor(Monitor):
         if not (examined or case.examining_next):
             return
         self._unfrozen.update(p for group in optimizer.param_groups for p in group["params"] if p.requires_grad)
-        # Without any gradient there was no backward pass, and the step does nothing.
-        if any(p.grad is not None for p in case.run.module.parameters()):
+        # Without any gradient there was no backward pass, or what it left was set to zero: then the step does nothing.
+        if self._sent_backward or any(p.grad is not None for p in case.run.module.parameters()):
             self._tables[index].look(self._steps[index], examined=examined)
 
     def after_batch(self, case: Case, outputs: Any, batch_idx: int) -> None:
         """Looks at the weights again and puts what has changed into the window."""
         if not case.stepped:
             return
+        self._sent_backward = False
         pages = [(i, page) for i, table in enumerate(self._tables) if (page := table.finish()) is not None]
         if case.examining:
             run = case.run

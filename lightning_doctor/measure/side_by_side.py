@@ -27,8 +27,16 @@ def side_by_side(first: Tensor | None, second: Tensor | None, name: str, *, clas
         tables = _tables(first, second, classes=classes)
         reason = _unfit(*tables)
         if reason is None:
-            return _told(two_sample(*tables), name, first, classes=classes)
+            told = _told(two_sample(*tables), name, first, classes=classes)
+            return told if classes else {**told, "coinciding": coinciding(tables[0])}
     return {"reason": reason}
+
+
+def coinciding(rows: Tensor) -> float:
+    """Returns the share of different rows ``[N, D]`` that have the same number as another in the usual column."""
+    different = rows.unique(dim=0)
+    values = 1 + different.sort(0).values.diff(dim=0).ne(0).sum(0)
+    return 1 - float(values.double().median()) / len(different)
 
 
 def _why_not(first: Tensor | None, second: Tensor | None) -> str | None:

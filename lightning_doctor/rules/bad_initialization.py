@@ -164,17 +164,25 @@ def _loud_outputs(history: History, how: Standing, loud: float, enlarged: float)
     start, targets = history["train_loss"].values[0], _targets(history)
     if not outputs or not baselines or not start >= loud * baselines[0] > 0 or not targets > 0:
         return None
-    if outputs[0] < math.sqrt(enlarged) * targets or not (how.harmed or _costs_more(how, history)):
+    spreads, deviation = history.get("output_spread").finite().values, loss_head(history).target_std
+    # Scattered far more widely than the targets, or far larger.
+    scattered = bool(spreads) and deviation > 0 and spreads[0] >= math.sqrt(enlarged) * deviation
+    if not (scattered or outputs[0] >= math.sqrt(enlarged) * targets) or not (how.harmed or _costs_more(how, history)):
         return None
     return Finding(
         severity=Severity.WARNING,
         summary=f"the first loss is {start:.4g} where a constant prediction costs {baselines[0]:.3g}: the first "
-        f"weights put out {outputs[0]:.3g} where targets are of size {targets:.3g}",
+        + (
+            f"outputs scatter by {spreads[0]:.3g} where targets do by {deviation:.3g}"
+            if scattered
+            else f"weights put out {outputs[0]:.3g} where targets are of size {targets:.3g}"
+        ),
         evidence={
             "first_loss": start,
             "baseline_loss": baselines[0],
             "first_output": outputs[0],
             "target_size": targets,
+            **({"first_scatter": spreads[0], "target_std": deviation} if scattered else {}),
         },
         remedy="begin with smaller weights, such as embeddings of standard deviation 0.1 or less",
         onset=0,

@@ -15,15 +15,21 @@ from lightning_doctor.scores import gap, known_bars, scores, scoring_step, suren
 
 @rule("LD506", needs={"val_loss": 1}, reads=("overlap",))
 def leaked_validation(
-    history: History, *, share: float = 0.01, sigmas: float = 4.0, least: int = 3, factor: float = 2.0
+    history: History,
+    *,
+    share: float = 0.01,
+    sigmas: float = 4.0,
+    least: int = 3,
+    factor: float = 2.0,
+    rare: float = 0.1,
 ) -> Finding | None:
     """Validation rows are found in the training set.
 
     What it looks at:
         Fingerprints of the inputs of the validation rows and of the training rows of the first epoch, exact and
-        rounded; how often rows of either side come twice within it, as rows that hold little do. Where none are found,
-        ``eval_loss/train`` and ``eval_loss/validation``, what a copy of the model scores on fixed rows of either side
-        in eval mode [unit of your loss].
+        rounded; how often rows of either side come twice within it, as rows that hold little do, and how often
+        different rows share a number. Where none are found, ``eval_loss/train`` and ``eval_loss/validation``, what a
+        copy of the model scores on fixed rows of either side in eval mode [unit of your loss].
 
     Why it matters:
         What was trained on is no test: the validation loss is too good, and early stopping and model choice go wrong.
@@ -42,12 +48,15 @@ def leaked_validation(
         share: Share of the validation rows from which more than a note is due [share].
         sigmas: How surely more must be found than come twice on either side [standard errors].
         least: How many must be found [rows].
+        rare: How many different rows may have the same number as another in the usual column, for rows that come
+            twice to be copies and no coincidence [share].
         factor: How many times the loss of validation rows that of training rows must be, by twice as many standard
             errors, for a note where no row is found [ratio].
 
     Blind spots:
         Augmented or differently prepared copies are not found. Rows beyond the first some ten thousands, or those for
-        whose fingerprints there was no time, are not looked at. Sampling with replacement looks like duplicates.
+        whose fingerprints there was no time, are not looked at. Sampling with replacement looks like duplicates,
+        and duplicates in data of few values look like coincidence.
         Validation rows that are merely easier, or whose labels alone are clean, do better too: that is but a note.
     """
     fact: Any = history.fact("overlap")
@@ -57,20 +66,23 @@ def leaked_validation(
     exact, rounded = number(fact.get("exact")), number(fact.get("rounded"))
     found = max(exact, rounded)
     usual = max(number(fact.get("repeated")), number(fact.get("repeated_validation")))
+    # Numbers that never meet by chance: rows that come twice are copies, and were copied before the split.
+    chance = 0.0 if number(history.fact("comparison.inputs.coinciding"), 1.0) <= rare else usual
     if not (count > 0 and train_rows > 0 and 0 <= found <= 1 and 0 <= usual <= 1):
         return None
-    error = math.sqrt(max(usual * (1 - usual), 1 / count) / count)
-    if round(found * count) < least or found - usual <= sigmas * error:
+    error = math.sqrt(max(chance * (1 - chance), 1 / count) / count)
+    if round(found * count) < least or found - chance <= sigmas * error:
         return _too_good(history, factor, 2 * sigmas)
     samples = history.fact("data.train_samples")
     # Each of them was found among the training rows that were looked at only.
     seen = min(1.0, train_rows / samples) if isinstance(samples, int) and samples > 0 else 1.0
-    likely = min(1.0, (found - usual) / seen)
+    likely = min(1.0, (found - chance) / seen)
     return Finding(
         severity=Severity.WARNING if likely >= share else Severity.NOTE,
         summary=f"{round(found * count)} of {count:.0f} validation rows ({found:.1%}) are among {train_rows:.0f} "
         f"training rows{'' if exact >= found else ' but for rounding'}"
-        + (f", and {usual:.1%} of the rows of a side come twice" if usual else ""),
+        + (f", and {usual:.1%} of the rows of a side come twice" if usual else "")
+        + (", which are copies: other rows hardly ever share a number" if usual > chance else ""),
         evidence={
             "found": round(found * count),
             "validation_rows": round(count),

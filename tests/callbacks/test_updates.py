@@ -236,6 +236,28 @@ def test_a_batch_without_a_loss_is_passed_over(tmp_path: Path) -> None:
     assert history.facts["parameters"]["no_gradient"] == history.facts["parameters"]["unchanged"] == []
 
 
+@pytest.mark.parametrize("too_late", [True, False])
+def test_gradients_set_to_zero_between_backward_and_step_move_nothing(tmp_path: Path, too_late: bool) -> None:
+    class Manual(DigitsNet):
+        def __init__(self) -> None:
+            super().__init__()
+            self.automatic_optimization = False
+
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            optimizer = self.optimizers()
+            optimizer.zero_grad()
+            self.manual_backward(nn.functional.cross_entropy(self.net(batch[0]), batch[1]))
+            if too_late:
+                optimizer.zero_grad()
+            optimizer.step()
+
+    history = watch(tmp_path, Manual())
+    parameters = history.facts["parameters"]
+    assert parameters["steps"] >= 4
+    assert parameters["counts"]["no_gradient"] == (parameters["trained"] if too_late else 0)
+    assert any(history["update_ratio"].values) is not too_late
+
+
 def test_lbfgs_is_measured_over_its_whole_step(tmp_path: Path) -> None:
     history = watch(tmp_path, DigitsNet(optimizer=torch.optim.LBFGS, lr=0.1, max_iter=3))
     assert history["update_ratio"].steps == EXAMINED

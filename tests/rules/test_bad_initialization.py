@@ -243,3 +243,17 @@ def test_sick_products_of_embeddings_that_begin_far_too_large(first: float, star
     finding = bad_initialization(history)
     assert (finding is not None) is ill
     assert finding is None or "the first weights put out 8 where targets are of size 1" in finding.summary
+
+
+@pytest.mark.parametrize(("scatter", "ill"), [(3.0, False), (3.3, True)])
+def test_first_outputs_may_be_scattered_rather_than_large(scatter: float, ill: bool) -> None:
+    head = {"loss": "mse", "targets": "real", "reduction": "mean", "target_mean": 3.5, "target_std": 1.0}
+    history = history_of(decay(40.0, 12.0, 60, 400), loss_head=head, run=COMPLETED)
+    reading(history, "baseline_loss", [1.0] * 8)
+    reading(history, "output_level", [6.0] * 8)
+    reading(history, "output_spread", [scatter] * 8)
+    reading(history, "activation_std/users", [1.0] * 8)
+    finding = bad_initialization(history)
+    # The root of ten times the deviation of the targets.
+    assert (finding is not None) is ill
+    assert finding is None or "outputs scatter by 3.3 where targets do by 1" in finding.summary

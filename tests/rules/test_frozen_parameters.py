@@ -278,3 +278,12 @@ def test_a_loss_without_a_slope_is_told_where_nothing_says_otherwise(
     assert (finding is not None) is ill
     if finding is not None:
         assert ("depends on no parameter" in finding.summary) is not bool(lists)
+
+
+@pytest.mark.parametrize(("names", "automatic", "told"), [(4, False, True), (3, False, False), (4, True, False)])
+def test_gradients_that_are_all_gone_by_hand_were_set_to_zero_too_late(names: int, automatic: bool, told: bool) -> None:
+    history = run(no_gradient=[f"part{index}.weight" for index in range(names)], trained=4)
+    history.facts["trainer"] = {"automatic_optimization": automatic}
+    finding = frozen_parameters(history)
+    assert finding is not None
+    assert ("call `zero_grad` before `manual_backward`" in finding.remedy) is told

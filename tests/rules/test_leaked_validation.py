@@ -27,6 +27,8 @@ def judge(
             "repeated_validation": 0.0,
         },
     }
+    if (coinciding := thresholds.pop("coinciding", None)) is not None:
+        history.facts["comparison"] = {"inputs": {"coinciding": coinciding}}
     assert leaked_validation.lacks(history) is None
     return leaked_validation(history, **thresholds)
 
@@ -36,6 +38,16 @@ def test_sick_a_quarter_of_validation_among_the_training_rows_is_a_warning() -> 
     assert finding is not None
     assert (finding.code, finding.severity) == ("LD506", Severity.WARNING)
     assert finding.summary.startswith("97 of 397 validation rows (24.4%) are among 1400 training rows")
+
+
+@pytest.mark.parametrize(("coinciding", "ill"), [(0.0, True), (0.09, True), (0.11, False), (None, False)])
+def test_sick_rows_of_numbers_that_never_meet_were_copied_before_the_split(coinciding: float | None, ill: bool) -> None:
+    finding = judge(0.5, usual=0.5, coinciding=coinciding)
+    assert (finding is not None) is ill
+    if finding is not None:
+        assert finding.severity is Severity.WARNING
+        assert "copies" in finding.summary
+        assert "oversample after the split" in finding.remedy
 
 
 def test_sick_the_training_set_itself_is_named() -> None:
