@@ -30,6 +30,7 @@ class LossHead:
         target_shape: Of the targets; empty where there are none.
         classes: How many the head tells apart; None where it tells none.
         terms: How many terms the loss has.
+        regularisers: How many of them ask something of what layers put out, whatever the data.
         weighted: Whether classes are weighted.
         broadcast: Whether outputs less targets are more than the outputs.
         outputs: The smallest and the largest output seen; NaN where unknown.
@@ -47,6 +48,7 @@ class LossHead:
     target_shape: tuple[int, ...]
     classes: int | None
     terms: int
+    regularisers: int
     weighted: bool
     broadcast: bool
     outputs: tuple[float, float]
@@ -77,6 +79,7 @@ def loss_head(history: History) -> LossHead:
         target_shape=_shape(table.get("target_shape")),
         classes=classes if isinstance(classes, int) and classes > 0 else None,
         terms=int(number(table.get("terms"), 1.0)),
+        regularisers=int(number(table.get("regularisers"), 0.0)),
         weighted=bool(table.get("weighted")),
         broadcast=bool(table.get("broadcast")),
         outputs=(number(table.get("output_min")), number(table.get("output_max"))),

@@ -151,7 +151,8 @@ def _matched(history: History) -> bool:
 
 def _skill(history: History) -> float | None:
     skills = history.get("skill").finite()
-    if not skills.values:
+    # What other terms of the loss ask for may limit it by right.
+    if not skills.values or history.fact("loss_head.regularisers"):
         return None
     skill = _recently(skills)
     errors = history.get("typical_error").finite()

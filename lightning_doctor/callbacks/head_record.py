@@ -41,6 +41,7 @@ def describe(head: Head) -> dict[str, Any]:
         "weighted": head.weighted,
         "label_smoothing": head.smoothing > 0,
         "terms": head.terms,
+        "regularisers": head.regularisers,
         "unclear": head.path.unclear,
         "class_dim": head.class_dim,
         "indexed": head.indexed,

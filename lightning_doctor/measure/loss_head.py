@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from math import prod
 
+from torch import Tensor
+
 from lightning_doctor.measure.head import Head, Path
 from lightning_doctor.measure.loss_graph import (
     LIMITS,
@@ -45,6 +47,16 @@ _ACTIVATIONS = {
 _PENALTY = VIEWS | frozenset(
     ["Pow", "Abs", "Mul", "Div", "Neg", "Add", "Sub", "Sum", "Mean", "Sqrt", "Norm", "LinalgVectorNorm", "Cat", "Stack"]
 )
+# What is made of layers' outputs by a divergence or a call for sparse ones.
+_REGULARISER = (
+    VIEWS
+    | MOVES
+    | LIMITS
+    | _PENALTY
+    | frozenset(["Exp", "Log", "Log1P", "Expm1", "Rsub", "Softplus", "Split", "SplitWithSizes", "Unbind"])
+)
+# Losses that are all there is to them, even where they are written by hand.
+_WHOLE = ("mse", "rmse", "l1", "bce", "bce_with_logits")
 _MOST_TERMS = 512
 _PENALTY_NODES = 64
 _PASSING = 64
@@ -62,6 +74,7 @@ def read_head(graph: Graph, root: Edge) -> Head:
     """
     heads: list[Head] = []
     reasons: list[str] = []
+    beside: list[str] = []
     penalties = 0
     waiting = [(root, Path(), False)]
     while waiting:
@@ -69,17 +82,24 @@ def read_head(graph: Graph, root: Edge) -> Head:
         if summand and _is_penalty(graph, edge):
             penalties += 1
             continue
-        if len(heads) + len(reasons) + len(waiting) > _MOST_TERMS:
+        if len(heads) + len(reasons) + len(beside) + len(waiting) > _MOST_TERMS:
             raise UnreadError(f"the loss is a sum of more than {_MOST_TERMS} terms")
         found = _descend(graph, edge, path)
         if isinstance(found, Head):
             heads.append(found)
         elif isinstance(found, str):
-            reasons.append(found)
+            (beside if summand and _is_regulariser(graph, edge) else reasons).append(found)
         else:
             waiting.extend((below, way, True) for below, way in found)
-    head = _only(heads, reasons)
-    head.terms = penalties + 1
+    # Beside nothing else they are the loss.
+    head = _only(heads, reasons if heads else reasons + beside)
+    if beside:
+        # Of a likelihood by hand they may be the other half.
+        if head.by_hand and head.loss not in _WHOLE:
+            raise UnreadError(f"the loss is a sum of {1 + len(beside)} terms")
+        head.path = head.path.but("it has terms of what layers put out beside them")
+    head.regularisers = len(beside)
+    head.terms = penalties + len(beside) + 1
     _finish(graph, head)
     return head
 
@@ -214,6 +234,29 @@ def _is_penalty(graph: Graph, edge: Edge) -> bool:
             return False
         waiting.extend(below)
     return True
+
+
+def _is_regulariser(graph: Graph, edge: Edge) -> bool:
+    """Whether a term is made of layers' outputs and numbers alone: it compares nothing with data."""
+    waiting, seen = [edge], 0
+    while waiting:
+        here = waiting.pop()
+        seen += 1
+        name, below = kind(here), alive(here)
+        if name == "AccumulateGrad" or here in graph.outputs:
+            continue
+        # What something is subtracted from, or multiplied by, may be data.
+        compares = name == "Sub" and len(below) == 1
+        if seen > _PENALTY_NODES or name not in _REGULARISER or not below or compares:
+            return False
+        if name in ("Mul", "Div") and len(below) == 1 and not _is_number(constant_times(graph, here)[0]):
+            return False
+        waiting.extend(below)
+    return True
+
+
+def _is_number(constant: Tensor | float | None) -> bool:
+    return constant is not None and (not isinstance(constant, Tensor) or constant.numel() == 1)
 
 
 def _finish(graph: Graph, head: Head) -> None:

@@ -33,8 +33,13 @@ def side_by_side(first: Tensor | None, second: Tensor | None, name: str, *, clas
 
 
 def coinciding(rows: Tensor) -> float:
-    """Returns the share of different rows ``[N, D]`` that have the same number as another in the usual column."""
-    different = rows.unique(dim=0)
+    """Returns the share of different rows ``[N, D]`` that have the same number as another in the usual column.
+
+    1 for whole numbers, which may be names.
+    """
+    if torch.equal(rows, rows.round()):
+        return 1.0
+    different = torch.unique(rows, dim=0)
     values = 1 + different.sort(0).values.diff(dim=0).ne(0).sum(0)
     return 1 - float(values.double().median()) / len(different)
 

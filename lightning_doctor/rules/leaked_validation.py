@@ -64,10 +64,10 @@ def leaked_validation(
         return None
     count, train_rows = number(fact.get("validation_rows")), number(fact.get("train_rows"))
     exact, rounded = number(fact.get("exact")), number(fact.get("rounded"))
-    found = max(exact, rounded)
     usual = max(number(fact.get("repeated")), number(fact.get("repeated_validation")))
-    # Numbers that never meet by chance: rows that come twice are copies, and were copied before the split.
-    chance = 0.0 if number(history.fact("comparison.inputs.coinciding"), 1.0) <= rare else usual
+    # Of numbers that never meet by chance whole rows that do are copies, made before the split.
+    copied = exact > 0 and number(history.fact("comparison.inputs.coinciding"), 1.0) <= rare
+    found, chance = (exact, 0.0) if copied else (max(exact, rounded), usual)
     if not (count > 0 and train_rows > 0 and 0 <= found <= 1 and 0 <= usual <= 1):
         return None
     error = math.sqrt(max(chance * (1 - chance), 1 / count) / count)

@@ -39,7 +39,13 @@ _DECOUPLED = ("adamw", "nadamw", "lion")
     ),
 )
 def over_regularized(
-    history: History, *, taken: float = 0.3, strong: float = 0.7, outweighs: float = 0.1, shrunk: float = 0.8
+    history: History,
+    *,
+    taken: float = 0.3,
+    strong: float = 0.7,
+    outweighs: float = 0.1,
+    shrunk: float = 0.8,
+    alike: float = 0.1,
 ) -> Finding | None:
     """Dropout or weight decay keeps the network from learning.
 
@@ -47,8 +53,9 @@ def over_regularized(
         ``mode_gap``, how far the loss in train mode lies over the one in eval mode, against how far that is under the
         loss of a constant prediction; the dropout of the layers; ``weight_norm`` over the run, and the weight decay
         times it against ``grad_norm``, or for AdamW its share of ``update_ratio``; a penalty that is a term of the
-        loss, by how much more than a constant prediction the loss cost at first. All that only in a run that does
-        badly in eval mode too, and no longer improves.
+        loss, by how much more than a constant prediction the loss cost at first; terms that ask something of what
+        layers put out (a divergence, a call for sparse codes), with ``output_spread`` and ``skill``. All that only in a
+        run that does badly in eval mode too, as far as that is known, and no longer improves.
 
     Why it matters:
         A network that has not learned the training data has nothing to be regularised.
@@ -67,11 +74,15 @@ def over_regularized(
         strong: Dropout of one layer from which on a network that has learned nothing is suspected of it [share].
         outweighs: What the decay must be of the gradient, or of AdamW's steps a fifth of [ratio].
         shrunk: Share of its largest value under which the norm of the weights must have fallen [share].
+        alike: Share of the targets' standard deviation by which outputs may differ at most, and of a constant's errors
+            that they may avoid, where the loss has other terms than that of the predictions [share].
 
     Blind spots:
         A penalty that is a term of the loss is suspected only where it was most of it; dropout called as a function,
         and augmentation that is too strong, are not seen.
     """
+    if loss_head(history).regularisers:
+        return _outweighed(history, alike)
     state = standing(history)
     learned = max((share for share in (_evaluated(history), held_out(history)) if share is not None), default=None)
     if not state.harmed or (learned is not None and learned >= 0.5):
@@ -176,6 +187,33 @@ def _penalised(history: History, shrunk: float) -> Finding | None:
         confidence=Confidence.SUSPECTED,
         onset=0,
         signals=("weight_norm", "train_loss"),
+    )
+
+
+def _outweighed(history: History, alike: float) -> Finding | None:
+    """Terms that ask something of what layers put out, and outputs that no longer tell inputs apart."""
+    head, state = loss_head(history), standing(history)
+    spreads, skills = (history.get(name).finite().values for name in ("output_spread", "skill"))
+    if not state.rests or not spreads or not skills or not head.target_std > 0:
+        return None
+    if spreads[-1] > alike * head.target_std or median(skills[-3:]) > alike:
+        return None
+    terms = "another term" if head.regularisers == 1 else f"{head.regularisers} other terms"
+    return Finding(
+        severity=Severity.WARNING,
+        summary=f"beside its predictions the loss has {terms}, of what layers put out whatever the targets; outputs "
+        f"differ by {spreads[-1]:.2g} from sample to sample, targets by {head.target_std:.2g}",
+        evidence={
+            "regularisers": head.regularisers,
+            "output_spread": spreads[-1],
+            "target_std": head.target_std,
+            "limit": alike * head.target_std,
+        },
+        remedy="make the factor of those terms a hundred times smaller, or raise it from zero over the first epochs; "
+        "add up the error over elements as they are added up (a mean over pixels beside a sum over codes)",
+        confidence=Confidence.SUSPECTED,
+        onset=0,
+        signals=("output_spread", "train_loss"),
     )
 
 

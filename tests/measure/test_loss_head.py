@@ -412,6 +412,49 @@ def test_a_penalty_on_weights_is_counted_and_does_not_hide_the_head() -> None:
     assert numbers(head, value)["value"] == pytest.approx(float(f.cross_entropy(*_logits_and_labels())), rel=1e-5)
 
 
+def coded(o: Tensor) -> tuple[Tensor, Tensor]:
+    """What a layer puts out, as two halves."""
+    mean, log_variance = o[:, :4].chunk(2, 1)
+    return mean, log_variance
+
+
+@pytest.mark.parametrize(
+    ("other", "terms"),
+    [
+        # The divergence of a variational autoencoder, as most write it.
+        (lambda o: -0.5 * (1 + coded(o)[1] - coded(o)[0].pow(2) - coded(o)[1].exp()).sum(1).mean(), 3),
+        (lambda o: 0.01 * o.abs().sum(), 1),
+        (lambda o: o.square().mean() / 4, 1),
+    ],
+    ids=["divergence", "sparse", "small"],
+)
+def test_terms_of_what_layers_put_out_do_not_hide_the_head(other: Loss, terms: int) -> None:
+    head, value = read(lambda o: f.cross_entropy(o, LABELS) + other(o))
+    assert (head.loss, head.regularisers, head.terms) == ("cross_entropy", terms, terms + 1)
+    # What the best constant scores is not what the loss can be set against.
+    assert math.isnan(numbers(head, value)["baseline"])
+    assert numbers(head, value)["classified"] == N
+
+
+def test_one_half_of_a_likelihood_by_hand_leaves_the_loss_unread() -> None:
+    with pytest.raises(UnreadError, match="a sum of 2 terms"):
+        read(lambda o: (o.exp() - REAL * o.exp().add(1e-3).log()).mean())
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda o: (o - REAL).exp().mean(),
+        lambda o: (o.exp() * REAL).mean(),
+        lambda o: torch.logsumexp(o, 1).mean(),
+    ],
+    ids=["subtracted", "multiplied", "not known"],
+)
+def test_a_term_that_may_compare_with_data_leaves_the_loss_unread(other: Loss) -> None:
+    with pytest.raises(UnreadError, match="a sum of 2 terms"):
+        read(lambda o: f.cross_entropy(o, LABELS) + other(o))
+
+
 def _logits_and_labels() -> tuple[Tensor, Tensor]:
     kept: list[Tensor] = []
     forward(lambda o: kept.append(o.detach()) or o.sum(), None)  # type: ignore[func-returns-value]

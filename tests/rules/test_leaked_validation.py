@@ -50,6 +50,10 @@ def test_sick_rows_of_numbers_that_never_meet_were_copied_before_the_split(coinc
         assert "oversample after the split" in finding.remedy
 
 
+def test_healthy_numbers_that_meet_only_where_they_are_rounded_are_no_copies() -> None:
+    assert judge(0.12, exact=0.0, usual=0.09, coinciding=0.0) is None
+
+
 def test_sick_the_training_set_itself_is_named() -> None:
     finding = judge(1.0)
     assert finding is not None

@@ -170,3 +170,21 @@ def test_sick_a_penalty_in_the_loss_that_pulls_all_weights_down(terms: int, star
     finding = over_regularized(history)
     assert (finding is not None) is ill
     assert finding is None or "a penalty beside its predictions" in finding.summary
+
+
+@pytest.mark.parametrize(
+    ("terms", "spread", "skill", "ill"),
+    [(3, 0.03, 0.0, True), (1, 0.04, 0.0, False), (0, 0.03, 0.0, False), (3, 0.03, 0.9, False)],
+    ids=["sick", "outputs differ", "no other term", "learned"],
+)
+def test_terms_of_what_layers_put_out_that_leave_all_outputs_alike(
+    terms: int, spread: float, skill: float, ill: bool
+) -> None:
+    head = {"loss": "mse", "targets": "real", "target_std": 0.38, "terms": 1 + terms, "regularisers": terms}
+    history = headed(head, skill=skill, baseline=None, run=COMPLETED)
+    reading(history, "output_spread", [0.05, 0.04, spread])
+    finding = over_regularized(history)
+    assert (finding is not None) is ill
+    if finding is not None:
+        assert "the loss has 3 other terms" in finding.summary
+        assert "a hundred times smaller" in finding.remedy
