@@ -165,7 +165,7 @@ class Case:
             self.history.absent.setdefault("loss_head", f"the model is compiled, and {error}")
 
     def _describe(self) -> None:
-        kept = {key: value for key, value in self.history.facts.items() if key == "validation"}
+        kept = {key: value for key, value in self.history.facts.items() if key in ("validation", "scored")}
         self.history.facts = {**facts.describe(self.trainer, self.module), **kept}
 
     def begin_epoch(self) -> None:

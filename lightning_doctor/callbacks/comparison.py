@@ -13,7 +13,7 @@ from lightning_doctor.callbacks.monitor import Monitor
 from lightning_doctor.callbacks.rehearsal import BY_HAND, Rehearsal, Step, alone, obstacle, why_not
 from lightning_doctor.callbacks.scoring import Score, Scorer
 from lightning_doctor.measure.batches import Path, at, dense, key, leaves, roles_by_structure
-from lightning_doctor.measure.held_out_rows import Prints, RowSample, share_found, share_repeated
+from lightning_doctor.measure.held_out_rows import Prints, RowSample, different_found, share_found, share_repeated
 from lightning_doctor.measure.rows import tensor_bytes
 from lightning_doctor.measure.side_by_side import side_by_side
 
@@ -79,6 +79,10 @@ class ComparisonProbe(Monitor):
         elif case.together:
             # Where one rank alone fails, the others would go on with another step than it.
             self._steps = ("training_step",)
+        earlier = case.history.fact("scored.step")
+        if earlier in self._steps:
+            # Of the same series, which another step's losses would break.
+            self._steps = (earlier,)
         reason = obstacle(trainer, case.run.module, steps=False)
         self._able = reason is None
         case.history.lack(self.signals, "there was no validation pass")
@@ -183,6 +187,7 @@ class ComparisonProbe(Monitor):
             "train_rows": train.rows,
             "validation_rows": validation.rows,
             "exact": share_found(validation.exact(), train.exact()),
+            "different": different_found(validation.exact(), train.exact()),
             "rounded": share_found(validation.rounded(), train.rounded()),
             "repeated": share_repeated(train.rounded()),
             "repeated_validation": share_repeated(validation.rounded()),

@@ -67,7 +67,7 @@ class Rest:
         self.on = True
         self._until = case.pace.steps + length
         self._hush(_WHILE_RESTING)
-        if case.run.accumulate == 1 and self._own.issuperset((*_BATCH_BY_BATCH, _LIGHTER)):
+        if case.run.steps_each_batch and self._own.issuperset((*_BATCH_BY_BATCH, _LIGHTER)):
             self._hush(_BATCH_BY_BATCH)
             setattr(self._leader, _LIGHTER, self._lighter())
 
@@ -90,11 +90,8 @@ class Rest:
         """Returns what a batch's end is left with while every batch is a step that rests: the step is counted."""
         case, pace, budget, leader, staff = self._case, self._case.pace, self._case.budget, self._leader, self._staff
         clock, last = budget.clock, self._until - 1
-        # What is asked once a step is bound once a rest.
-        parts = staff.listening("rested")
 
         def count(trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-            nonlocal parts
             if batch is None:
                 # Nothing was trained on.
                 return
@@ -105,12 +102,11 @@ class Rest:
                 leader.on_train_batch_end(trainer, module, outputs, batch, batch_idx)
                 return
             began = clock()
-            for part in parts:
+            for part in staff.listening("rested"):
                 try:
                     part.rested(case, outputs, batch_idx)
                 except Exception as error:  # noqa: BLE001, PERF203
                     staff.lose(part, error)
-                    parts = staff.listening("rested")
             case.stepped = False
             pace.steps = steps + 1
             budget.spent += clock() - began

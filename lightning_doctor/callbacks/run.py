@@ -26,6 +26,7 @@ class Run:
     def __init__(self, trainer: Trainer, module: LightningModule) -> None:
         self.trainer = trainer
         self.module = module
+        self._steps_as_lightning = type(module).optimizer_step.__module__.endswith(".core.module")
         self._loop = trainer.fit_loop.epoch_loop
         self.optimizers: list[Optimizer] = list(trainer.optimizers)
         self.automatic: bool = module.automatic_optimization
@@ -44,6 +45,11 @@ class Run:
     def accumulate(self) -> int:
         """The number of micro-batches a step, which a scheduler may change."""
         return self.trainer.accumulate_grad_batches
+
+    @property
+    def steps_each_batch(self) -> bool:
+        """Whether every batch is a step: neither the Trainer nor the model's own ``optimizer_step`` accumulates."""
+        return self._steps_as_lightning and self.accumulate == 1
 
     def index(self, optimizer: Optimizer) -> int:
         """The place of this optimizer among the Trainer's; 0 for one that is wrapped beyond recognition."""

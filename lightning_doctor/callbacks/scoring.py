@@ -65,6 +65,7 @@ class Scorer:
         self._step: Step = step
         self._classes = classes
         self._may_go_on = may_go_on
+        self._with_graph = True
         self._outputs = LayerOutputs()
         for part in rehearsal.module.modules():
             leaf = not any(True for _ in part.children()) and part is not rehearsal.module
@@ -83,9 +84,7 @@ class Scorer:
             if index and not self._may_go_on():
                 break
             self._outputs = LayerOutputs()
-            # Lightning validates without gradients, and a loss head is read off its graph.
-            with torch.enable_grad():
-                loss = self._rehearsal.loss(batch, index, train=False, with_graph=True, step=self._step)
+            loss = self._loss(batch, index)
             if loss is None:
                 continue
             losses.append(float(loss.detach()))
@@ -99,6 +98,17 @@ class Scorer:
         error = stdev(losses) / math.sqrt(len(losses)) if len(losses) > 1 and finite else math.nan
         accuracy, skill = heads.read()
         return Score(fmean(losses) if finite else math.nan, error, heads.bar(), accuracy, skill)
+
+    def _loss(self, batch: Any, index: int) -> Tensor | None:
+        # Lightning validates without gradients, which some validation steps rely on; a loss head is read off the graph.
+        try:
+            with torch.set_grad_enabled(self._with_graph):
+                return self._rehearsal.loss(batch, index, train=False, with_graph=self._with_graph, step=self._step)
+        except RuntimeError:
+            if self._step == "training_step" or not self._with_graph:
+                raise
+            self._with_graph = False
+            return self._loss(batch, index)
 
     def _ran(self, part: nn.Module, args: Any, output: Any) -> None:
         self._outputs.keep(output)

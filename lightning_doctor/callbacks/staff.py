@@ -71,7 +71,8 @@ class Staff:
 
     def lose(self, part: Monitor, error: Exception) -> None:
         """Lets go of one that failed."""
-        self._parts.remove(part)
+        if part in self._parts:
+            self._parts.remove(part)
         self._listeners.clear()
         self._case.consultation.failed(type(part).__name__, error)
 

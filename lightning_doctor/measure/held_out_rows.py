@@ -181,6 +181,11 @@ def share_found(rows: Tensor, among: Tensor) -> float:
     return float(torch.isin(rows, among).double().mean()) if len(rows) else 0.0
 
 
+def different_found(rows: Tensor, among: Tensor) -> int:
+    """Returns how many different ones of rows ``[N]`` are among others ``[M]``."""
+    return len(torch.unique(rows[torch.isin(rows, among)]))
+
+
 def share_repeated(rows: Tensor) -> float:
     """Returns the share of rows ``[N]`` that are there more than once."""
     return float(duplicate_share(rows)) if len(rows) > 1 else 0.0

@@ -245,14 +245,22 @@ def _is_regulariser(graph: Graph, edge: Edge) -> bool:
         name, below = kind(here), alive(here)
         if name == "AccumulateGrad" or here in graph.outputs:
             continue
-        # What something is subtracted from, or multiplied by, may be data.
-        compares = name == "Sub" and len(below) == 1
+        # What something is subtracted from, or multiplied by, may be data; a number that is added to it has no factor.
+        compares = (name == "Sub" and len(below) == 1) or _has_tensor(here)
         if seen > _PENALTY_NODES or name not in _REGULARISER or not below or compares:
             return False
         if name in ("Mul", "Div") and len(below) == 1 and not _is_number(constant_times(graph, here)[0]):
             return False
         waiting.extend(below)
     return True
+
+
+def _has_tensor(edge: Edge) -> bool:
+    """Whether an exponent or a bound is a tensor, or something is added with a factor."""
+    exponent = getattr(edge.node, "_saved_exponent", 1)
+    bounds = [getattr(edge.node, f"_saved_{end}", None) for end in ("min", "max")]
+    added = kind(edge) == "Add" and getattr(edge.node, "_saved_alpha", 1) != 1
+    return added or any(isinstance(value, Tensor) for value in (exponent, *bounds))
 
 
 def _is_number(constant: Tensor | float | None) -> bool:

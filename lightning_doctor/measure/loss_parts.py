@@ -103,7 +103,8 @@ def _fused(graph: Graph, edge: Edge, path: Path) -> Head | None:
 
 def _squared(graph: Graph, edge: Edge, path: Path) -> Head | None:
     name, below = kind(edge), alive(edge)
-    if name == "Pow" and getattr(edge.node, "_saved_exponent", None) == 2 and len(below) == 1:
+    exponent = getattr(edge.node, "_saved_exponent", None)
+    if name == "Pow" and not isinstance(exponent, Tensor) and exponent == 2 and len(below) == 1:
         return _difference(graph, below[0], path, "mse", graph.saved(edge, "self"))
     if name != "Mul" or len(below) != 2 or {kind(factor) for factor in below} != {"Sub"}:
         return None

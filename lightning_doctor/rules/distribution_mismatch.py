@@ -28,6 +28,8 @@ from lightning_doctor.scores import (
 
 # Scores of validation rows that must all have been at chance, and the share of the constant's loss that is.
 _PASSES, _CHANCE = 3, 0.02
+# Steps whose losses tell what training costs.
+_STEPS = 32
 # The share of training rows that may be like another one.
 _AGAIN = 0.1
 
@@ -87,7 +89,7 @@ def distribution_mismatch(
     parts = unlike(history)
     if not distance > sigmas * error or _learned(history, train) < (learned if standing(history).rests else GOOD):
         return None
-    if _has_closed(history, validation, distance):
+    if _has_closed(history, validation.steps[-1]):
         return None
     if kept is None and not parts:
         return _never_learned(history, train, validation)
@@ -149,13 +151,15 @@ def _never_learned(history: History, train: Scores, validation: Scores) -> Findi
     )
 
 
-def _has_closed(history: History, validation: Scores, distance: float) -> bool:
-    """Whether the validation loss has come down by half of the gap, or more, since the rows were scored last."""
-    losses, scored = history.get("val_loss").finite(), validation.steps[-1]
-    then, now = losses.until(scored)[-1:], losses.since(scored + 1)[-_PASSES:]
-    if not then or not now or min(*then, *now) < 0 or validation.losses[-1] <= 0:
+def _has_closed(history: History, scored: int) -> bool:
+    """Whether the gap of the run's own losses has come down to less than half since the rows were scored last."""
+    validation, train = history.get("val_loss").finite(), history.get("train_loss").finite()
+    then, now = validation.until(scored)[-_PASSES:], validation.since(scored + 1)[-_PASSES:]
+    before, after = train.until(scored)[-_STEPS:], train.since(scored + 1)[-_STEPS:]
+    if not (then and now and before and after):
         return False
-    return median(now) < then[0] * (1 - 0.5 * distance / validation.losses[-1])
+    gap_then, gap_now = median(then) - median(before), median(now) - median(after)
+    return gap_now < 0.5 * gap_then
 
 
 def _learned(history: History, train: Scores) -> float:

@@ -12,6 +12,9 @@ from lightning_doctor.jsonable import number
 from lightning_doctor.rule import rule
 from lightning_doctor.scores import gap, known_bars, scores, scoring_step, sureness, unlike
 
+# The share of the rows found that must be different ones.
+_VARIOUS = 0.1
+
 
 @rule("LD506", needs={"val_loss": 1}, reads=("overlap",))
 def leaked_validation(
@@ -66,7 +69,9 @@ def leaked_validation(
     exact, rounded = number(fact.get("exact")), number(fact.get("rounded"))
     usual = max(number(fact.get("repeated")), number(fact.get("repeated_validation")))
     # Of numbers that never meet by chance whole rows that do are copies, made before the split.
-    copied = exact > 0 and number(history.fact("comparison.inputs.coinciding"), 1.0) <= rare
+    # One row found again and again, such as a blank one, is no copy of another.
+    various = number(fact.get("different"), 0.0) >= max(least, _VARIOUS * exact * count)
+    copied = various and number(history.fact("comparison.inputs.coinciding"), 1.0) <= rare
     found, chance = (exact, 0.0) if copied else (max(exact, rounded), usual)
     if not (count > 0 and train_rows > 0 and 0 <= found <= 1 and 0 <= usual <= 1):
         return None

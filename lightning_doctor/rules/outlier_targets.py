@@ -86,7 +86,7 @@ def outlier_targets(
         return None
     carried = sum(loss / total * part for loss, part, _ in seen)
     apart = sum(loss / total * times for loss, _, times in seen)
-    batches = len(seen)
+    batches, looked_into = len(seen), True
     summary = (
         f"the worst twentieth of the samples carries {carried:.0%} of the squared error; the largest error is "
         f"{apart:.3g} times the median one"
@@ -96,16 +96,16 @@ def outlier_targets(
         unseen = _in_other_batches(history["train_loss"], looked_at, max(sizes, default=math.inf), ratio)
         if unseen is None or unseen[0] < share:
             return None
-        carried, apart, batches = unseen
+        (carried, apart, batches), looked_into = unseen, False
         summary = (
             f"{batches} of {len(losses)} batches, none of them looked into, carry {carried:.0%} of the squared error, "
-            f"as one error in each does that is {apart:.3g} times the usual one"
+            f"as one error of {apart:.3g} times the usual one in each would, or a harder batch"
         )
     state = standing(history)
     usually = history.get("typical_error").finite()
     errors = stretch(usually, 0.7)
     evidence: dict[str, float | int | str] = {
-        "worst_share": carried,
+        **({"worst_share": carried} if looked_into else {"batches_share": carried}),
         "share_allowed": share,
         "worst_ratio": apart,
         "ratio_allowed": ratio,
@@ -128,7 +128,7 @@ def outlier_targets(
         evidence=evidence,
         remedy="look at the samples with the largest errors, and use `huber_loss` with delta at the usual error, or "
         "clip the targets",
-        confidence=Confidence.CONFIRMED if harmed else Confidence.SUSPECTED,
+        confidence=Confidence.CONFIRMED if harmed and looked_into else Confidence.SUSPECTED,
         onset=0,
         signals=("worst_share", "worst_ratio", "typical_error", "train_loss"),
     )

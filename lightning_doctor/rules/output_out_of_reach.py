@@ -73,10 +73,10 @@ def output_out_of_reach(history: History, *, lost: float = 0.2, sliver: float = 
     """
     head = loss_head(history)
     state = standing(history)
-    if head.loss == "cross_entropy" and head.activation == "relu" and _fits(head):
-        return _cut_off(history, head, state)
     if _is_constant(head):
         return _constant(history, head, state)
+    if head.loss == "cross_entropy" and head.activation == "relu" and _fits(head):
+        return _cut_off(history, head, state, sliver)
     shares = head.activation == "softmax" or head.loss == "cross_entropy"
     if shares and head.targets == "binary" and head.columns > 1:
         return _shared(history, head, state)
@@ -113,8 +113,13 @@ def _shared(history: History, head: LossHead, state: Standing) -> Finding | None
     expected = head.columns * head.target_mean
     if not expected > 0:
         return None
+    if head.loss == "cross_entropy":
+        # As a likelihood of which tag comes next it is sound; which of them are there it does not tell.
+        severity = Severity.NOTE
+    else:
+        severity = state.unless_good(Severity.ERROR) if expected > 1 else state.if_harmed(Severity.WARNING)
     return Finding(
-        severity=state.unless_good(Severity.ERROR) if expected > 1 else state.if_harmed(Severity.WARNING),
+        severity=severity,
         summary=f"each row has {expected:.2g} of {head.columns} tags on average, and softmax shares a total of 1 among "
         "them: what one gains another loses",
         evidence={"columns": head.columns, "tags_per_row": expected, "target_mean": head.target_mean},
@@ -192,7 +197,7 @@ def _remedy(history: History, head: LossHead, low: float, high: float) -> str:
     return f"take {layer} away from the output, or scale the targets into [{low:g}, {high:g}]"
 
 
-def _cut_off(history: History, head: LossHead, state: Standing) -> Finding | None:
+def _cut_off(history: History, head: LossHead, state: Standing, sliver: float) -> Finding | None:
     """Scores of classes that a ReLU has cut off: those that are zero for every sample get no gradient."""
     counts: dict[str, float] = history.fact("labels.counts", {})
     recall: dict[str, float] = history.fact("predictions.recall", {})
@@ -200,11 +205,14 @@ def _cut_off(history: History, head: LossHead, state: Standing) -> Finding | Non
     if not lost or not state.rests:
         return None
     share = sum(counts.get(label, 0) for label in lost) / sum(counts.values())
+    # A class that is merely rare is another matter.
+    if share < sliver or share < 0.5 * len(lost) / head.columns:
+        return None
     return Finding(
         severity=state.unless_good(Severity.WARNING),
         summary=f"the loss takes scores of any size but gets those of a relu, in [0, ∞]: {len(lost)} of "
-        f"{head.columns} classes, {share:.0%} of the labels, are never found, as a score that is zero for every sample "
-        "gets no gradient",
+        f"{head.columns} classes, {share:.0%} of the labels, are never found: a score that is zero for every "
+        "sample gets no gradient",
         evidence={
             "activation": head.activation,
             "loss": head.loss,

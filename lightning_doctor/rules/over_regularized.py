@@ -12,7 +12,7 @@ from lightning_doctor.layers import listed
 from lightning_doctor.loss_head import loss_head
 from lightning_doctor.prescriptions import optimizer, parameter_groups
 from lightning_doctor.progress import held_out, standing
-from lightning_doctor.rule import is_recent, rule
+from lightning_doctor.rule import Undecided, is_recent, rule
 from lightning_doctor.scores import constants, scores
 
 _DECOUPLED = ("adamw", "nadamw", "lion")
@@ -81,8 +81,10 @@ def over_regularized(
         A penalty that is a term of the loss is suspected only where it was most of it; dropout called as a function,
         and augmentation that is too strong, are not seen.
     """
-    if loss_head(history).regularisers:
-        return _outweighed(history, alike)
+    return _unlearned(history, taken, strong, outweighs, shrunk) or _outweighed(history, alike)
+
+
+def _unlearned(history: History, taken: float, strong: float, outweighs: float, shrunk: float) -> Finding | None:
     state = standing(history)
     learned = max((share for share in (_evaluated(history), held_out(history)) if share is not None), default=None)
     if not state.harmed or (learned is not None and learned >= 0.5):
@@ -191,21 +193,27 @@ def _penalised(history: History, shrunk: float) -> Finding | None:
 
 
 def _outweighed(history: History, alike: float) -> Finding | None:
-    """Terms that ask something of what layers put out, and outputs that no longer tell inputs apart."""
+    """Terms that ask something of what layers put out, and outputs that no longer tell inputs apart.
+
+    A note: how much those terms weigh is not known.
+    """
     head, state = loss_head(history), standing(history)
-    spreads, skills = (history.get(name).finite().values for name in ("output_spread", "skill"))
-    if not state.rests or not spreads or not skills or not head.target_std > 0:
+    spreads, skills = (history.get(name).finite() for name in ("output_spread", "skill"))
+    if not head.regularisers or not state.rests or not spreads or not skills or not head.target_std > 0:
         return None
-    if spreads[-1] > alike * head.target_std or median(skills[-3:]) > alike:
+    spread = spreads.values[-1]
+    if spread > alike * head.target_std or median(skills.values[-3:]) > alike:
         return None
+    if not is_recent(history, skills.steps[-1]):
+        raise Undecided(f"the newest skill is of step {skills.steps[-1]}: too old to tell of now")
     terms = "another term" if head.regularisers == 1 else f"{head.regularisers} other terms"
     return Finding(
-        severity=Severity.WARNING,
+        severity=Severity.NOTE,
         summary=f"beside its predictions the loss has {terms}, of what layers put out whatever the targets; outputs "
-        f"differ by {spreads[-1]:.2g} from sample to sample, targets by {head.target_std:.2g}",
+        f"differ by {spread:.2g} from sample to sample, targets by {head.target_std:.2g}",
         evidence={
             "regularisers": head.regularisers,
-            "output_spread": spreads[-1],
+            "output_spread": spread,
             "target_std": head.target_std,
             "limit": alike * head.target_std,
         },

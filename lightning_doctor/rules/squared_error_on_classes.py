@@ -32,7 +32,9 @@ _MOST_CLASSES = 50
         "flat_region",
     ),
 )
-def squared_error_on_classes(history: History, *, worse: float = 0.05, off: float = 0.5) -> Finding | None:
+def squared_error_on_classes(
+    history: History, *, worse: float = 0.05, off: float = 0.5, sure: float = 0.1
+) -> Finding | None:
     """Classes are learned with a squared or absolute error.
 
     What it looks at:
@@ -57,6 +59,7 @@ def squared_error_on_classes(history: History, *, worse: float = 0.05, off: floa
     Thresholds:
         worse: How far over the loss of a constant prediction a loss that rests must lie to confirm that its
             predictions are stuck where they are wrong [share of that loss].
+        sure: How near to 0 or 1 the usual output of a single sigmoid must be to be sure [probability].
         off: How far the usual output must be from its class number to round to another [classes].
 
     Blind spots:
@@ -84,8 +87,7 @@ def squared_error_on_classes(history: History, *, worse: float = 0.05, off: floa
         # The baseline that it is a share of, as it comes to stand under the recent loss.
         baseline = median(history["baseline_loss"].finite().values[-3:])
         evidence |= {"share_learned": state.learned, "limit": (1 + worse) * baseline}
-    # Of two classes, outputs that are not sure of the wrong one get half the gradient of cross-entropy or more.
-    harms = head.loss == "l1" or (squashed and (stuck or head.columns > 1))
+    harms = head.loss == "l1" or (squashed and (stuck or head.columns > 1 or _is_sure(history, sure)))
     error = "an absolute error" if head.loss == "l1" else "a squared error"
     of = f"the {head.activation} outputs for" if squashed else "the scores of"
     loss = "cross_entropy" if head.columns > 1 else "binary_cross_entropy_with_logits"
@@ -100,6 +102,15 @@ def squared_error_on_classes(history: History, *, worse: float = 0.05, off: floa
         onset=0,
         signals=("train_loss", "skill"),
     )
+
+
+def _is_sure(history: History, sure: float) -> bool:
+    """Whether the outputs of a sigmoid are nearly 0 or nearly 1 for all samples.
+
+    The gradient of the squared error is 2 p (1 − p) times that of cross-entropy: half of it at p = 0.5.
+    """
+    levels = history.get("output_level").finite().values
+    return bool(levels) and not sure < levels[-1] < 1 - sure
 
 
 def _are_class_numbers(history: History, head: LossHead) -> bool:

@@ -156,6 +156,72 @@ def test_a_monitor_that_fails_in_a_light_hook_is_let_go(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("sparing")
+def test_a_monitor_that_was_let_go_elsewhere_is_not_called_in_a_light_hook(tmp_path: Path) -> None:
+    class Fails(LossMonitor):
+        gone = -1
+
+        def after_validation(self, case: Any) -> None:
+            if case.run.step > 40:
+                self.gone = case.run.step
+                raise RuntimeError("mine")
+
+        def rested(self, case: Any, outputs: Any, batch_idx: int) -> None:
+            if self.gone >= 0:
+                raise RuntimeError("called after it was let go")
+
+    doctor = Fails()
+    net = Peeks(doctor)
+    fit(tmp_path, net, doctor, GradientMonitor(), max_epochs=12, val_check_interval=3)
+    assert set(CHANGED) in net.peeks[doctor.gone + 1 :]
+    notes = doctor.report.notes
+    assert any("mine" in note for note in notes)
+    assert not any("let go" in note for note in notes)
+
+
+@pytest.mark.usefixtures("sparing")
+def test_a_model_that_steps_every_other_batch_itself_has_no_light_hook(tmp_path: Path) -> None:
+    class EveryOther(Peeks):
+        def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+            if batch_idx % 2:
+                optimizer.step(closure=optimizer_closure)
+            else:
+                optimizer_closure()
+
+    doctor = GradientMonitor()
+    doctor.settings.strict = True
+    net = EveryOther(doctor)
+    fit(tmp_path, net, doctor, max_epochs=14)
+    assert {"on_train_batch_start"} < set().union(*net.peeks)
+    assert "on_train_batch_end" not in set().union(*net.peeks)
+    # One of every two batches stepped.
+    assert {step % 2 for step in doctor.report.history["train_loss"].steps} == {1}
+
+
+@pytest.mark.usefixtures("sparing")
+def test_in_a_light_hook_the_callback_can_be_pickled_and_a_failing_run_gives_it_back(tmp_path: Path) -> None:
+    class Fails(Peeks):
+        pickled = 0
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            loss = super().training_step(batch, batch_idx)
+            if self.peeks[-1] == set(CHANGED):
+                state = pickle.loads(pickle.dumps(self.callbacks[0].__getstate__()))
+                assert not set(CHANGED) & set(state)
+                self.pickled += 1
+            if self.pickled == 20:
+                raise RuntimeError("the user's own")
+            return loss
+
+    doctor = GradientMonitor()
+    net = Fails(doctor)
+    with pytest.raises(RuntimeError, match="the user's own"):
+        fit(tmp_path, net, doctor, max_epochs=12)
+    failed_at = len(net.peeks) - 1
+    assert doctor.report.history["train_loss"].steps == list(range(failed_at))
+    assert not set(CHANGED) & set(vars(doctor))
+
+
+@pytest.mark.usefixtures("sparing")
 def test_a_batch_that_is_none_is_no_step_of_a_resting_run_either(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

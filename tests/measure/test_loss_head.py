@@ -447,8 +447,11 @@ def test_one_half_of_a_likelihood_by_hand_leaves_the_loss_unread() -> None:
         lambda o: (o - REAL).exp().mean(),
         lambda o: (o.exp() * REAL).mean(),
         lambda o: torch.logsumexp(o, 1).mean(),
+        lambda o: torch.add(o, REAL, alpha=-1).exp().mean(),
+        lambda o: (o.exp() ** REAL).mean(),
+        lambda o: o.exp().clamp(min=REAL).mean(),
     ],
-    ids=["subtracted", "multiplied", "not known"],
+    ids=["subtracted", "multiplied", "not known", "added", "exponent", "bound"],
 )
 def test_a_term_that_may_compare_with_data_leaves_the_loss_unread(other: Loss) -> None:
     with pytest.raises(UnreadError, match="a sum of 2 terms"):

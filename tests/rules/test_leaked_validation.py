@@ -22,6 +22,7 @@ def judge(
             "train_rows": 1400,
             "validation_rows": rows,
             "exact": exact,
+            "different": thresholds.pop("different", round(exact * rows)),
             "rounded": found,
             "repeated": usual,
             "repeated_validation": 0.0,
@@ -48,6 +49,12 @@ def test_sick_rows_of_numbers_that_never_meet_were_copied_before_the_split(coinc
         assert finding.severity is Severity.WARNING
         assert "copies" in finding.summary
         assert "oversample after the split" in finding.remedy
+
+
+@pytest.mark.parametrize(("different", "ill"), [(1, False), (19, False), (21, True)])
+def test_healthy_one_row_that_comes_again_and_again_is_no_copy_of_another(different: int, ill: bool) -> None:
+    # Of 199 rows that are found.
+    assert (judge(0.5, usual=0.5, coinciding=0.0, different=different) is not None) is ill
 
 
 def test_healthy_numbers_that_meet_only_where_they_are_rounded_are_no_copies() -> None:

@@ -58,7 +58,8 @@ def elsewhere(losses: Sequence[float], **options: Any) -> Finding | None:
 def test_sick_outliers_in_batches_that_were_not_looked_into_stand_out_by_their_loss() -> None:
     finding = elsewhere(LOSSES)
     assert finding is not None
-    assert (finding.severity, finding.evidence["batches"]) == (Severity.WARNING, 10)
+    assert (finding.severity, finding.confidence) == (Severity.WARNING, Confidence.SUSPECTED)
+    assert (finding.evidence["batches"], "worst_share" in finding.evidence) == (10, False)
     # (r² / 32 + 1) = 100.
     assert finding.evidence["worst_ratio"] == pytest.approx((99 * 32) ** 0.5)
     assert "10 of 400 batches, none of them looked into, carry 72%" in finding.summary

@@ -195,6 +195,8 @@ def test_sick_softmax_shares_one_among_tags_of_which_a_row_has_several(
 def test_sick_cross_entropy_has_its_softmax_inside() -> None:
     finding = judge({**TAGS, "loss": "cross_entropy", "activation": None, "target_mean": 0.5})
     assert finding is not None
+    # As a likelihood of the tags, one after another, it is sound.
+    assert finding.severity is Severity.NOTE
     assert "give the scores to" in finding.remedy
 
 
@@ -219,6 +221,20 @@ def test_sick_a_class_whose_score_a_relu_keeps_at_zero_is_never_found() -> None:
 
 def test_healthy_a_relu_of_scores_that_finds_every_class() -> None:
     assert cut_off({"0": 1.0, "1": 0.2, "2": 0.9}, skill=0.5) is None
+
+
+def test_healthy_a_class_that_is_merely_rare_is_not_cut_off() -> None:
+    history = headed({**LOGITS, "activation": "relu", "output_min": 0.0}, skill=0.5)
+    history.facts["labels"] = {"counts": {"0": 500, "1": 500, "2": 1}}
+    history.facts["predictions"] = {"recall": {"0": 1.0, "1": 0.8, "2": 0.0}}
+    assert output_out_of_reach(history) is None
+
+
+def test_sick_one_score_behind_a_relu_is_one_score_all_the_same() -> None:
+    head = {**LOGITS, "activation": "relu", "output_min": 0.0, "output_shape": [32, 1], "target_shape": [32]}
+    finding = judge(head)
+    assert finding is not None
+    assert "softmax over a single unit" in finding.summary
 
 
 def test_healthy_a_class_that_is_rare_in_a_run_that_does_well_has_a_note() -> None:

@@ -187,4 +187,6 @@ def test_terms_of_what_layers_put_out_that_leave_all_outputs_alike(
     assert (finding is not None) is ill
     if finding is not None:
         assert "the loss has 3 other terms" in finding.summary
+        # How much they weigh is not known.
+        assert finding.severity is Severity.NOTE
         assert "a hundred times smaller" in finding.remedy

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.rules.squared_error_on_classes import squared_error_on_classes
-from tests.histories import COMPLETED, HEAD, headed
+from tests.histories import COMPLETED, HEAD, headed, reading
 from tests.runs import IMAGES, LABELS, found
 
 SHAPE = {"output_shape": [32, 10], "target_shape": [32, 10]}
@@ -49,6 +49,16 @@ def test_healthy_one_sigmoid_that_is_not_sure_of_the_wrong_class_has_most_of_its
     finding = judge(BINARY, losses=[0.251] * 400, baseline=0.25)
     assert finding is not None
     assert finding.severity is Severity.NOTE
+
+
+@pytest.mark.parametrize(("level", "severity"), [(0.02, "warning"), (0.95, "warning"), (0.2, "note"), (0.6, "note")])
+def test_one_sigmoid_that_is_sure_of_one_class_for_all_has_lost_its_gradient(level: float, severity: str) -> None:
+    # Of few positives an answer of nothing costs hardly more than the best constant.
+    history = headed(BINARY, losses=[0.04] * 400, baseline=0.0384)
+    reading(history, "output_level", [0.5, level])
+    finding = squared_error_on_classes(history)
+    assert finding is not None
+    assert finding.severity == severity
 
 
 def test_sick_an_absolute_error_calls_everything_the_most_frequent_class() -> None:
