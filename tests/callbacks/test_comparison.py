@@ -16,6 +16,7 @@ from lightning_doctor.callbacks.comparison import ComparisonProbe
 from lightning_doctor.callbacks.heads import HeadMonitor
 from lightning_doctor.callbacks.rehearsal import BY_HAND
 from lightning_doctor.history import History
+from lightning_doctor.scores import scoring_step
 from tests.callbacks.test_scans import ByHand, Memory, Uncopied
 from tests.runs import IMAGES, LABELS, DigitsNet, digits, fit, flat, trainer, validation_digits
 
@@ -297,6 +298,33 @@ def test_where_the_training_step_cannot_score_the_validation_step_does_and_nothi
     assert all(torch.equal(watched[0][name], plain[0][name]) for name in plain[0])
     assert watched[1] == plain[1]
     assert torch.equal(watched[2], plain[2])
+
+
+def test_a_validation_step_that_bears_no_gradient_scores_without_one(tmp_path: Path) -> None:
+    class Counts(Handmade):
+        def validation_step(self, batch: Any, batch_idx: int) -> Any:
+            loss = super().validation_step(batch, batch_idx)
+            # As metrics from outside torch are fed, in inference mode.
+            self.net(batch[0]).numpy()
+            return loss
+
+    fit(tmp_path, Counts(), monitor := comparing())
+    history = monitor.report.history
+    assert history.fact("scored.step") == "validation_step"
+    assert len(history["eval_loss/train"]) == len(history["eval_loss/validation"]) == 2
+    assert "eval_skill/train" not in history
+
+
+def test_a_second_fit_goes_on_with_the_step_that_scored(tmp_path: Path) -> None:
+    net, monitor = Handmade(), comparing()
+    run = fit(tmp_path, net, monitor)
+    run.fit_loop.max_epochs = 4
+    first = len(monitor.report.history["eval_loss/train"])
+    run.fit(net, digits(), validation_digits())
+    history = monitor.report.history
+    assert len(history["eval_loss/train"]) > first
+    assert history.fact("scored.step") == "validation_step"
+    assert scoring_step(history) == "validation_step"
 
 
 def test_held_out_rows_are_scored_by_the_same_step(tmp_path: Path) -> None:
