@@ -11,7 +11,7 @@ from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History, Series
 from lightning_doctor.noise import Trend, shift, stretch
 from lightning_doctor.progress import standing
-from lightning_doctor.rule import rule
+from lightning_doctor.rule import Undecided, rule
 from lightning_doctor.sharpness import largest_rate
 from lightning_doctor.step_sizes import longer_lowers, scanned_steps, smallest_limit
 
@@ -21,6 +21,8 @@ _NOTHING = 0.1
 # The share of the run whose median tells where it has come, and how much of what the first half brought the second
 # must bring to fall as steadily.
 _END, _FADING = 0.1, 0.25
+# Steps whose losses tell where a run is, and the share of the loss whose fall makes it another run than was scanned.
+_STEPS, _ANOTHER = 32, 0.2
 
 
 @rule(
@@ -70,6 +72,9 @@ def learning_rate_too_low(
     if rates[-1] < 0.5 * max(rates) or max(rates) <= 0 or (rates[-1] > 1.5 * median(rates) and not now.ended):
         return None
     scans = scanned_steps(history)
+    newest = scans[-1].step
+    if _fallen(losses, newest) > _ANOTHER:
+        raise Undecided(f"the newest scan is of step {newest}, and the loss has fallen far since")
     # A loss that has not moved is the same all along.
     has_moved = shift(losses.values[: max(8, len(losses) // 16)], stretch(losses, 0.5)).sigmas < -sigmas / 2
     since = min(scans[-1].step // 2, scans[-4].step) if now.improving or has_moved else scans[0].step
@@ -125,6 +130,12 @@ def learning_rate_too_low(
         onset=losses.steps[0],
         signals=("train_loss", f"scan/{larger:g}", "learning_rate"),
     )
+
+
+def _fallen(losses: Series, since: int) -> float:
+    """Returns by what share the loss has fallen since a step."""
+    before, after = losses.until(since)[-_STEPS:], losses.values[-_STEPS:]
+    return 1 - median(after) / median(before) if median(before) > 0 else 0.0
 
 
 def _fades(losses: Series) -> bool:

@@ -16,6 +16,7 @@ from lightning_doctor import Doctor, GradientMonitor
 from lightning_doctor.callbacks.case import Case
 from lightning_doctor.callbacks.gradients import GradientMonitor as Gradients
 from lightning_doctor.callbacks.reporting import Reporting
+from lightning_doctor.callbacks.rest import Rest
 from lightning_doctor.callbacks.staff import Staff
 from tests.runs import IMAGES, LABELS, DigitsNet, digits, fit, flat, trainer, validation_digits
 
@@ -236,7 +237,7 @@ ENTRIES = [
 ]
 
 
-INNER = [(Case, "_read_window"), (Case, "_release"), (Case, "judge"), (Case, "_plan_rest"), (Staff, "each")]
+INNER = [(Case, "_read_window"), (Case, "_release"), (Case, "judge"), (Rest, "plan"), (Staff, "each")]
 INNER += [(Staff, "attempt"), (Staff, "listening"), (Staff, "settle"), (Reporting, "show"), (Reporting, "summarize")]
 
 

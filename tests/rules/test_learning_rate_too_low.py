@@ -4,6 +4,7 @@ import pytest
 
 from lightning_doctor.findings import Severity
 from lightning_doctor.history import History
+from lightning_doctor.rule import Undecided
 from lightning_doctor.rules.learning_rate_too_low import learning_rate_too_low
 from tests.histories import COMPLETED, FULL_BATCH, SGD, decay, history_of, noisy, point, reading, scanned
 
@@ -146,3 +147,15 @@ def test_steps_that_are_missing_in_the_middle_tell_of_no_fading() -> None:
         history.record("train_loss", index if index < 40 else 10_000 + index, loss)
     scanned(history, [-0.01] * 8, smaller=-0.01, larger=-0.16, rate=1e-3)
     assert learning_rate_too_low(history) is not None
+
+
+@pytest.mark.parametrize(("fall", "told"), [(0.023, True), (0.03, False)])
+def test_scans_of_long_ago_tell_nothing_of_a_loss_that_has_fallen_far_since(fall: float, told: bool) -> None:
+    # The newest scan is of step 90; 300 steps later 0.025 a step would be a fifth of the loss then.
+    history = history_of(noisy([40.0 - fall * step for step in range(400)], 0.02), run=COMPLETED)
+    scanned(history, [-0.01] * 10, smaller=-0.01, larger=-0.01, rate=1e-3)
+    if told:
+        assert learning_rate_too_low(history) is not None
+    else:
+        with pytest.raises(Undecided, match="of step 90, and the loss has fallen far since"):
+            learning_rate_too_low(history)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
@@ -99,8 +100,20 @@ class Tab:
         self.wait(lambda: self.find("article, .empty"))
 
     def wait(self, look: Callable[[], T]) -> T:
-        """Waits until something is so; returns it."""
-        return WebDriverWait(self.browser, PATIENCE, 0.1).until(lambda _: look())
+        """Waits until something is so; returns it. What the page has drawn anew meanwhile is looked for again."""
+        stale = [StaleElementReferenceException]
+        return WebDriverWait(self.browser, PATIENCE, 0.1, ignored_exceptions=stale).until(lambda _: look())
+
+    def click(self, look: Callable[[], WebElement | None]) -> None:
+        """Waits for an element and clicks it."""
+
+        def clicked() -> bool:
+            element = look()
+            if element is not None:
+                element.click()
+            return element is not None
+
+        self.wait(clicked)
 
     def find(self, css: str) -> WebElement | None:
         """Returns the first element there is, or None."""
@@ -126,7 +139,7 @@ class Tab:
 
     def choose(self, run: str) -> None:
         """Clicks a run and waits for its report."""
-        self.keyed(f"run {run}").click()
+        self.click(lambda: self.keyed(f"run {run}"))
         self.wait(lambda: self.text(".banner-run") == run)
 
     def tick(self, *runs: str) -> None:

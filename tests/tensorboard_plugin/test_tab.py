@@ -100,9 +100,9 @@ def test_causes_come_first_with_their_symptoms_evidence_remedy_and_curves(
 def test_a_symptoms_card_is_filled_when_it_is_opened(tab: Tab, board: str, reports: tuple[Path, dict[str, Report]]):
     tab.open(board)
     tab.choose("descent/sick")
-    summary = tab.wait(lambda: tab.find(".symptoms .card > summary"))
+    tab.wait(lambda: tab.find(".symptoms .card > summary"))
     assert tab.all(".symptoms .card .summary") == []
-    summary.click()
+    tab.click(lambda: tab.find(".symptoms .card > summary"))
     tab.wait(lambda: tab.find(".symptoms .card[open] .summary"))
     (symptom, *_) = reports[1]["descent/sick"].symptoms(reports[1]["descent/sick"].findings[0])
     assert tab.text(".symptoms .card[open] .summary") == symptom.summary.replace("`", "")
