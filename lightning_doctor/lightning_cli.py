@@ -131,9 +131,17 @@ class DoctorCLI(LightningCLI):
         return config
 
     def _new_model(self, config: Namespace | None = None) -> Any:
-        self.config_init = self.parser.instantiate_classes(self.config if config is None else config)
-        self.model = self._get(self.config_init, "model")
-        self._add_configure_optimizers_method_to_model(self.subcommand)
+        base = self.config
+        self.config = base if config is None else config
+        # What `save_hyperparameters` sees is read off this copy, which Lightning makes only once.
+        self.__dict__.pop("config_dump", None)
+        try:
+            self.config_init = self.parser.instantiate_classes(self.config)
+            self.model = self._get(self.config_init, "model")
+            self._add_configure_optimizers_method_to_model(self.subcommand)
+        finally:
+            self.config = base
+            self.__dict__.pop("config_dump", None)
         return self.model
 
     def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:

@@ -412,13 +412,16 @@ _STEP = """
 
     def train_dataloader"""
 _SCRIPT = DOCTOR_CLI.replace("\n    def train_dataloader", _STEP)
+# As most models keep their options; Lightning makes what they see from the configuration of the command line.
+_SAVES = _SCRIPT.replace("self.lr = lr", "self.save_hyperparameters()").replace("lr=self.lr", "lr=self.hparams.lr")
 _ON_CPU = ["crossval", "--folds=2", "--trainer.max_epochs=3", "--trainer.accelerator=cpu"]
 
 
-def test_the_command_line_compares_candidates_by_options_and_by_configuration(tmp_path: Path) -> None:
+@pytest.mark.parametrize("script", [_SCRIPT, _SAVES], ids=["attributes", "hyperparameters"])
+def test_the_command_line_compares_candidates_by_options_and_by_configuration(tmp_path: Path, script: str) -> None:
     (tmp_path / "fast.yaml").write_text("model:\n  lr: 0.5\n")
     candidates = {"still": {"model.lr": 0.0}, "as given": {}, "fast": {"config": "fast.yaml"}}
-    done = run_script(tmp_path, _SCRIPT, *_ON_CPU, "--model.lr=0.001", "--candidates", json.dumps(candidates))
+    done = run_script(tmp_path, script, *_ON_CPU, "--model.lr=0.001", "--candidates", json.dumps(candidates))
     assert "best: fast, " in done.stdout
     assert "against still: better by" in done.stdout
     assert "fast · fold 2/2" in done.stderr
