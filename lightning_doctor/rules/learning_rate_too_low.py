@@ -134,7 +134,7 @@ def learning_rate_too_low(
 
 def _fallen(losses: Series, since: int) -> float:
     """Returns by what share the loss has fallen since a step."""
-    before, after = losses.until(since)[-_STEPS:], losses.values[-_STEPS:]
+    before, after = losses.until(since)[-_STEPS:] or losses.values[:1], losses.values[-_STEPS:]
     return 1 - median(after) / median(before) if median(before) > 0 else 0.0
 
 
