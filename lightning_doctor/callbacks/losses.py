@@ -75,13 +75,13 @@ class LossMonitor(Monitor):
             return
         losses = self._returned or self._sent
         if losses:
-            value, step = losses[0], case.run.step
+            value = losses[0]
             if self._automatic and case.run.accumulate > 1:
                 # Lightning returns each micro-batch's loss divided by their number.
                 value = _stack(losses).sum() * (case.run.accumulate / len(losses))
             elif len(losses) > 1:
                 value = _stack(losses).sum()
-            self._kept.append((step, value, value._version))
+            self._kept.append((case.run.step, value, value._version))
         self._sent.clear()
         self._returned.clear()
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from math import prod
 
-from torch import Tensor
-
 from lightning_doctor.measure.head import Head, Path
 from lightning_doctor.measure.loss_graph import (
     LIMITS,
@@ -24,6 +22,7 @@ from lightning_doctor.measure.loss_graph import (
     through,
 )
 from lightning_doctor.measure.loss_parts import part
+from lightning_doctor.measure.loss_terms import is_penalty, is_regulariser
 
 _ACTIVATIONS = {
     "Softmax": "softmax",
@@ -43,22 +42,9 @@ _ACTIVATIONS = {
     "LogSigmoid": "log_sigmoid",
     "Exp": "exp",
 }
-# What a penalty on weights is made of: nothing in it has more elements than the weights themselves.
-_PENALTY = VIEWS | frozenset(
-    ["Pow", "Abs", "Mul", "Div", "Neg", "Add", "Sub", "Sum", "Mean", "Sqrt", "Norm", "LinalgVectorNorm", "Cat", "Stack"]
-)
-# What is made of layers' outputs by a divergence or a call for sparse ones.
-_REGULARISER = (
-    VIEWS
-    | MOVES
-    | LIMITS
-    | _PENALTY
-    | frozenset(["Exp", "Log", "Log1P", "Expm1", "Rsub", "Softplus", "Split", "SplitWithSizes", "Unbind"])
-)
 # Losses that are all there is to them, even where they are written by hand.
 _WHOLE = ("mse", "rmse", "l1", "bce", "bce_with_logits")
 _MOST_TERMS = 512
-_PENALTY_NODES = 64
 _PASSING = 64
 
 
@@ -79,7 +65,7 @@ def read_head(graph: Graph, root: Edge) -> Head:
     waiting = [(root, Path(), False)]
     while waiting:
         edge, path, summand = waiting.pop()
-        if summand and _is_penalty(graph, edge):
+        if summand and is_penalty(graph, edge):
             penalties += 1
             continue
         if len(heads) + len(reasons) + len(beside) + len(waiting) > _MOST_TERMS:
@@ -88,7 +74,7 @@ def read_head(graph: Graph, root: Edge) -> Head:
         if isinstance(found, Head):
             heads.append(found)
         elif isinstance(found, str):
-            (beside if summand and _is_regulariser(graph, edge) else reasons).append(found)
+            (beside if summand and is_regulariser(graph, edge) else reasons).append(found)
         else:
             waiting.extend((below, way, True) for below, way in found)
     # Beside nothing else they are the loss.
@@ -216,55 +202,6 @@ def _halves(one: Head, other: Head) -> Head | None:
     elif head.prediction is not None:
         head.link, head.prediction = "identity", head.prediction.exp()
     return head
-
-
-def _is_penalty(graph: Graph, edge: Edge) -> bool:
-    """Whether a term leads to weights and nowhere else; a sum of such terms is not one itself."""
-    if shape(edge) != () or (kind(edge) in ("Add", "Sub") and len(alive(edge)) > 1):
-        return False
-    waiting, seen = [edge], 0
-    while waiting:
-        here = waiting.pop()
-        seen += 1
-        if kind(here) == "AccumulateGrad":
-            continue
-        below = alive(here)
-        grows = prod(shape(here)) > sum(prod(shape(source)) for source in below)
-        if seen > _PENALTY_NODES or kind(here) not in _PENALTY or here in graph.outputs or grows:
-            return False
-        waiting.extend(below)
-    return True
-
-
-def _is_regulariser(graph: Graph, edge: Edge) -> bool:
-    """Whether a term is made of layers' outputs and numbers alone: it compares nothing with data."""
-    waiting, seen = [edge], 0
-    while waiting:
-        here = waiting.pop()
-        seen += 1
-        name, below = kind(here), alive(here)
-        if name == "AccumulateGrad" or here in graph.outputs:
-            continue
-        # What something is subtracted from, or multiplied by, may be data; a number that is added to it has no factor.
-        compares = (name == "Sub" and len(below) == 1) or _has_tensor(here)
-        if seen > _PENALTY_NODES or name not in _REGULARISER or not below or compares:
-            return False
-        if name in ("Mul", "Div") and len(below) == 1 and not _is_number(constant_times(graph, here)[0]):
-            return False
-        waiting.extend(below)
-    return True
-
-
-def _has_tensor(edge: Edge) -> bool:
-    """Whether an exponent or a bound is a tensor, or something is added with a factor."""
-    exponent = getattr(edge.node, "_saved_exponent", 1)
-    bounds = [getattr(edge.node, f"_saved_{end}", None) for end in ("min", "max")]
-    added = kind(edge) == "Add" and getattr(edge.node, "_saved_alpha", 1) != 1
-    return added or any(isinstance(value, Tensor) for value in (exponent, *bounds))
-
-
-def _is_number(constant: Tensor | float | None) -> bool:
-    return constant is not None and (not isinstance(constant, Tensor) or constant.numel() == 1)
 
 
 def _finish(graph: Graph, head: Head) -> None:

@@ -146,10 +146,10 @@ def _cut_off(history: History, table: dict[str, Any]) -> Finding | None:
     names = listed(found[key])
     cut_off = (
         f"find what cuts {names} off from the loss (`.detach()`, `torch.no_grad()`, `.item()`, a layer that is not "
+        "called), or take them out of the optimizer"
     )
-    cut_off += "called), or take them out of the optimizer"
     if history.fact("trainer.automatic_optimization") is False and _count(table, key) == table.get("trained"):
-        cut_off = "call `zero_grad` before `manual_backward`, not between it and the step; else " + cut_off
+        cut_off = f"call `zero_grad` before `manual_backward`, not between it and the step; else {cut_off}"
     what, remedy = {
         "no_gradient": ("never get a gradient", cut_off),
         "zero_learning_rate": ("have a learning rate of zero", f"give {names} a learning rate, or freeze them"),

@@ -148,7 +148,7 @@ def _in_other_batches(losses: Series, looked_at: float, batch: float, ratio: flo
         usual = median(part) if part else 0.0
         least = usual * (1 + ratio * ratio / batch)
         worst = [loss for loss in part if loss >= least]
-        if not 0 < usual <= least <= math.inf or not worst or 2 * len(worst) > len(part) or looked_at >= min(worst):
+        if not usual > 0 or not worst or 2 * len(worst) > len(part) or looked_at >= min(worst):
             return None
         far += worst
         after += [new / usual for old, new in pairwise(part) if old >= least > new]
