@@ -28,6 +28,12 @@ _KNOWN = 0.2
 _STOPPED = 8
 # Parts of a run of which the lowest tells what it had learned.
 _PARTS = 12
+# Losses that tell where a run is, and the share of the loss whose change makes it another run than was looked at.
+_AROUND, _ANOTHER = 32, 0.2
+# Rows fewer than which tell no share of errors.
+_ROWS = 16
+# How sure that change must be [standard errors].
+_SURELY = 3.0
 # Losses that are meant to be indifferent to samples far off.
 _ROBUST = ("l1", "huber", "smooth_l1")
 
@@ -154,20 +160,40 @@ def _skill(history: History) -> float | None:
     # What other terms of the loss ask for may limit it by right.
     if not skills.values or history.fact("loss_head.regularisers"):
         return None
-    skill = _recently(skills)
+    size = history.fact("data.batch_size")
+    if isinstance(size, int) and size * len(_latest(history, skills)) < _ROWS:
+        return None
+    skill = _recently(history, skills)
     errors = history.get("typical_error").finite()
     if errors.values and history.fact("loss_head.loss") in _ROBUST:
-        skill = max(skill, 1 - _recently(errors) ** 2)
+        skill = max(skill, 1 - _recently(history, errors) ** 2)
     # Where the time for examinations ran out the last ones are old: what was learned by then is still known as long as
     # the loss has not risen, what was not may be by now.
     stale = skills.steps[-1] < _STALE * history.last_step
     return skill if not stale or (skill >= POOR and not _has_risen(history, skills.steps[-1])) else None
 
 
-def _recently(series: Series) -> float:
-    # A few at least: one small batch is luck.
+def _recently(history: History, series: Series) -> float:
+    return median(_latest(history, series))
+
+
+def _latest(history: History, series: Series) -> list[float]:
     recent = stretch(series, _RECENT)
-    return median(recent if len(recent) >= 3 else series.values[-3:])
+    if len(recent) >= 3:
+        return recent
+    # A few at least, as one small batch is luck, but of the run as it is now.
+    latest = list(zip(series.steps, series.values, strict=True))[-3:]
+    return [value for step, value in latest if is_like_now(history, step)] or series.values[-1:]
+
+
+def is_like_now(history: History, step: int) -> bool:
+    """Whether the training loss was at a step about what it is now: what was measured then still tells of the run."""
+    losses = history.get("train_loss").finite()
+    before, after = losses.until(step)[-_AROUND:] or losses.values[:1], losses.values[-_AROUND:]
+    if not before:
+        return False
+    change = shift(before, after)
+    return abs(change.change) <= _ANOTHER * abs(median(before)) or abs(change.sigmas) < _SURELY
 
 
 def _has_risen(history: History, since: int) -> bool:

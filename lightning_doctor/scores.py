@@ -17,6 +17,8 @@ from lightning_doctor.progress import typical
 _UNSEEN = 4.0
 # Under which two samples are taken to be of two distributions: a test that is asked once or twice a run.
 _SURE = 0.005
+# The share of training rows with a twin over which those rows are few.
+_COPIES = 0.5
 # How far a column's mean must have moved [standard deviations], its spread have changed [ratio], or a linear
 # classifier tell the samples apart [area under its curve] for the difference to be able to matter.
 _SHIFT, _RATIO, _SEPARATION = 0.25, 1.3, 0.62
@@ -184,7 +186,12 @@ class Unlike:
 
 
 def unlike(history: History) -> list[Unlike]:
-    """Returns the parts of a batch in which training and validation rows surely and noticeably differ."""
+    """Returns the parts of a batch in which training and validation rows surely and noticeably differ.
+
+    None where most training rows are copies of each other: those few are no sample, and any two differ surely.
+    """
+    if _number(history.fact("overlap.repeated")) > _COPIES:
+        return []
     found = (_unlike(part, history.fact(f"comparison.{part}")) for part in ("inputs", "targets"))
     return [each for each in found if each is not None]
 

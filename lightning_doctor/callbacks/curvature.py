@@ -145,7 +145,7 @@ class CurvatureProbe(Monitor):
         self._next, self._seen = None, 0
         batches, self._batches = self._batches, []
         began = case.budget.clock()
-        deadline = began + case.budget.left() - case.pace.left_for_rules / 2
+        deadline = began + case.room(self)
         meeting = Meeting(case.together, lambda: case.budget.clock() < deadline)
         device = case.run.trainer.strategy.root_device
         try:

@@ -115,7 +115,7 @@ class ReferenceProbe(Monitor):
         except Exception as error:  # noqa: BLE001
             self._give_up(case, why_not(error))
         self._cost = case.budget.clock() - began
-        self.kept = min(self._cost, _USUAL)
+        self.kept = min(self.kept, self._cost)
 
     def end(self, case: Case) -> None:
         """Lets go of rows."""
@@ -132,6 +132,9 @@ class ReferenceProbe(Monitor):
             self._look_at = math.ceil(1.25 * step)
             return False
         self._look_at = math.ceil(_GROWTH * step)
+        if ends:
+            # There is no later turn: whatever others have yet to do may take what was kept for this.
+            self.kept = 0.0
         if ends or self._fitted is None:
             return self._cost <= case.room(self)
         return case.budget.has_earned(self._cost)

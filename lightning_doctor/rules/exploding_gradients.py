@@ -9,6 +9,7 @@ from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History, Series
 from lightning_doctor.noise import levels, noise
 from lightning_doctor.prescriptions import is_clipped, lower_rate
+from lightning_doctor.progress import standing
 from lightning_doctor.rule import rule
 
 # The course of a run is read off so many levels, each the median of its part of the steps.
@@ -19,12 +20,21 @@ _CALM = 5
 _BRIEF = 12
 # Steps before which no loss is expected to have fallen beyond its noise.
 _TIME_TO_LEARN = 50
+# The first measured steps, of which one may throw weights so far that later ones are small beside them.
+_FIRST = 3
 
 
 @rule(
     "LD202",
     needs={"grad_norm": 12, "train_loss": 12},
-    explains=("loss_spike", "always_clipped", "loss_plateau", "stale_validation"),
+    explains=(
+        "loss_spike",
+        "always_clipped",
+        "loss_plateau",
+        "stale_validation",
+        "stuck_at_baseline",
+        "worse_than_reference",
+    ),
     non_finite=True,
 )
 def exploding_gradients(
@@ -51,12 +61,13 @@ def exploding_gradients(
     Thresholds:
         growth: How many times its calmest level the norm must have reached, to stay there [ratio].
         depth: How many times the last layer's gradient an early layer's must be, the first layer's apart, while the
-            loss has not improved at all [ratio].
+            loss has not improved at all; or at first, where its steps were as large as its weights [ratio].
         lost: How much of what the loss had gained must be lost again [share].
         lasting: Steps for which it must have lasted: a single bad batch is none [measured steps].
 
     Blind spots:
-        A gradient that was too large from the first step on has no calm part. By depth, the layers must be known.
+        A gradient that was too large from the first step on has no calm part, and is seen by depth only, where the
+        layers are known.
     """
     norms, losses = history["grad_norm"].finite(), history["train_loss"].finite()
     broken = len(norms) < len(history["grad_norm"]) or len(losses) < len(history["train_loss"])
@@ -66,7 +77,7 @@ def exploding_gradients(
         return None
     # A norm that ends in infinity has not come back: two steps of it are enough.
     explosion = _over_time(history, norms, losses, growth, lost, 2 if broken else lasting)
-    return explosion or _by_depth(history, norms, losses, depth)
+    return explosion or _by_depth(history, norms, losses, depth) or _thrown(history, losses, depth)
 
 
 def _burst(history: History, losses: Series, growth: float) -> Finding | None:
@@ -165,6 +176,42 @@ def _by_depth(history: History, norms: Series, losses: Series, depth: float) -> 
         confidence=Confidence.SUSPECTED,
         onset=losses.steps[0],
         signals=(f"grad_norm/{early}", f"grad_norm/{last}", "train_loss"),
+    )
+
+
+def _thrown(history: History, losses: Series, depth: float) -> Finding | None:
+    """Layers whose gradient was so much larger than the last one's that the first steps replaced their weights."""
+    layers = _layers(history)
+    if len(layers) < 4 or len(losses) < _TIME_TO_LEARN or not standing(history).harmed:
+        return None
+    first, moved = (
+        {layer: max(history.get(f"{name}/{layer}").finite().values[:_FIRST], default=0.0) for layer in layers[1:]}
+        for name in ("grad_norm", "update_ratio")
+    )
+    last = layers[-1]
+    thrown = [layer for layer in layers[1 : len(layers) // 2 + 1] if moved[layer] >= 1 and first[layer] > 0]
+    early = max(thrown, key=lambda layer: first[layer], default=last)
+    if not first[last] > 0 or first[early] < depth * first[last]:
+        return None
+    loss_now = median(losses.values[-len(losses) // 4 :])
+    return Finding(
+        severity=Severity.WARNING,
+        summary=f"at first the gradient of {early} was {first[early] / first[last]:.0f} times that of {last}, and a "
+        f"step was {moved[early]:.2g} times as large as its weights: the loss has come to {loss_now:.3g} only",
+        evidence={
+            "early_layer": early,
+            "early_norm": first[early],
+            "last_layer": last,
+            "last_norm": first[last],
+            "ratio": first[early] / first[last],
+            "update_ratio": moved[early],
+            "loss_now": loss_now,
+        },
+        remedy="lead shortcuts around every few layers (x + f(x)), or take fewer; initialise so that every layer "
+        "keeps the size of its input; or raise lr from near zero over the first steps",
+        confidence=Confidence.SUSPECTED,
+        onset=losses.steps[0],
+        signals=(f"grad_norm/{early}", f"grad_norm/{last}", f"update_ratio/{early}"),
     )
 
 

@@ -179,6 +179,9 @@ def _climbed(history: History, rise: float) -> Finding | None:
     baseline = history["baseline_loss"].values[-1] if "baseline_loss" in history else 0.0
     # A single loss may be that of a bad batch, and what a constant prediction costs is how far batches may lie apart.
     surged = sorted(first)[-min(3, len(first))] > rise * max(start, baseline)
+    # Of a run that learned something all the same batches may be the reason, whose losses lie far apart.
+    most = standing(history).most
+    surged = surged and (most is None or most < LITTLE)
     # A constant prediction is within reach of any step that is small enough.
     stays = shift(losses.values[:8], late).sigmas > 4 and median(late) > 1.03 * max(*losses.values[:2], baseline)
     bounces = baseline > 0 and not stays and _throws(late, max(_at_most(losses.values[:8]), 2 * baseline))

@@ -10,7 +10,7 @@ from lightning_doctor.curvature import standing_probe
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History, Series
 from lightning_doctor.noise import Trend, shift, stretch
-from lightning_doctor.progress import standing
+from lightning_doctor.progress import is_like_now, standing
 from lightning_doctor.rule import Undecided, rule
 from lightning_doctor.sharpness import largest_rate
 from lightning_doctor.step_sizes import longer_lowers, scanned_steps, smallest_limit
@@ -21,13 +21,13 @@ _NOTHING = 0.1
 # The share of the run whose median tells where it has come, and how much of what the first half brought the second
 # must bring to fall as steadily.
 _END, _FADING = 0.1, 0.25
-# Steps whose losses tell where a run is, and the share of the loss whose fall makes it another run than was scanned.
-_STEPS, _ANOTHER = 32, 0.2
+# The fewest scans of the run as it is now that tell anything.
+_SCANS = 4
 
 
 @rule(
     "LD104",
-    needs={"scan/1": 4, "train_loss": 32, "learning_rate": 1},
+    needs={"scan/1": _SCANS, "train_loss": 32, "learning_rate": 1},
     explains=("undertrained", "loss_plateau", "stuck_at_baseline", "vanishing_gradients", "stale_validation"),
 )
 def learning_rate_too_low(
@@ -71,15 +71,22 @@ def learning_rate_too_low(
         return None
     if rates[-1] < 0.5 * max(rates) or max(rates) <= 0 or (rates[-1] > 1.5 * median(rates) and not now.ended):
         return None
-    scans = scanned_steps(history)
-    newest = scans[-1].step
-    if _fallen(losses, newest) > _ANOTHER:
-        raise Undecided(f"the newest scan is of step {newest}, and the loss has fallen far since")
-    # A loss that has not moved is the same all along.
-    has_moved = shift(losses.values[: max(8, len(losses) // 16)], stretch(losses, 0.5)).sigmas < -sigmas / 2
-    since = min(scans[-1].step // 2, scans[-4].step) if now.improving or has_moved else scans[0].step
     left = _steps_left(history, losses.steps[-1])
     idle = _do_nothing(history, losses.steps[-1] + left)
+    # Where nothing tells how low the loss can come, a fall that fades has come down to what there is.
+    if now.most is None and not idle and _fades(losses):
+        return None
+    scans = scanned_steps(history)
+    alike = [scan for scan in scans if is_like_now(history, scan.step)]
+    if len(alike) < _SCANS:
+        raise Undecided(
+            f"{len(alike)} of {len(scans)} scans are of a loss like that of now: too few to tell"
+        )
+    # A loss that has not moved is the same all along.
+    has_moved = shift(losses.values[: max(8, len(losses) // 16)], stretch(losses, 0.5)).sigmas < -sigmas / 2
+    since = scans[0].step
+    if now.improving or has_moved:
+        since = max(alike[0].step, min(scans[-1].step // 2, alike[-_SCANS].step))
     lower = partial(_is_linear, history) if idle else partial(longer_lowers, history, since, share)
     larger = next((t for t in _LARGER if t >= factor and lower(t)), None)
     # Along one step the loss may fall far while the same rate would be unstable in a steeper direction.
@@ -94,9 +101,6 @@ def learning_rate_too_low(
     # Medians a quarter of the run apart; what noise hides, the scans tell.
     seen = fall.sigmas < -sigmas
     pace = -fall.change / max(1.0, (losses.steps[-1] - losses.steps[0]) / 4) if seen else -change * level
-    # Where nothing tells how low the loss can come, a fall that fades has come down to what there is.
-    if now.most is None and not idle and _fades(losses):
-        return None
     target = 0.5 * (history["baseline_loss"].values[-1] if "baseline_loss" in history else losses.values[0])
     if level - pace * left < target:
         return None
@@ -130,12 +134,6 @@ def learning_rate_too_low(
         onset=losses.steps[0],
         signals=("train_loss", f"scan/{larger:g}", "learning_rate"),
     )
-
-
-def _fallen(losses: Series, since: int) -> float:
-    """Returns by what share the loss has fallen since a step."""
-    before, after = losses.until(since)[-_STEPS:] or losses.values[:1], losses.values[-_STEPS:]
-    return 1 - median(after) / median(before) if median(before) > 0 else 0.0
 
 
 def _fades(losses: Series) -> bool:

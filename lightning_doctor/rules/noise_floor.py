@@ -71,7 +71,7 @@ def noise_floor(
     rises = change.sigmas > sigmas and change.change > moved * level
     if half < 16 or falls or rises or not level < (1 - _PROGRESS) * start:
         return None
-    held_up = _held_up(history, batch)
+    held_up = _held_up(history, batch, level)
     longer, made = _longer_is_worse(history), _mean(history, "scan/1")
     if made is not None and made[0] < -_SURE * made[1]:
         # On other samples the steps still go down: it is not noise that ends the fall.
@@ -81,7 +81,7 @@ def noise_floor(
     if held_up is not None and not held_up >= gain * level:
         return None
     rate = history["learning_rate"].values[-1]
-    by = "" if held_up is None else f", which holds it up by about {min(held_up, level):.2g} ({_part(held_up, level)})"
+    by = "" if held_up is None else f", which holds it up by about {held_up:.2g} ({held_up / level:.0%})"
     return Finding(
         severity=now.if_harmed(Severity.WARNING),
         summary=f"the training loss rests at {level:.3g} at a constant lr of {rate:.3g}, in the noise of batches of "
@@ -109,8 +109,8 @@ def _is_constant(history: History, ended: bool) -> bool:
     return ended or not history.fact("schedulers")
 
 
-def _held_up(history: History, batch: int) -> float | None:
-    """Returns how far over its minimum the noise holds the loss; None where there is no theory of the optimizer.
+def _held_up(history: History, batch: int, level: float) -> float | None:
+    """Returns how far over its minimum the noise holds the loss; None where there is no theory of it.
 
     For steps of rate η and gradients of covariance Σ the excess is at least ½·Σᵢ η·σᵢ²/(2 − η·λᵢ) ≥ η·tr(Σ)/4 (Mandt,
     Hoffman & Blei 2017, eq. 13); a heavy ball of momentum β makes η / (1 − β) of η.
@@ -119,11 +119,9 @@ def _held_up(history: History, batch: int) -> float | None:
     if is_adaptive(history) is not False or beta is None or not 0 <= beta < 1:
         return None
     noises = late_values(history, "curvature/gradient_noise")
-    return history["learning_rate"].values[-1] / (1 - beta) / 4 * median(noises) / batch if noises else None
-
-
-def _part(held_up: float, level: float) -> str:
-    return f"{min(1.0, held_up / level):.0%}" if level > 0 else "all of it"
+    held_up = history["learning_rate"].values[-1] / (1 - beta) / 4 * median(noises) / batch if noises else math.inf
+    # More than the whole loss: this is no valley such as the theory has.
+    return held_up if held_up <= level else None
 
 
 def _mean(history: History, name: str) -> tuple[float, float] | None:

@@ -143,7 +143,7 @@ def _decayed(history: History, outweighs: float, shrunk: float) -> Finding | Non
     norms = history.get("weight_norm").finite().values
     if not decay > 0 or len(norms) < 3:
         return None
-    now = median(norms[-3:])
+    now = _norm_now(norms)
     if decoupled := optimizer(history).lower() in _DECOUPLED:
         weight, outweighs = _share_of_steps(history, decay), 5 * outweighs
     else:
@@ -164,13 +164,18 @@ def _decayed(history: History, outweighs: float, shrunk: float) -> Finding | Non
     )
 
 
+def _norm_now(norms: list[float]) -> float:
+    # Weights that have grown again are not being pulled down, however old the values before the newest are.
+    return max(norms[-1], median(norms[-3:]))
+
+
 def _penalised(history: History, shrunk: float) -> Finding | None:
     """A penalty that is a term of the loss, was most of it, and has pulled the weights down."""
     terms, norms = loss_head(history).terms, history.get("weight_norm").finite().values
     baselines, losses = history.get("baseline_loss").finite().values, history["train_loss"].values
     if terms < 2 or len(norms) < 3 or not baselines or not baselines[-1] > 0:
         return None
-    now, start = median(norms[-3:]), median(losses[:4])
+    now, start = _norm_now(norms), median(losses[:4])
     if start < 2 * baselines[-1] or now > shrunk * max(norms):
         return None
     return Finding(

@@ -6,6 +6,7 @@ from statistics import median
 
 from lightning_doctor.findings import Finding, Severity
 from lightning_doctor.history import History
+from lightning_doctor.jsonable import number
 from lightning_doctor.noise import stretch
 from lightning_doctor.progress import GOOD, POOR, held_out, standing
 from lightning_doctor.rule import rule
@@ -35,7 +36,7 @@ def repeated_batches(
 
     What it looks at:
         ``batch_repeat``, 1 for a batch that equals one of the four before it in its epoch; ``duplicate_share``, the
-        share of rows that another row of their batch equals.
+        share of rows that another row of their batch equals; how many rows of the first epoch equal another.
 
     Why it matters:
         The network sees a fraction of the data, learns it by heart and fails on the rest; or an epoch takes several
@@ -52,7 +53,8 @@ def repeated_batches(
 
     Thresholds:
         share: Share of the batches that must be repeats [share].
-        always: Share above which it is one batch that comes, rather than each a few times [share].
+        always: Share above which it is one batch that comes, rather than each a few times; and share of the rows of the
+            first epoch that must have a twin [share].
         alike: Share of the rows of a batch that must have a twin, in a run that does well on them and badly on others
             [share].
 
@@ -62,7 +64,7 @@ def repeated_batches(
     repeats = stretch(history["batch_repeat"], 0.5) or history["batch_repeat"].values
     usual = sum(value > 0.5 for value in repeats) / len(repeats)
     if usual < share:
-        return _duplicates(history, alike)
+        return _duplicates(history, alike, always)
     workers = history.fact("data.workers")
     evidence: dict[str, float | int | str] = {"repeated_share": usual}
     if isinstance(workers, int):
@@ -94,20 +96,22 @@ def repeated_batches(
     )
 
 
-def _duplicates(history: History, alike: float) -> Finding | None:
+def _duplicates(history: History, alike: float, always: float) -> Finding | None:
     """Rows that come many times over: harmless where they are all there is to learn, as validation shows."""
     twins = stretch(history.get("duplicate_share").finite(), 0.5)
+    repeated = number(history.fact("overlap.repeated"), 0.0)
+    in_batch = len(twins) >= 3 and median(twins) >= alike
     held = held_out(history)
-    if len(twins) < 3 or median(twins) < alike or held is None or held >= POOR or not standing(history).good:
+    if not (in_batch or repeated >= always) or held is None or held >= POOR or not standing(history).good:
         return None
-    usual = median(twins)
+    usual, limit, of = (median(twins), alike, "a batch") if in_batch else (repeated, always, "an epoch")
     return Finding(
         severity=Severity.WARNING,
-        summary=f"{usual:.0%} of the rows of a batch equal another row of it, and what is learned of them does not "
+        summary=f"{usual:.0%} of the rows of {of} equal another row of it, and what is learned of them does not "
         "hold for others",
-        evidence={"duplicate_share": usual, "limit": alike, "learned": held},
+        evidence={"duplicate_share": usual, "limit": limit, "learned": held},
         remedy="count the different rows of the training data: a sampler with replacement, copies, or an index that "
         "is cut short serve the same few",
-        onset=history["duplicate_share"].steps[0],
+        onset=history["duplicate_share"].steps[0] if in_batch else 0,
         signals=("duplicate_share", "val_loss"),
     )

@@ -16,8 +16,8 @@ from lightning_doctor.scores import known_bars, scores, scoring_step, sureness
 _NORMALISING = "BatchNorm"
 # Steps before a score that tell the loss in train mode, and how sure the difference must be [standard errors].
 _BEFORE, _SURE = 32, 3.0
-# The latest scans that must not say otherwise: their median must be nearer to a discrepancy than to none.
-_MANY = 8
+# The latest scans, and the share of them that must show it too: on some batches it is far larger than on most.
+_MANY, _SOME = 8, 0.25
 # Steps whose losses tell what a batch scores.
 _FEWEST = 8
 
@@ -85,16 +85,17 @@ def train_eval_discrepancy(
     recent = is_recent(history, gaps.steps[-1])
     if not recent or min(ratios) < factor or evaluated - trained < share * start:
         # Single small batches scatter too much to agree; many training rows at once do not.
-        agrees = not recent or median(1 / (1 + gap) for gap in gaps.values[-_MANY:] if gap > -1) > (1 + factor) / 2
-        rows = _of_many_rows(history, factor, share * start) if normalises and agrees else None
+        scattered = [1 / (1 + gap) for gap in gaps.values[-_MANY:] if gap > -1]
+        shows = sum(ratio >= factor for ratio in scattered) >= _SOME * len(scattered)
+        rows = _of_many_rows(history, factor, share * start) if normalises and (shows or not recent) else None
         if rows is None and not recent:
             raise Undecided(f"the newest mode_gap is of step {gaps.steps[-1]}: too old to tell of now")
         if rows is None:
             return None
         trained, evaluated, bar, onset = rows
         what, times = "a sample of the training rows scores", evaluated / trained
-        # Rows alone may have been forgotten since: scans of now must say the same.
-        sure = recent
+        # Rows alone may have been forgotten since: scans of now must say the same, or the rows must come all the time.
+        sure = recent or _come_again(history)
     if not start > 0 or not trained > 0:
         return None
     validation = scores(history, "validation")
@@ -155,6 +156,13 @@ def _of_many_rows(history: History, factor: float, apart: float) -> tuple[float,
         for trained, evaluated, error in pairs
     )
     return (*pairs[-1][:2], scored.bar, scored.steps[-len(pairs)]) if far else None
+
+
+def _come_again(history: History) -> bool:
+    """Whether every row is served once an epoch, in an order drawn anew, and epochs have gone by."""
+    batches = history.fact("trainer.batches_per_epoch")
+    drawn = history.fact("data.sampler") == "RandomSampler"
+    return drawn and isinstance(batches, int) and history.last_step >= 2 * batches
 
 
 def _since(gaps: Series, factor: float) -> int:

@@ -80,7 +80,7 @@ def worse_than_reference(history: History, *, sigmas: float = 4.0, share: float 
         return _under_target(history, sigmas, share)
     return Finding(
         # A loss that still falls, or a run that is not over, may get there: that is for undertrained to say.
-        severity=Severity.NOTE if _is_partly_frozen(history) else _severity(now),
+        severity=Severity.NOTE if _is_partly_frozen(history) else _severity(history, now, best.gap),
         summary=f"{best.title} scores {best.loss:.3g} on {compared.rows} training rows that it was not fitted to, and "
         f"the network, which was, {compared.network:.3g} (a constant {compared.constant:.3g}); the difference is known "
         f"to ± {best.bar:.2g} ({CONFIDENCE:.0%})",
@@ -115,10 +115,18 @@ def _is_partly_frozen(history: History) -> bool:
     return isinstance(parameters, int) and isinstance(trainable, int) and trainable < (1 - _KEPT) * parameters
 
 
-def _severity(now: Standing) -> Severity:
-    if now.improving:
+def _severity(history: History, now: Standing, gap: float) -> Severity:
+    if now.improving and not (now.ended and now.harmed and not _arrives(history, gap)):
         return Severity.NOTE
     return now.unless_good(Severity.WARNING) if now.ended else now.if_harmed(Severity.WARNING)
+
+
+def _arrives(history: History, gap: float) -> bool:
+    """Whether the loss would fall as far within as many steps again, if it went on as in the second half of the run."""
+    late = stretch(history["train_loss"], 0.5)
+    half = len(late) // 2
+    # The two medians lie a quarter of the run apart.
+    return -4 * shift(late[:half], late[half:]).change >= gap
 
 
 def _under_target(history: History, sigmas: float, share: float) -> Finding | None:

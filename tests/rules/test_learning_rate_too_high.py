@@ -122,8 +122,14 @@ def test_healthy_one_bad_batch_among_the_first_is_no_surge() -> None:
 
 @pytest.mark.parametrize(("baseline", "ill"), [(4.0, True), (7.0, False)])
 def test_a_surge_is_more_than_what_some_batches_cost(baseline: float, ill: bool) -> None:
-    surged = run([2.3, 2.4, *[18.0] * 10, *[2.3] * 288], [-1e-6] * 30)
+    surged = run([2.3, 2.4, *[18.0] * 10, *[baseline] * 288], [-1e-6] * 30)
     assert (learning_rate_too_high(reading(surged, "baseline_loss", [baseline] * 30)) is not None) is ill
+
+
+@pytest.mark.parametrize(("late", "ill"), [(2.1, True), (1.8, False)])
+def test_healthy_a_surge_of_some_batches_of_a_run_that_learned_something(late: float, ill: bool) -> None:
+    surged = run([2.3, 2.4, *[18.0] * 10, *[late] * 288], [-1e-6] * 30)
+    assert (learning_rate_too_high(reading(surged, "baseline_loss", [2.3] * 30)) is not None) is ill
 
 
 def test_healthy_rate_of_a_network_that_was_dead_before_its_first_step() -> None:

@@ -179,6 +179,19 @@ def _deep(vary: Variation, *, skips: bool) -> Program:
     return _split(vary, patient, (inputs[:1000], labels[:1000]), (inputs[1000:], labels[1000:]), 8, 50)
 
 
+def _plain(vary: Variation, *, depth: int) -> Program:
+    """Layers in a row with batch normalisation and no skips, the table of He et al. (2016), figure 1, in small."""
+    width = vary.width(32)
+    layers: list[nn.Module] = []
+    for before, after in pairwise([64, *[width] * (depth - 1)]):
+        layers += [nn.Linear(before, after, bias=False), nn.BatchNorm1d(after), nn.ReLU()]
+        nn.init.kaiming_normal_(layers[-3].weight, nonlinearity="relu")
+    inputs, labels = vary.rows(DIGITS, LABELS)
+    net = nn.Sequential(*layers, nn.Linear(width, 10))
+    patient = Patient(net, _CROSS_ENTROPY, lambda p: SGD(p, vary.rate(0.02), momentum=0.9, weight_decay=1e-4))
+    return _split(vary, patient, (inputs[:1000], labels[:1000]), (inputs[1000:], labels[1000:]), 24, 50)
+
+
 def _lagging(vary: Variation, *, momentum: float) -> Program:
     """Batch statistics that the running ones follow at a crawl."""
     inputs, labels = vary.rows(8 * DIGITS + 20, LABELS)
@@ -298,6 +311,7 @@ _DEEP = (
     "stuck_at_baseline",
     "collapsed_output",
     "frozen_parameters",
+    "exploding_gradients",
 )
 
 PAIRS = (
@@ -378,6 +392,13 @@ PAIRS = (
         _DEEP,
         lambda vary: _deep(vary, skips=True),
         lambda vary: _deep(vary, skips=False),
+    ),
+    Pair(
+        176,
+        "fifty-six plain layers, where twenty do better",
+        _DEEP,
+        lambda vary: _plain(vary, depth=20),
+        lambda vary: _plain(vary, depth=56),
     ),
     Pair(
         163,
