@@ -4,7 +4,7 @@ import pytest
 
 from lightning_doctor.findings import Severity
 from lightning_doctor.history import History, Series
-from lightning_doctor.progress import Standing, lowest_part, standing
+from lightning_doctor.progress import Standing, is_like_now, lowest_part, standing
 from tests.histories import COMPLETED, decay, history_of, noisy, reading
 
 
@@ -166,3 +166,24 @@ def test_the_lowest_part_of_steps_that_go_backwards_is_all_of_them() -> None:
     for step, loss in ((5, 1.0), (4, 2.0), (3, 3.0)):
         series.append(step, loss)
     assert lowest_part(series) == ([1.0, 2.0, 3.0], 3)
+
+
+@pytest.mark.parametrize(("loss", "skill"), [(1.0, 0.2), (0.5, 0.6)])
+def test_a_skill_of_another_loss_than_that_of_now_is_none(loss: float, skill: float) -> None:
+    # Skills of steps 0, 10 and 20, the newest of late: at a loss that has halved since, only that one tells.
+    history = run([1.0] * 100 + [loss] * 300)
+    for step, value in ((0, 0.1), (20, 0.2), (380, 0.6)):
+        history.record("skill", step, value)
+    assert standing(history).skill == skill
+
+
+def test_a_level_within_the_noise_of_the_losses_is_like_that_of_now() -> None:
+    history = run(noisy([1.0] * 100 + [0.7] * 300, 1.5))
+    assert is_like_now(history, 50)
+    assert not is_like_now(run(noisy([1.0] * 100 + [0.7] * 300, 0.05)), 50)
+
+
+@pytest.mark.parametrize(("size", "skill"), [(1, None), (8, 0.0), (None, 0.0)])
+def test_a_handful_of_rows_tells_no_skill(size: int | None, skill: float | None) -> None:
+    history = run([1.0] * 40, skills=[1.0, 1.0, 0.0, 0.0], data={} if size is None else {"batch_size": size})
+    assert standing(history).skill == skill

@@ -23,6 +23,7 @@ def judge(
     train: float = 0.97,
     ended: bool = True,
     since: float | None = None,
+    repeated: float = 0.0,
     **thresholds: float,
 ) -> Finding | None:
     """Training rows at 0.1 and a skill of 0.97, of a constant's 2.3."""
@@ -33,6 +34,7 @@ def judge(
     history = headed(LOGITS, skill=0.97, losses=decay(2.3, 0.1, 20, 200), baseline=2.3, comparison=comparison, run=run)
     scored(history, "train", [1.0, 0.1], skills=[0.6, train], error=0.01)
     scored(history, "validation", [1.9, validation], skills=[] if skill is None else [0.2, skill], error=error)
+    history.facts["overlap"] = {"repeated": repeated}
     if held_out is not None:
         scored(history, "holdout", [1.0, held_out], skills=[0.6, max(0.0, 1 - held_out / 2.3)], error=kept_error)
     if since is not None:
@@ -207,3 +209,8 @@ def test_sick_rows_that_were_new_in_the_first_epoch_tell_what_held_out_ones_woul
         assert "all of them were new" in finding.summary
         # The standard error of 0.03 times the normal quantile of 1 − 0.05 / 3 / 2.
         assert "2.29 ± 0.072 at best (95%, the best of 3)" in finding.summary
+
+
+@pytest.mark.parametrize(("repeated", "ill"), [(0.4, True), (0.6, False)])
+def test_copies_of_a_few_rows_are_no_sample_that_could_differ(repeated: float, ill: bool) -> None:
+    assert (judge(inputs=FAR, repeated=repeated) is not None) is ill

@@ -9,7 +9,7 @@ from lightning_doctor.findings import Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.rules.exploding_gradients import exploding_gradients
 from lightning_doctor.sinks.marks import levels
-from tests.histories import SGD, decay, gauss, history_of, noisy
+from tests.histories import COMPLETED, SGD, decay, gauss, history_of, noisy, reading
 
 
 def run(
@@ -143,3 +143,34 @@ def test_healthy_a_first_layer_with_the_size_of_its_inputs_is_well() -> None:
 def test_depth_is_the_ratio_to_the_last_layer(ratio: float, ill: bool) -> None:
     layers = {**layered(1.0), "b": [ratio] * 10}
     assert (judge(CALM, STUCK, layers, model=ORDER) is not None) is ill
+
+
+def thrown(ratio: float, moved: float, *, learned: float = 0.05) -> Finding | None:
+    """A run whose first gradients grew towards the input, and later ones no more, after a step of so many weights."""
+    losses = noisy(decay(2.3, 2.3 * (1 - learned), 20, 200), 0.02)
+    layers = {name: [size, *[1.0] * 9] for name, size in zip("abcde", (1.0, ratio, 10.0, 1.0, 1.0), strict=True)}
+    history = run(CALM, losses, layers, model=ORDER, run=COMPLETED)
+    reading(history, "baseline_loss", [2.3] * 3)
+    for layer in "abcde":
+        history.record(f"update_ratio/{layer}", 0, moved)
+    return exploding_gradients(history)
+
+
+def test_sick_a_first_step_that_replaces_the_early_layers() -> None:
+    finding = thrown(1e4, 8.0)
+    assert finding is not None
+    assert (finding.severity, finding.confidence, finding.onset) == (Severity.WARNING, "suspected", 0)
+    assert (
+        "the gradient of b was 10000 times that of e, and a step was 8 times as large as its weights" in finding.summary
+    )
+    assert "shortcuts" in finding.remedy
+
+
+@pytest.mark.parametrize(
+    ("ratio", "moved", "learned", "ill"),
+    [(1100.0, 1.1, 0.4, True), (900.0, 8.0, 0.05, False), (1e4, 0.9, 0.05, False), (1e4, 8.0, 0.6, False)],
+)
+def test_healthy_a_large_gradient_at_first_that_did_no_harm(
+    ratio: float, moved: float, learned: float, ill: bool
+) -> None:
+    assert (thrown(ratio, moved, learned=learned) is not None) is ill

@@ -146,3 +146,9 @@ def test_healthy_a_plateau_that_was_never_left() -> None:
 
 def test_healthy_a_true_plateau_has_little_noise() -> None:
     assert noise_floor(run(noise=0.01)) is None
+
+
+@pytest.mark.parametrize(("noise", "ill"), [(70.0, True), (80.0, False)])
+def test_more_than_the_whole_loss_is_no_matter_of_noise(noise: float, ill: bool) -> None:
+    # 0.1/4 · 70/2 = 0.875 of a loss of 0.9.
+    assert (noise_floor(run(noise=noise)) is not None) is ill

@@ -190,3 +190,9 @@ def test_terms_of_what_layers_put_out_that_leave_all_outputs_alike(
         # How much they weigh is not known.
         assert finding.severity is Severity.NOTE
         assert "a hundred times smaller" in finding.remedy
+
+
+@pytest.mark.parametrize(("newest", "ill"), [(0.2, True), (6.0, False)])
+def test_healthy_weights_that_have_grown_again_are_not_pulled_down(newest: float, ill: bool) -> None:
+    history = decayed([6 * 0.9**i for i in range(8)] + [newest], run=COMPLETED)
+    assert (over_regularized(history) is not None) is ill

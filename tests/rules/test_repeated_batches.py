@@ -130,3 +130,13 @@ def test_on_a_real_run(tmp_path: Path, distinct: int, ill: bool) -> None:
     trainer(tmp_path, doctor, max_epochs=5).fit(DigitsNet(), DataLoader(Digits(distinct), 8), validation_digits())
     assert doctor.report is not None
     assert ("LD605" in {finding.code for finding in doctor.report.findings}) is ill
+
+
+@pytest.mark.parametrize(("repeated", "ill"), [(1.0, True), (0.9, False)])
+def test_sick_copies_are_found_by_fingerprint_too(repeated: float, ill: bool) -> None:
+    history = run_of(NEVER, accuracy=0.3)
+    history.facts["overlap"] = {"repeated": repeated}
+    finding = repeated_batches(history)
+    assert (finding is not None) is ill
+    if finding is not None:
+        assert finding.summary.startswith("100% of the rows of an epoch equal another row of it")

@@ -139,3 +139,23 @@ def test_healthy_batches_that_score_alike_in_both_modes_say_that_it_is_not_the_m
     history = headed(LOGITS, losses=decay(2.3, 0.2, 10, 200), baseline=2.3, model=NORMALISED)
     reading(history, "mode_gap", [0.02, -0.05, 0.01, 0.03], every=40)
     assert train_eval_discrepancy(scored(history, "train", [2.3, 9.0, 9.0], every=90)) is None
+
+
+@pytest.mark.parametrize(("far", "ill"), [(2, True), (1, False)])
+def test_of_small_batches_a_quarter_must_show_it(far: int, ill: bool) -> None:
+    history = headed(LOGITS, losses=decay(2.3, 0.2, 10, 200), baseline=2.3, model=NORMALISED, data={"batch_size": 2})
+    reading(history, "mode_gap", [-0.98] * far + [0.4, 0.1, -0.2, 0.3, -0.1, 0.2, 0.5, -0.1][far:], every=25)
+    finding = train_eval_discrepancy(scored(history, "train", [2.3, 9.0, 9.0], every=90))
+    assert (finding is not None) is ill
+
+
+@pytest.mark.parametrize(
+    ("batches", "sampler", "sure"), [(40, "RandomSampler", True), (150, "RandomSampler", False), (40, "Ordered", False)]
+)
+def test_rows_that_come_again_at_random_cannot_be_forgotten(batches: int, sampler: str, sure: bool) -> None:
+    facts = {"data": {"sampler": sampler}, "trainer": {"batches_per_epoch": batches}}
+    history = headed(LOGITS, losses=decay(2.3, 0.2, 10, 200), baseline=2.3, model=NORMALISED, **facts)
+    reading(history, "mode_gap", [-0.9, 0.3, -0.5, -0.1], every=5)
+    finding = train_eval_discrepancy(scored(history, "train", [2.3, 9.0, 9.0], every=90))
+    assert finding is not None
+    assert (finding.confidence is Confidence.CONFIRMED) is sure

@@ -179,3 +179,11 @@ def test_a_network_of_which_a_part_is_frozen_cannot_copy_a_simpler_one() -> None
     finding = judge(compared(1.8, shallow=1.9), model={**DEEP, "trainable": 90})
     assert finding is not None
     assert finding.severity is Severity.NOTE
+
+
+@pytest.mark.parametrize(("end", "severity"), [(1.9, "warning"), (1.2, "note")])
+def test_sick_a_crawl_will_not_bring_it_there(end: float, severity: str) -> None:
+    losses = [2.3 - (2.3 - end) * step / 200 for step in range(200)]
+    finding = judge(compared(losses[-1]), losses=losses)
+    assert finding is not None
+    assert finding.severity == severity
