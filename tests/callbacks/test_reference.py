@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler
 
-from lightning_doctor import Doctor
+from lightning_doctor import Doctor, budget
 from lightning_doctor.callbacks.heads import HeadMonitor
 from lightning_doctor.callbacks.reference import ReferenceProbe
 from lightning_doctor.history import History
@@ -180,3 +180,18 @@ def test_a_model_is_compared_where_no_simple_one_can_be(tmp_path: Path) -> None:
 def test_anything_else_is_refused_at_once(reference: Any, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         Doctor(reference=reference)
+
+
+@pytest.mark.parametrize("left", [0.0, 2.0])
+def test_after_its_last_turn_others_may_take_what_was_kept_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: float
+) -> None:
+    monkeypatch.setattr(budget, "FIRST_LOOK", left)
+    probe = ReferenceProbe()
+    kept: list[float] = []
+    monkeypatch.setattr(probe, "end", lambda case: kept.append(probe.kept))
+    probe.settings.overhead = 1e-9
+    trainer(tmp_path, HeadMonitor(), probe, max_epochs=2).fit(DigitsNet(), digits(0, 640))
+    assert probe.report is not None
+    assert (probe.report.history.fact("reference") is not None) is (left > 0)
+    assert kept == [0.0]
