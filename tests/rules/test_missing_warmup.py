@@ -134,3 +134,12 @@ def test_without_scans_the_curvature_along_the_first_steps_and_the_later_ones_te
     assert (finding is not None) is ill
     if finding is not None:
         assert finding.evidence["limit"] == 0.01 / 8.0
+
+
+def test_sick_a_single_look_after_they_were_erased_is_enough_where_gradients_say_that_it_stayed_so() -> None:
+    history = erased()
+    spread = history["output_spread"]
+    spread.steps[:], spread.values[:] = [0, 1, 3, 7], [0.1, 0.02, 3e-3, 8e-4]
+    finding = missing_warmup(history)
+    assert finding is not None
+    assert "the first 8 steps of Adam" in finding.summary
