@@ -63,6 +63,14 @@ class Straight(DigitsNet):
         return nn.functional.mse_loss(self.net(batch[0])[:, 0], batch[1].float())
 
 
+class Sparse(DigitsNet):
+    """A loss with a call for small outputs beside it."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        outputs = self.net(batch[0])
+        return nn.functional.cross_entropy(outputs, batch[1]) + 0.01 * outputs.abs().mean()
+
+
 def written(
     folder: Path, module: LightningModule, *loaders: Any, beside: Sequence[Any] = (), **options: Any
 ) -> set[str]:
@@ -92,6 +100,7 @@ def tags(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
             beside=[CurvatureProbe(samples=64, every_n_steps=8)],
             max_epochs=4,
         )
+        | written(folder / "sparse", Sparse())
         | written(folder / "straight", Straight(), max_epochs=5)
         | written(folder / "fp16", DigitsNet(), plugins=[MixedPrecision("16-mixed", "cpu", scaler=scaler)])
     )

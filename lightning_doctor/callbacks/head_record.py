@@ -23,6 +23,7 @@ _WHOLE = 1e-3
 _SAME = 0.02
 _COMPARABLE = (*BINARY, "mse", "rmse", "l1", "huber", "smooth_l1", "poisson", "cross_entropy", "kl_div")
 _PRIVATE = ("unclear", "class_dim", "indexed", "readable", "has_baseline", "columns", "errors", "by_element")
+_BESIDE = "it has terms of what layers put out beside them"
 _OF_TARGETS = ("skill", "train_accuracy", "worst_share", "worst_ratio", "typical_error")
 
 
@@ -42,7 +43,7 @@ def describe(head: Head) -> dict[str, Any]:
         "label_smoothing": head.smoothing > 0,
         "terms": head.terms,
         "regularisers": head.regularisers,
-        "unclear": head.path.unclear,
+        "unclear": head.path.unclear or (_BESIDE if head.regularisers else None),
         "class_dim": head.class_dim,
         "indexed": head.indexed,
         "readable": head.target is not None and head.prediction is not None,
@@ -180,6 +181,9 @@ class HeadRecord:
                 history.record("skill", step, 1 - found["missed"] / found["constant_missed"])
         elif fact["loss"] in _COMPARABLE and not _is_class(fact) and found["constant_error"] > 0:
             _note(history, "skill", step, 1 - found["error"] / found["constant_error"])
+        if found["own_baseline"] > 0:
+            share = (found["loss"] - found["own_value"]) / found["own_baseline"]
+            _note(history, "regulariser_share", step, max(0.0, share))
         if fact["targets"] == "real":
             _note(history, "worst_share", step, found["worst_share"])
             _note(history, "worst_ratio", step, found["worst_ratio"])
@@ -206,13 +210,15 @@ class HeadRecord:
         history.facts["predictions"] = {"counts": _named(predicted), "recall": recall, "samples": round(sum(seen))}
 
     def _explain(self, history: History, description: dict[str, Any], fact: dict[str, Any], known: bool) -> None:
-        targets = [*_OF_TARGETS, "baseline_loss"]
+        targets = [*_OF_TARGETS, "baseline_loss", "regulariser_share"]
         if not description["readable"]:
             history.lack(targets, "the targets cannot be read off the autograd graph")
             return
         if not known:
             history.lack(targets, "the loss is not what its graph was taken for")
             return
+        if not description["regularisers"]:
+            history.lack(["regulariser_share"], "the loss has no terms of what layers put out")
         if not description["has_baseline"]:
             history.lack(["baseline_loss"], f"the best constant under {fact['loss']} is not known")
         elif description["unclear"] is not None:

@@ -32,6 +32,8 @@ class HeadMonitor(Monitor):
     samples, averaged over columns, ``output_level`` their root mean square. ``worst_share`` is the share of the squared
     error that the worst 5 % of samples carry, ``worst_ratio`` the largest error over the median one, ``typical_error``
     the median error over the median distance of the targets from their median; all three for real targets only.
+    ``regulariser_share`` is what terms of layers' outputs (a divergence, a call for sparse codes) add to the loss, in
+    shares of what the best constant prediction would cost without them.
 
     The facts ``loss_head``, ``labels`` and ``predictions`` say what the loss is, which classes were seen, and which
     were predicted.
@@ -46,6 +48,7 @@ class HeadMonitor(Monitor):
         "worst_share",
         "worst_ratio",
         "typical_error",
+        "regulariser_share",
     )
 
     def begin(self, case: Case) -> None:

@@ -79,11 +79,9 @@ def read_head(graph: Graph, root: Edge) -> Head:
             waiting.extend((below, way, True) for below, way in found)
     # Beside nothing else they are the loss.
     head = _only(heads, reasons if heads else reasons + beside)
-    if beside:
-        # Of a likelihood by hand they may be the other half.
-        if head.by_hand and head.loss not in _WHOLE:
-            raise UnreadError(f"the loss is a sum of {1 + len(beside)} terms")
-        head.path = head.path.but("it has terms of what layers put out beside them")
+    # Of a likelihood by hand they may be the other half.
+    if beside and head.by_hand and head.loss not in _WHOLE:
+        raise UnreadError(f"the loss is a sum of {1 + len(beside)} terms")
     head.regularisers = len(beside)
     head.terms = penalties + len(beside) + 1
     _finish(graph, head)

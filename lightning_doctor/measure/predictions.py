@@ -41,6 +41,8 @@ NUMBERS = (
     "value",
     "loss",
     "baseline",
+    "own_value",
+    "own_baseline",
     "doubt",
     "right",
     "classified",
@@ -206,7 +208,9 @@ class Tally:
         if head.path.root is not None:
             outer = product(*head.path.root)
             value, baseline = outer * value.sqrt(), outer * baseline.sqrt()
-        found["mass"], found["value"], found["baseline"] = mass, value, baseline
+        # Beside terms of what layers put out it is but a part of the loss.
+        part = "own_" if head.regularisers else ""
+        found["mass"], found[f"{part}value"], found[f"{part}baseline"] = mass, value, baseline
 
 
 def pack(found: Found, like: Tensor) -> Tensor:

@@ -79,9 +79,7 @@ def learning_rate_too_low(
     scans = scanned_steps(history)
     alike = [scan for scan in scans if is_like_now(history, scan.step)]
     if len(alike) < _SCANS:
-        raise Undecided(
-            f"{len(alike)} of {len(scans)} scans are of a loss like that of now: too few to tell"
-        )
+        raise Undecided(f"{len(alike)} of {len(scans)} scans are of a loss like that of now: too few to tell")
     # A loss that has not moved is the same all along.
     has_moved = shift(losses.values[: max(8, len(losses) // 16)], stretch(losses, 0.5)).sigmas < -sigmas / 2
     since = scans[0].step

@@ -9,7 +9,7 @@ from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History, Series
 from lightning_doctor.noise import Trend, noise, shift, stretch
 from lightning_doctor.prescriptions import peak_rate
-from lightning_doctor.progress import stopped_at
+from lightning_doctor.progress import lowest_part, stopped_at
 from lightning_doctor.rule import rule
 
 # The share of a run within which it stops at once.
@@ -112,14 +112,18 @@ def loss_plateau(
     if not _is_flat(series, gain, fall, start, improved, sigmas) or not _waited(history, spent, patience, least):
         return None
     good = _good(history, late)
+    lowest, ends = lowest_part(series)
+    best = median(lowest)
+    fell_back = start - best > 2 * improved * start and shift(lowest, late).sigmas > sigmas
+    how = f"is back at its start after {best:.4g}" if fell_back else "hardly left its start"
     return Finding(
         severity=Severity.NOTE if good else Severity.WARNING,
-        summary=f"the training loss hardly left its start: {now:.4g} after {spent} steps, {start:.4g} at first",
+        summary=f"the training loss {how}: {now:.4g} after {spent} steps, {start:.4g} at first",
         evidence=evidence | ({"may_be_good": good} if good else {}),
         remedy="overfit one batch first; if that fails, change lr tenfold either way, then check input scale, "
         "dead units and the loss; if it works, check that inputs and labels belong together",
         confidence=Confidence.SUSPECTED,
-        onset=steps[0],
+        onset=ends if fell_back else steps[0],
         signals=("train_loss",),
     )
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from statistics import median
 from typing import Any
 
+from lightning_doctor.curvature import known
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.layers import listed
 from lightning_doctor.loss_head import loss_head
 from lightning_doctor.prescriptions import optimizer, parameter_groups
-from lightning_doctor.progress import held_out, standing
+from lightning_doctor.progress import held_out, is_like_now, standing
 from lightning_doctor.rule import Undecided, is_recent, rule
 from lightning_doctor.scores import constants, scores
 
@@ -54,7 +56,8 @@ def over_regularized(
         loss of a constant prediction; the dropout of the layers; ``weight_norm`` over the run, and the weight decay
         times it against ``grad_norm``, or for AdamW its share of ``update_ratio``; a penalty that is a term of the
         loss, by how much more than a constant prediction the loss cost at first; terms that ask something of what
-        layers put out (a divergence, a call for sparse codes), with ``output_spread`` and ``skill``. All that only in a
+        layers put out (a divergence, a call for sparse codes), with ``regulariser_share``, ``output_spread`` and
+        ``skill``. All that only in a
         run that does badly in eval mode too, as far as that is known, and no longer improves.
 
     Why it matters:
@@ -72,16 +75,18 @@ def over_regularized(
     Thresholds:
         taken: Share of what the network has learned in eval mode that dropout must take away in train mode [share].
         strong: Dropout of one layer from which on a network that has learned nothing is suspected of it [share].
-        outweighs: What the decay must be of the gradient, or of AdamW's steps a fifth of [ratio].
+        outweighs: What the decay must be of the gradient, or of AdamW's steps a fifth of; what terms of layers' outputs
+            must once have been of a constant's loss, and may be of that now [ratio].
         shrunk: Share of its largest value under which the norm of the weights must have fallen [share].
         alike: Share of the targets' standard deviation by which outputs may differ at most, and of a constant's errors
             that they may avoid, where the loss has other terms than that of the predictions [share].
 
     Blind spots:
-        A penalty that is a term of the loss is suspected only where it was most of it; dropout called as a function,
-        and augmentation that is too strong, are not seen.
+        A penalty that is a term of the loss is suspected only where it was most of it; terms of layers' outputs are but
+        a note where they are neither dear nor given way to. Dropout called as a function, and augmentation
+        that is too strong, are not seen.
     """
-    return _unlearned(history, taken, strong, outweighs, shrunk) or _outweighed(history, alike)
+    return _unlearned(history, taken, strong, outweighs, shrunk) or _outweighed(history, outweighs, alike)
 
 
 def _unlearned(history: History, taken: float, strong: float, outweighs: float, shrunk: float) -> Finding | None:
@@ -197,10 +202,11 @@ def _penalised(history: History, shrunk: float) -> Finding | None:
     )
 
 
-def _outweighed(history: History, alike: float) -> Finding | None:
+def _outweighed(history: History, outweighs: float, alike: float) -> Finding | None:
     """Terms that ask something of what layers put out, and outputs that no longer tell inputs apart.
 
-    A note: how much those terms weigh is not known.
+    A note, unless those terms cost more than all that predictions could gain, or the run gave up for them what it would
+    have to tell inputs apart by: they cost a good part of that, and next to nothing now.
     """
     head, state = loss_head(history), standing(history)
     spreads, skills = (history.get(name).finite() for name in ("output_spread", "skill"))
@@ -209,18 +215,23 @@ def _outweighed(history: History, alike: float) -> Finding | None:
     spread = spreads.values[-1]
     if spread > alike * head.target_std or median(skills.values[-3:]) > alike:
         return None
-    if not is_recent(history, skills.steps[-1]):
+    if not is_recent(history, skills.steps[-1]) and not is_like_now(history, skills.steps[-1]):
         raise Undecided(f"the newest skill is of step {skills.steps[-1]}: too old to tell of now")
+    shares = history.get("regulariser_share").finite().values
+    share, now = (max(shares), shares[-1]) if shares else (math.nan, math.nan)
     terms = "another term" if head.regularisers == 1 else f"{head.regularisers} other terms"
+    cost = f" (up to {share:.2g} of what a constant prediction costs, {now:.2g} now)" if shares else ""
+    outweigh = share >= 1 or (share >= outweighs and now <= outweighs * share)
     return Finding(
-        severity=Severity.NOTE,
-        summary=f"beside its predictions the loss has {terms}, of what layers put out whatever the targets; outputs "
-        f"differ by {spread:.2g} from sample to sample, targets by {head.target_std:.2g}",
+        severity=Severity.WARNING if outweigh else Severity.NOTE,
+        summary=f"beside its predictions the loss has {terms}, of what layers put out whatever the targets{cost}; "
+        f"outputs differ by {spread:.2g} from sample to sample, targets by {head.target_std:.2g}",
         evidence={
             "regularisers": head.regularisers,
             "output_spread": spread,
             "target_std": head.target_std,
             "limit": alike * head.target_std,
+            **known(largest_regulariser_share=share, regulariser_share=now),
         },
         remedy="make the factor of those terms a hundred times smaller, or raise it from zero over the first epochs; "
         "add up the error over elements as they are added up (a mean over pixels beside a sum over codes)",

@@ -431,9 +431,14 @@ def coded(o: Tensor) -> tuple[Tensor, Tensor]:
 def test_terms_of_what_layers_put_out_do_not_hide_the_head(other: Loss, terms: int) -> None:
     head, value = read(lambda o: f.cross_entropy(o, LABELS) + other(o))
     assert (head.loss, head.regularisers, head.terms) == ("cross_entropy", terms, terms + 1)
-    # What the best constant scores is not what the loss can be set against.
-    assert math.isnan(numbers(head, value)["baseline"])
-    assert numbers(head, value)["classified"] == N
+    found = numbers(head, value)
+    # What the best constant scores is not what the loss as a whole can be set against.
+    assert math.isnan(found["value"])
+    assert math.isnan(found["baseline"])
+    assert found["classified"] == N
+    plain, alone = read(lambda o: f.cross_entropy(o, LABELS))
+    assert found["own_value"] == pytest.approx(float(alone))
+    assert found["own_baseline"] == pytest.approx(numbers(plain, alone)["baseline"])
 
 
 def test_one_half_of_a_likelihood_by_hand_leaves_the_loss_unread() -> None:

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
+from lightning_doctor.rule import Undecided
 from lightning_doctor.rules.over_regularized import over_regularized
 from tests.histories import COMPLETED, LOGITS, headed, reading
 from tests.runs import LABELS, found
@@ -190,6 +191,41 @@ def test_terms_of_what_layers_put_out_that_leave_all_outputs_alike(
         # How much they weigh is not known.
         assert finding.severity is Severity.NOTE
         assert "a hundred times smaller" in finding.remedy
+
+
+@pytest.mark.parametrize(
+    ("share", "now", "severity"),
+    [
+        (0.9, 0.8, Severity.NOTE),
+        (1.1, 0.8, Severity.WARNING),
+        (0.5, 0.04, Severity.WARNING),
+        (0.5, 0.06, Severity.NOTE),
+        (0.09, 0.001, Severity.NOTE),
+    ],
+)
+def test_terms_that_cost_more_than_predictions_could_gain_or_are_given_way_to(
+    share: float, now: float, severity: Severity
+) -> None:
+    head = {"loss": "mse", "targets": "real", "target_std": 0.38, "terms": 4, "regularisers": 3}
+    history = headed(head, baseline=None, run=COMPLETED)
+    reading(history, "output_spread", [0.05, 0.04, 0.03])
+    finding = over_regularized(reading(history, "regulariser_share", [share, now, now]))
+    assert finding is not None
+    assert finding.severity is severity
+    assert f"(up to {share} of what a constant prediction costs, {now} now)" in finding.summary
+
+
+@pytest.mark.parametrize(("loss", "known"), [(0.9, True), (0.5, False)])
+def test_old_skills_tell_of_a_loss_that_is_as_it_was_then(loss: float, known: bool) -> None:
+    head = {"loss": "mse", "targets": "real", "target_std": 0.38, "terms": 4, "regularisers": 3}
+    history = headed(head, skill=None, losses=[1.0] * 100 + [loss] * 300, baseline=None, run=COMPLETED)
+    reading(history, "skill", [0.0] * 8)
+    reading(history, "output_spread", [0.05, 0.04, 0.03])
+    if known:
+        assert over_regularized(history) is not None
+    else:
+        with pytest.raises(Undecided, match="too old to tell of now"):
+            over_regularized(history)
 
 
 @pytest.mark.parametrize(("newest", "ill"), [(0.2, True), (6.0, False)])
