@@ -23,7 +23,7 @@ from tests.runs import DigitsNet, digits, trainer, validation_digits
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 # Signals that are facts, which are no charts.
-FACTS = ("parameters", "leak", "loss_head", "curvature", "comparison", "overlap", "reference")
+FACTS = ("parameters", "leak", "recurrence", "loss_head", "curvature", "comparison", "overlap", "reference")
 ROWS = re.findall(r"^\| `((?:doctor/|custom_scalars)[^`]*)` \|", README, flags=re.MULTILINE)
 
 

@@ -1,7 +1,8 @@
-"""Whether the prediction for one sample depends on the other samples of its batch."""
+"""Whether the prediction for one sample depends on the other samples of its batch, and on all of its time steps."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,6 +25,8 @@ _LATER = 50
 # A prediction has changed if by more than this share of how far the predictions of different samples lie apart, and
 # by more than so many roundings of its own size: kernels may add in another order, no leak is that small.
 _SHARE, _ROUNDINGS = 1e-3, 16
+# The parts of a sequence of which the first and the last are tried, and the time steps that make one.
+_PARTS, _FEWEST_STEPS = 4, 8
 
 
 class LeakProbe(Monitor):
@@ -32,9 +35,12 @@ class LeakProbe(Monitor):
     In eval mode, on a copy of the model, twice a run at most: after the first examined step and once later. What it
     finds is the fact ``leak``, whose ``changed`` is the share of rows whose prediction depends on other rows.
     Predictions are what the last layer with a row for each sample returns: a loss may compare samples as it likes.
+
+    The second time the first quarter of the time steps that a recurrent layer reads is replaced by that of other
+    samples, and the last quarter: the fact ``recurrence`` says how far either moves the predictions.
     """
 
-    signals = ("leak",)
+    signals = ("leak", "recurrence")
 
     def begin(self, case: Case) -> None:
         """Nothing is known yet."""
@@ -55,7 +61,9 @@ class LeakProbe(Monitor):
         self._left -= 1
         try:
             rehearsal = Rehearsal(case.run.trainer, case.run.module)
-            changed = _Trial(rehearsal, batch, batch_idx, _rows(case, batch)).changed()
+            trial = _Trial(rehearsal, batch, batch_idx, _rows(case, batch))
+            changed = trial.changed()
+            heard = trial.heard() if case.run.step >= _LATER else None
         except Exception as error:  # noqa: BLE001
             case.history.lack(self.signals, why_not(error))
         else:
@@ -63,6 +71,9 @@ class LeakProbe(Monitor):
             known = case.history.fact("leak.changed", 0.0)
             case.history.facts["leak"] = {"tested": True, "changed": max(changed, known)}
             case.history.absent.pop("leak", None)
+            if heard is not None:
+                case.history.facts["recurrence"] = heard
+                case.history.absent.pop("recurrence", None)
 
 
 class _Trial:
@@ -114,6 +125,30 @@ class _Trial:
             dependent += int(differs[kept].sum())
         return dependent / self._rows
 
+    def heard(self) -> dict[str, Any] | None:
+        """Returns how far the first and the last time steps that the first recurrent layer reads move the predictions.
+
+        Each in shares of how far the predictions of different samples lie apart; None where there is no such layer, or
+        these steps are alike in all samples, as padding is.
+        """
+        named = self._rehearsal.module.named_modules()
+        name, layer = next(((n, part) for n, part in named if isinstance(part, nn.RNNBase)), ("", None))
+        if layer is None:
+            return None
+        index = torch.arange(self._rows)
+        before = self._run(index)[1].double()
+        spread = float(before.std(0, correction=0).square().mean().sqrt())
+        moved: dict[str, float] = {}
+        for part in ("early", "late"):
+            read: dict[str, int] = {}
+            hook = layer.register_forward_pre_hook(partial(_exchange, early=part == "early", read=read))
+            after = self._run(index)[1].double()
+            hook.remove()
+            if not read or not spread > 0:
+                return None
+            moved[part] = float((after - before).square().mean().sqrt()) / spread
+        return {"layer": name, "time_steps": read["steps"], **moved}
+
     def _run(self, index: Tensor) -> tuple[Tensor | None, Tensor]:
         """Returns what the first layer gets and what the last one returns when these rows are the batch."""
         self._entering, self._entered, self._predictions = True, None, None
@@ -153,6 +188,25 @@ class _Trial:
             if tensor.numel() == values.numel() and torch.equal(tensor.cpu().flatten().sort().values, values):
                 return
         raise Unrehearsable("rows are mixed before the first layer, as mixup does")
+
+
+def _exchange(layer: nn.Module, args: tuple[Any, ...], *, early: bool, read: dict[str, int]) -> Any:
+    """Replaces the first or the last time steps of each sample by those of the sample before it."""
+    values = args[0] if args else None
+    if not isinstance(values, Tensor) or values.ndim != 3:
+        return None
+    time, row = (1, 0) if getattr(layer, "batch_first", False) else (0, 1)
+    steps = values.shape[time]
+    count = steps // _PARTS
+    others, begin = values.roll(1, row), 0 if early else steps - count
+    part = others.narrow(time, begin, count)
+    alike = (part == values.narrow(time, begin, count)).transpose(0, row).flatten(1).all(1)
+    if steps < _FEWEST_STEPS or alike.double().mean() > 0.5:
+        return None
+    read["steps"] = steps
+    exchanged = values.clone()
+    exchanged.narrow(time, begin, count).copy_(part)
+    return (exchanged, *args[1:])
 
 
 def _rows(case: Case, batch: Any) -> int:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from statistics import median
 
-from lightning_doctor.findings import Finding, Severity
+from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History, Series
+from lightning_doctor.jsonable import number
 from lightning_doctor.layers import entries, late_level, listed, measured, of_kind
 from lightning_doctor.noise import shift, stretch
-from lightning_doctor.progress import lowest_part, standing
+from lightning_doctor.progress import LITTLE, held_out, lowest_part, standing
 from lightning_doctor.rule import rule
 
 # Fewer layers with weights have no depth to fade over.
@@ -36,6 +38,7 @@ _SURE = 5.0
         "poor_minimum",
         "stale_validation",
         "saddle_point",
+        "uninformative_labels",
     ),
 )
 def vanishing_gradients(
@@ -47,6 +50,8 @@ def vanishing_gradients(
         ``grad_norm/<layer>`` and ``update_ratio/<layer>``, the length of a step over that of the weights, of the
         layers with weights, in forward order; what is learned. Gradient times step times steps is the most by which
         a layer can change the loss in this run, if all steps lead straight down and the gradient stays what it is.
+        Of a recurrent layer how far other values in the first and in the last time steps move the predictions (the
+        fact ``recurrence``).
 
     Why it matters:
         The late layers work on features that stay random, and that many layers have washed out.
@@ -63,7 +68,8 @@ def vanishing_gradients(
         initialization that keeps the size of what passes.
 
     Thresholds:
-        decay: By what factor the gradient must fade from the last layer to the early ones [ratio].
+        decay: By what factor the gradient must fade from the last layer to the early ones, or the effect from the last
+            time steps to the first [ratio].
         reach: Share of the loss that early layers must be unable to change in the whole run [share].
         moved: Share of their weights that early layers must be unable to move by; where they do move, as under Adam,
             half of the run is waited for [share].
@@ -71,10 +77,14 @@ def vanishing_gradients(
 
     Blind spots:
         Fewer than four layers with weights are not judged, or three of which the middle one is recurrent, and is as
-        deep as its inputs are long. What a recurrent layer forgets of the first steps alone is not seen: the later
-        ones feed the same weights. A plateau that is left after half of the run looks the
-        same until then.
+        deep as its inputs are long. What a recurrent layer forgets of the first time steps is seen where it reads whole
+        tensors, not packed sequences. A plateau that is left after half of the run looks the same until then.
     """
+    return _through_layers(history, decay, reach, moved, rewritten) or _through_time(history, decay)
+
+
+def _through_layers(history: History, decay: float, reach: float, moved: float, rewritten: float) -> Finding | None:
+    """Gradients that fade from the last layer to the early ones."""
     how = standing(history)
     layers = _layers(history)
     if not (len(layers) >= _LAYERS or _recurs(history, layers)) or not how.harmed:
@@ -120,6 +130,30 @@ def vanishing_gradients(
         remedy=_remedy(history, layers),
         onset=_since(losses, history[f"grad_norm/{last}"].steps[0]),
         signals=(f"grad_norm/{early[0]}", f"grad_norm/{last}", f"update_ratio/{early[0]}", "train_loss"),
+    )
+
+
+def _through_time(history: History, decay: float) -> Finding | None:
+    """A recurrent layer whose last time steps drown the first ones, in a run that learned nothing that holds."""
+    how, held = standing(history), held_out(history)
+    reached = [share for share in (how.most, held) if share is not None]
+    early, late = (number(history.fact(f"recurrence.{part}"), math.nan) for part in ("early", "late"))
+    if not (how.harmed or (how.ended and held is not None)) or min(reached, default=1.0) >= LITTLE:
+        return None
+    if not early * decay < late:
+        return None
+    layer, steps = history.fact("recurrence.layer"), history.fact("recurrence.time_steps")
+    return Finding(
+        severity=Severity.WARNING,
+        summary=f"{layer} forgets: other values in the first quarter of its {steps} time steps move the predictions by "
+        f"{early:.1g} of their spread, in the last quarter by {late:.1g}; what is read there cannot be learned",
+        evidence={"layer": str(layer), "early": early, "late": late, "limit": late / decay, "learned": min(reached)},
+        remedy="shorten the sequences, read the mean or all of the outputs rather than the last (attention), take LSTM "
+        "or GRU in place of a plain RNN, start the forget gate's bias at 1 or above; or they may not need those "
+        "steps",
+        confidence=Confidence.SUSPECTED,
+        onset=history["train_loss"].steps[0],
+        signals=("train_loss",),
     )
 
 

@@ -328,3 +328,57 @@ def test_beside_a_doctor_it_shares_the_history(tmp_path: Path) -> None:
 def test_rows_that_are_known_by_their_names_are_exchanged_with_them(tmp_path: Path) -> None:
     history = train(tmp_path, Strings(perceptron(), 32), loader(collate_fn=names))
     assert history.fact("leak.changed") == 0.0
+
+
+class Reader(nn.Module):
+    """A recurrent layer over sequences [N, 16, 8] whose last output is read."""
+
+    def __init__(self, kind: type[nn.RNNBase], *, batch_first: bool, forget: float | None = None) -> None:
+        super().__init__()
+        self.layer = kind(WIDE, 16, batch_first=batch_first)
+        if forget is not None:
+            nn.init.constant_(self.layer.bias_hh_l0[16:32], forget)
+            nn.init.constant_(self.layer.weight_hh_l0[16:32], 0.0)
+            nn.init.constant_(self.layer.weight_ih_l0[16:32], 0.0)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        states = self.layer(rows if self.layer.batch_first else rows.transpose(0, 1))[0]
+        last: Tensor = states[:, -1] if self.layer.batch_first else states[-1]
+        return last
+
+
+def recurrence(folder: Path, body: nn.Module, rows: Tensor) -> Any:
+    labels = (rows.mean((1, 2)) > 0).long()
+    net = Net(body, 16)
+    doctor = Doctor(overhead=1.0, strict=True)
+    trainer(folder, doctor, max_epochs=30).fit(net, DataLoader(TensorDataset(rows, labels), BATCH, shuffle=True))
+    assert doctor.report is not None
+    return doctor.report.history.fact("recurrence")
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize(("forget", "deaf"), [(-12.0, True), (12.0, False)], ids=["closed", "open"])
+def test_what_a_recurrent_layer_forgets_of_its_first_time_steps_is_seen(
+    tmp_path: Path, batch_first: bool, forget: float, deaf: bool
+) -> None:
+    seed_everything(0, verbose=False)
+    body = Reader(nn.LSTM, batch_first=batch_first, forget=forget)
+    fact = recurrence(tmp_path, body, torch.randn(6 * BATCH, 16, WIDE))
+    assert (fact["layer"], fact["time_steps"]) == ("body.layer", 16)
+    assert fact["late"] > 0.1
+    assert (fact["early"] < 1e-3 * fact["late"]) is deaf
+
+
+@pytest.mark.parametrize("rows", ["padded", "short", "packed"])
+def test_time_steps_that_are_alike_few_or_packed_tell_nothing(tmp_path: Path, rows: str) -> None:
+    seed_everything(0, verbose=False)
+    values = torch.randn(6 * BATCH, 6 if rows == "short" else 16, WIDE)
+    if rows == "padded":
+        values[:, 8:] = 0.0
+    body: nn.Module = Reader(nn.GRU, batch_first=True)
+    if rows == "packed":
+        layer = nn.GRU(WIDE, 16, batch_first=True)
+        body = Via(
+            lambda gru, x: gru(nn.utils.rnn.pack_padded_sequence(x, [16] * len(x), batch_first=True))[1][0], layer
+        )
+    assert recurrence(tmp_path, body, values) is None

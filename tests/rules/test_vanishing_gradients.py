@@ -8,7 +8,7 @@ import pytest
 from lightning_doctor.findings import Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.rules.vanishing_gradients import vanishing_gradients
-from tests.histories import COMPLETED, SGD, decay, history_of, noisy
+from tests.histories import COMPLETED, SGD, decay, history_of, noisy, reading
 
 NAMES = ["one", "two", "three", "four", "five", "six"]
 FLAT = noisy([2.3] * 600, 0.05)
@@ -180,3 +180,33 @@ def test_healthy_a_gradient_that_dead_units_cut_off_has_not_faded() -> None:
     assert vanishing_gradients(history) is not None
     history.record("dead_share/three.act", 0, 1.0)
     assert vanishing_gradients(history) is None
+
+
+def recurrent(early: float = 1e-4, late: float = 0.9, *, skill: float = 0.1, **facts: Any) -> Finding | None:
+    """A recurrent layer between an embedding and a head, whose predictions other values move so far."""
+    heard = {"layer": "rnn", "time_steps": 40, "early": early, "late": late}
+    return judge([0.1, 0.1, 0.1], [1e-3, 1e-3, 1e-3], skill=skill, recurrence=heard, **{"run": COMPLETED, **facts})
+
+
+def test_sick_a_recurrent_layer_that_forgets_what_it_read_first() -> None:
+    finding = recurrent()
+    assert finding is not None
+    assert (finding.severity, finding.confidence, finding.onset) == (Severity.WARNING, "suspected", 0)
+    assert "rnn forgets: other values in the first quarter of its 40 time steps" in finding.summary
+    assert "LSTM" in finding.remedy
+
+
+@pytest.mark.parametrize(
+    ("early", "skill", "found"), [(8e-3, 0.1, True), (1e-2, 0.1, False), (1e-4, 0.3, False), (1e-4, 0.9, False)]
+)
+def test_healthy_what_comes_first_may_not_matter(early: float, skill: float, found: bool) -> None:
+    assert (recurrent(early, skill=skill) is not None) is found
+
+
+@pytest.mark.parametrize(("ended", "found"), [(True, True), (False, False)])
+def test_sick_samples_learned_by_heart_that_tell_nothing_of_others(ended: bool, found: bool) -> None:
+    history = run([0.1] * 3, [1e-3] * 3, skill=0.9, run=COMPLETED if ended else {})
+    history.facts["recurrence"] = {"layer": "rnn", "time_steps": 40, "early": 1e-4, "late": 0.9}
+    history.facts["loss_head"] = {"reduction": "mean"}
+    reading(reading(history, "baseline_loss", [2.3]), "val_loss", [2.3, 2.3, 2.2])
+    assert (vanishing_gradients(history) is not None) is found
