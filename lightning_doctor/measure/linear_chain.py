@@ -10,11 +10,12 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AvgPoolNd
 
 # Linear once trained, or the identity.
-_PASSING = (_DropoutNd, _BatchNorm, nn.Identity, nn.Flatten, nn.Unflatten)
-# Autograd nodes that only move, copy or drop numbers.
-_MOVES = "View UnsafeView ReshapeAlias Alias Clone ToCopy Squeeze Unsqueeze Transpose T Permute NativeDropout"
+_PASSING = (_DropoutNd, _BatchNorm, nn.Identity, nn.Flatten, nn.Unflatten, _AvgPoolNd, _AdaptiveAvgPoolNd)
+# Autograd nodes that only move, copy, drop or average numbers.
+_MOVES = "View UnsafeView ReshapeAlias Alias Clone ToCopy Squeeze Unsqueeze Transpose T Permute NativeDropout Mean"
 _PASSING_NODES = frozenset(f"{name}Backward{number}" for name in _MOVES.split() for number in range(3))
 
 

@@ -31,6 +31,7 @@ from lightning_doctor.rule import rule
         "poor_minimum",
         "saddle_point",
         "flat_region",
+        "uninformative_labels",
     ),
 )
 def linear_stack(history: History) -> Finding | None:
@@ -38,7 +39,7 @@ def linear_stack(history: History) -> Finding | None:
 
     What it looks at:
         The fact ``activations``: which linear or convolutional layer is given another's output, at most through
-        dropout, batch normalisation or a change of shape; and how well the run does.
+        dropout, batch normalisation, averages or a change of shape; and how well the run does.
 
     Why it matters:
         Linear layers in a row are one linear layer: they cost time, and express nothing that one does not.

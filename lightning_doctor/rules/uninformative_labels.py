@@ -104,10 +104,13 @@ def uninformative_labels(
     bar = other.bar_of_best
     best, sure = told(min(other.losses), bar), sureness(train.bar, bar, looked_at=len(other.losses))
     where = "held-out" if sample == "holdout" else sample
+    # Where simple models found nothing either it is not this model's doing.
+    unless = "" if read_reference(history) is not None else ", or nothing that this model can express"
     return Finding(
         severity=Severity.WARNING,
         summary=f"training rows are learned by heart, from {baseline:.4g} for a constant to {train}, while {where} "
-        f"rows are at chance since the first pass, {best} at best{sure}: the inputs say nothing about the labels",
+        f"rows are at chance since the first pass, {best} at best{sure}: the inputs say nothing about the labels"
+        + unless,
         evidence={
             "train": train.losses[-1],
             "sample": where,
@@ -121,7 +124,7 @@ def uninformative_labels(
         },
         remedy="look at ten training samples with their labels: check that inputs and labels are paired (one shuffled "
         "or sorted without the other, rows dropped from one file only); if they are, these inputs do not tell these "
-        "labels for so few samples",
+        "labels for so few samples" + (", or it takes a model of another kind (order, depth)" if unless else ""),
         # Validation rows of another shape may be of another kind too.
         confidence=Confidence.CONFIRMED if share > surely and not uncompared else Confidence.SUSPECTED,
         onset=other.steps[0],

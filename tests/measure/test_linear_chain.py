@@ -39,6 +39,13 @@ def test_dropout_batch_normalisation_and_changes_of_shape_do_not() -> None:
     assert feeding(net, torch.randn(3, 4))["5"] == "0"
 
 
+def test_averages_over_positions_do_not_either() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.AvgPool2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    assert feeding(net, torch.randn(3, 1, 8, 8)) == {"0": "", "4": "0"}
+    largest = nn.Sequential(nn.Conv2d(1, 4, 3), nn.MaxPool2d(6), nn.Flatten(), nn.Linear(4, 2))
+    assert feeding(largest, torch.randn(3, 1, 8, 8)) == {"0": "", "3": None}
+
+
 def test_a_normalised_input_is_still_data() -> None:
     assert feeding(nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 2)), torch.randn(3, 4)) == {"1": ""}
 

@@ -146,3 +146,12 @@ def test_healthy_new_samples_that_were_surely_predicted_in_the_first_epoch(first
 def test_healthy_what_a_simple_model_predicts_the_inputs_do_tell(linear: float, ill: bool) -> None:
     reference = {"step": 119, "rows": 200, "network": 1.9, "constant": CHANCE, "linear": linear, "linear_error": 0.02}
     assert (judge(facts={"reference": reference}) is not None) is ill
+
+
+@pytest.mark.parametrize("compared", [True, False])
+def test_where_no_simple_model_was_fitted_it_may_be_the_models_doing(compared: bool) -> None:
+    reference = {"step": 119, "rows": 200, "network": 1.9, "constant": CHANCE, "linear": CHANCE, "linear_error": 0.02}
+    finding = judge(facts={"reference": reference} if compared else {})
+    assert finding is not None
+    assert ("nothing that this model can express" in finding.summary) is not compared
+    assert ("a model of another kind" in finding.remedy) is not compared
