@@ -160,8 +160,7 @@ def _skill(history: History) -> float | None:
     # What other terms of the loss ask for may limit it by right.
     if not skills.values or history.fact("loss_head.regularisers"):
         return None
-    size = history.fact("data.batch_size")
-    if isinstance(size, int) and size * len(_latest(history, skills)) < _ROWS:
+    if _is_of_few_rows(history, skills):
         return None
     skill = _recently(history, skills)
     errors = history.get("typical_error").finite()
@@ -171,6 +170,15 @@ def _skill(history: History) -> float | None:
     # the loss has not risen, what was not may be by now.
     stale = skills.steps[-1] < _STALE * history.last_step
     return skill if not stale or (skill >= POOR and not _has_risen(history, skills.steps[-1])) else None
+
+
+def _is_of_few_rows(history: History, skills: Series) -> bool:
+    """Whether the latest predictions are a handful, where the loss tells more; each pixel of an image is an answer."""
+    size, shape = history.fact("data.batch_size"), history.fact("loss_head.output_shape")
+    if not isinstance(size, int) or (isinstance(shape, list) and len(shape) > 2):
+        return False
+    few = size * len(_latest(history, skills)) < _ROWS
+    return few and _learned(history, stretch(history.get("train_loss").finite(), _RECENT)) is not None
 
 
 def _recently(history: History, series: Series) -> float:

@@ -17,8 +17,8 @@ from lightning_doctor.progress import typical
 _UNSEEN = 4.0
 # Under which two samples are taken to be of two distributions: a test that is asked once or twice a run.
 _SURE = 0.005
-# The share of training rows with a twin over which those rows are few.
-_COPIES = 0.5
+# The share of training rows with a twin over which those rows are few: drawn with replacement two thirds have one.
+_COPIES = 0.97
 # How far a column's mean must have moved [standard deviations], its spread have changed [ratio], or a linear
 # classifier tell the samples apart [area under its curve] for the difference to be able to matter.
 _SHIFT, _RATIO, _SEPARATION = 0.25, 1.3, 0.62

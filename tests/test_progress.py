@@ -183,7 +183,14 @@ def test_a_level_within_the_noise_of_the_losses_is_like_that_of_now() -> None:
     assert not is_like_now(run(noisy([1.0] * 100 + [0.7] * 300, 0.05)), 50)
 
 
-@pytest.mark.parametrize(("size", "skill"), [(1, None), (8, 0.0), (None, 0.0)])
-def test_a_handful_of_rows_tells_no_skill(size: int | None, skill: float | None) -> None:
-    history = run([1.0] * 40, skills=[1.0, 1.0, 0.0, 0.0], data={} if size is None else {"batch_size": size})
+@pytest.mark.parametrize(
+    ("size", "shape", "skill"), [(1, [1, 10], None), (8, [8, 10], 0.0), (None, None, 0.0), (1, [1, 2, 64, 64], 0.0)]
+)
+def test_a_handful_of_rows_tells_no_skill_where_the_loss_tells_more(
+    size: int | None, shape: list[int] | None, skill: float | None
+) -> None:
+    facts = {"data": {} if size is None else {"batch_size": size}, "loss_head": {"output_shape": shape}}
+    history = run([1.0] * 40, skills=[1.0, 1.0, 0.0, 0.0], baseline=2.0, **facts)
     assert standing(history).skill == skill
+    # Where the loss tells nothing they are all there is.
+    assert standing(run([1.0] * 40, skills=[1.0, 1.0, 0.0, 0.0], **facts)).skill == 0.0

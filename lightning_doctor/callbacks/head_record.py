@@ -181,8 +181,11 @@ class HeadRecord:
                 history.record("skill", step, 1 - found["missed"] / found["constant_missed"])
         elif fact["loss"] in _COMPARABLE and not _is_class(fact) and found["constant_error"] > 0:
             _note(history, "skill", step, 1 - found["error"] / found["constant_error"])
-        if found["own_baseline"] > 0:
-            share = (found["loss"] - found["own_value"]) / found["own_baseline"]
+        # What is left of the loss is theirs where there are no penalties beside them, and was understood.
+        if fact["terms"] == fact["regularisers"] + 1 and found["own_value"] <= (1 + _SAME) * found["loss"]:
+            share = (
+                (found["loss"] - found["own_value"]) / found["own_baseline"] if found["own_baseline"] > 0 else math.nan
+            )
             _note(history, "regulariser_share", step, max(0.0, share))
         if fact["targets"] == "real":
             _note(history, "worst_share", step, found["worst_share"])

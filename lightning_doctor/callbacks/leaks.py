@@ -63,7 +63,6 @@ class LeakProbe(Monitor):
             rehearsal = Rehearsal(case.run.trainer, case.run.module)
             trial = _Trial(rehearsal, batch, batch_idx, _rows(case, batch))
             changed = trial.changed()
-            heard = trial.heard() if case.run.step >= _LATER else None
         except Exception as error:  # noqa: BLE001
             case.history.lack(self.signals, why_not(error))
         else:
@@ -71,9 +70,20 @@ class LeakProbe(Monitor):
             known = case.history.fact("leak.changed", 0.0)
             case.history.facts["leak"] = {"tested": True, "changed": max(changed, known)}
             case.history.absent.pop("leak", None)
-            if heard is not None:
-                case.history.facts["recurrence"] = heard
-                case.history.absent.pop("recurrence", None)
+            if case.run.step >= _LATER:
+                self._hear(case, trial)
+
+    def _hear(self, case: Case, trial: _Trial) -> None:
+        try:
+            heard = trial.heard()
+        except Exception as error:  # noqa: BLE001
+            case.history.lack(["recurrence"], why_not(error))
+            return
+        if isinstance(heard, str):
+            case.history.lack(["recurrence"], heard)
+            return
+        case.history.facts["recurrence"] = {"step": case.run.step, **heard}
+        case.history.absent.pop("recurrence", None)
 
 
 class _Trial:
@@ -125,16 +135,15 @@ class _Trial:
             dependent += int(differs[kept].sum())
         return dependent / self._rows
 
-    def heard(self) -> dict[str, Any] | None:
+    def heard(self) -> dict[str, Any] | str:
         """Returns how far the first and the last time steps that the first recurrent layer reads move the predictions.
 
-        Each in shares of how far the predictions of different samples lie apart; None where there is no such layer, or
-        these steps are alike in all samples, as padding is.
+        Each in shares of how far the predictions of different samples lie apart; a reason where that cannot be told.
         """
         named = self._rehearsal.module.named_modules()
         name, layer = next(((n, part) for n, part in named if isinstance(part, nn.RNNBase)), ("", None))
         if layer is None:
-            return None
+            return "the model has no recurrent layer"
         index = torch.arange(self._rows)
         before = self._run(index)[1].double()
         spread = float(before.std(0, correction=0).square().mean().sqrt())
@@ -145,7 +154,7 @@ class _Trial:
             after = self._run(index)[1].double()
             hook.remove()
             if not read or not spread > 0:
-                return None
+                return "the time steps of the recurrent layer are few, packed, or alike in all samples"
             moved[part] = float((after - before).square().mean().sqrt()) / spread
         return {"layer": name, "time_steps": read["steps"], **moved}
 

@@ -22,12 +22,12 @@ _NOTHING = 0.1
 # must bring to fall as steadily.
 _END, _FADING = 0.1, 0.25
 # The fewest scans of the run as it is now that tell anything.
-_SCANS = 4
+_SCANS = 3
 
 
 @rule(
     "LD104",
-    needs={"scan/1": _SCANS, "train_loss": 32, "learning_rate": 1},
+    needs={"scan/1": 4, "train_loss": 32, "learning_rate": 1},
     explains=("undertrained", "loss_plateau", "stuck_at_baseline", "vanishing_gradients", "stale_validation"),
 )
 def learning_rate_too_low(

@@ -115,11 +115,12 @@ def loss_plateau(
     lowest, ends = lowest_part(series)
     best = median(lowest)
     fell_back = start - best > 2 * improved * start and shift(lowest, late).sigmas > sigmas
-    how = f"is back at its start after {best:.4g}" if fell_back else "hardly left its start"
+    where = "over" if now > (1 + 2 * improved) * start else "back at"
+    how = f"is {where} its start after {best:.4g}" if fell_back else "hardly left its start"
     return Finding(
         severity=Severity.NOTE if good else Severity.WARNING,
         summary=f"the training loss {how}: {now:.4g} after {spent} steps, {start:.4g} at first",
-        evidence=evidence | ({"may_be_good": good} if good else {}),
+        evidence=evidence | ({"best": best} if fell_back else {}) | ({"may_be_good": good} if good else {}),
         remedy="overfit one batch first; if that fails, change lr tenfold either way, then check input scale, "
         "dead units and the loss; if it works, check that inputs and labels belong together",
         confidence=Confidence.SUSPECTED,

@@ -137,10 +137,11 @@ def _erased(history: History, end: float, erased: float) -> Finding | None:
     if len(spreads) < 4 or len(layers) < 2 or not spreads.values[0] > 0:
         return None
     early = [(step, value) for step, value in zip(spreads.steps, spreads.values, strict=True) if step <= end]
-    at = next((step for step, value in early if value <= erased * spreads.values[0]), None)
+    index = next((i for i, (_, value) in enumerate(early) if value <= erased * spreads.values[0]), None)
     through = _ratios(history, layers)
-    if at is None or median(spreads.since(at)[-3:]) > erased * spreads.values[0] or not through:
+    if index is None or median(spreads.values[index:][-3:]) > erased * spreads.values[0] or not through:
         return None
+    at = early[index][0]
     before, after = through[0][1], [ratio for step, ratio in through if step >= at]
     # A gradient of exactly nothing was cut off by dead units, as a rate that is too high leaves them.
     if not after or not 0 < median(after) <= erased * before:

@@ -56,7 +56,8 @@ def noise_floor(
 
     Blind spots:
         How far noise holds the loss up is known for SGD only, with or without momentum, and where steep directions
-        carry it; for other optimizers the scans must show that shorter steps do better.
+        carry it: where that would be twice the loss it is no valley. For other optimizers the scans must show that
+        shorter steps do better.
     """
     losses, now, batch = history["train_loss"], standing(history), step_batch(history)
     bounds = noise_bounds(history)
@@ -71,7 +72,7 @@ def noise_floor(
     rises = change.sigmas > sigmas and change.change > moved * level
     if half < 16 or falls or rises or not level < (1 - _PROGRESS) * start:
         return None
-    held_up = _held_up(history, batch, level)
+    held_up = _held_up(history, batch, level) if level > 0 else None
     longer, made = _longer_is_worse(history), _mean(history, "scan/1")
     if made is not None and made[0] < -_SURE * made[1]:
         # On other samples the steps still go down: it is not noise that ends the fall.
@@ -81,7 +82,9 @@ def noise_floor(
     if held_up is not None and not held_up >= gain * level:
         return None
     rate = history["learning_rate"].values[-1]
-    by = "" if held_up is None else f", which holds it up by about {held_up:.2g} ({held_up / level:.0%})"
+    by = ""
+    if held_up is not None:
+        by = f", which holds it up by about {min(held_up, level):.2g} ({min(1.0, held_up / level):.0%})"
     return Finding(
         severity=now.if_harmed(Severity.WARNING),
         summary=f"the training loss rests at {level:.3g} at a constant lr of {rate:.3g}, in the noise of batches of "
@@ -120,8 +123,8 @@ def _held_up(history: History, batch: int, level: float) -> float | None:
         return None
     noises = late_values(history, "curvature/gradient_noise")
     held_up = history["learning_rate"].values[-1] / (1 - beta) / 4 * median(noises) / batch if noises else math.inf
-    # More than the whole loss: this is no valley such as the theory has.
-    return held_up if held_up <= level else None
+    # Of an estimate for the whole loss: by more than that this is no valley such as the theory has.
+    return held_up if held_up <= 2 * level else None
 
 
 def _mean(history: History, name: str) -> tuple[float, float] | None:

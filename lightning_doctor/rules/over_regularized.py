@@ -218,9 +218,9 @@ def _outweighed(history: History, outweighs: float, alike: float) -> Finding | N
     if not is_recent(history, skills.steps[-1]) and not is_like_now(history, skills.steps[-1]):
         raise Undecided(f"the newest skill is of step {skills.steps[-1]}: too old to tell of now")
     shares = history.get("regulariser_share").finite().values
-    share, now = (max(shares), shares[-1]) if shares else (math.nan, math.nan)
+    share, now = (median(shares[:3]), shares[-1]) if shares else (math.nan, math.nan)
     terms = "another term" if head.regularisers == 1 else f"{head.regularisers} other terms"
-    cost = f" (up to {share:.2g} of what a constant prediction costs, {now:.2g} now)" if shares else ""
+    cost = f" ({share:.2g} of what a constant prediction costs at first, {now:.2g} now)" if shares else ""
     outweigh = share >= 1 or (share >= outweighs and now <= outweighs * share)
     return Finding(
         severity=Severity.WARNING if outweigh else Severity.NOTE,
@@ -231,7 +231,7 @@ def _outweighed(history: History, outweighs: float, alike: float) -> Finding | N
             "output_spread": spread,
             "target_std": head.target_std,
             "limit": alike * head.target_std,
-            **known(largest_regulariser_share=share, regulariser_share=now),
+            **known(first_regulariser_share=share, regulariser_share=now),
         },
         remedy="make the factor of those terms a hundred times smaller, or raise it from zero over the first epochs; "
         "add up the error over elements as they are added up (a mean over pixels beside a sum over codes)",

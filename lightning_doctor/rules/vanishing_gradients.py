@@ -10,12 +10,15 @@ from lightning_doctor.history import History, Series
 from lightning_doctor.jsonable import number
 from lightning_doctor.layers import entries, late_level, listed, measured, of_kind
 from lightning_doctor.noise import shift, stretch
-from lightning_doctor.progress import LITTLE, held_out, lowest_part, standing
+from lightning_doctor.progress import is_like_now, lowest_part, standing
 from lightning_doctor.rule import rule
+from lightning_doctor.scores import constants, ever_learned, scores
 
 # Fewer layers with weights have no depth to fade over.
 _LAYERS = 4
 
+# The share of a constant's loss, or of its errors, under which nothing is learned.
+_CHANCE = 0.05
 # How surely the loss must have been lower once [standard errors].
 _SURE = 5.0
 
@@ -38,7 +41,6 @@ _SURE = 5.0
         "poor_minimum",
         "stale_validation",
         "saddle_point",
-        "uninformative_labels",
     ),
 )
 def vanishing_gradients(
@@ -68,9 +70,9 @@ def vanishing_gradients(
         initialization that keeps the size of what passes.
 
     Thresholds:
-        decay: By what factor the gradient must fade from the last layer to the early ones, or the effect from the last
-            time steps to the first [ratio].
-        reach: Share of the loss that early layers must be unable to change in the whole run [share].
+        decay: By what factor the gradient must fade from the last layer to the early ones [ratio].
+        reach: Share of the loss that early layers must be unable to change in the whole run; share of the effect of the
+            last time steps that the first ones must not reach [share].
         moved: Share of their weights that early layers must be unable to move by; where they do move, as under Adam,
             half of the run is waited for [share].
         rewritten: The same of the last layer, over which it is free to learn [share].
@@ -80,7 +82,7 @@ def vanishing_gradients(
         deep as its inputs are long. What a recurrent layer forgets of the first time steps is seen where it reads whole
         tensors, not packed sequences. A plateau that is left after half of the run looks the same until then.
     """
-    return _through_layers(history, decay, reach, moved, rewritten) or _through_time(history, decay)
+    return _through_layers(history, decay, reach, moved, rewritten) or _through_time(history, reach)
 
 
 def _through_layers(history: History, decay: float, reach: float, moved: float, rewritten: float) -> Finding | None:
@@ -133,28 +135,38 @@ def _through_layers(history: History, decay: float, reach: float, moved: float, 
     )
 
 
-def _through_time(history: History, decay: float) -> Finding | None:
-    """A recurrent layer whose last time steps drown the first ones, in a run that learned nothing that holds."""
-    how, held = standing(history), held_out(history)
-    reached = [share for share in (how.most, held) if share is not None]
+def _through_time(history: History, reach: float) -> Finding | None:
+    """A recurrent layer whose last time steps drown the first ones, in a run that learned nothing at all.
+
+    Most do at first; one that needs what comes first learns to hear it, or learns nothing.
+    """
+    how, step = standing(history), history.fact("recurrence.step")
     early, late = (number(history.fact(f"recurrence.{part}"), math.nan) for part in ("early", "late"))
-    if not (how.harmed or (how.ended and held is not None)) or min(reached, default=1.0) >= LITTLE:
+    if not early < reach * late or not how.harmed or not _is_at_chance(history):
         return None
-    if not early * decay < late:
+    if not isinstance(step, int) or not is_like_now(history, step):
         return None
     layer, steps = history.fact("recurrence.layer"), history.fact("recurrence.time_steps")
     return Finding(
         severity=Severity.WARNING,
         summary=f"{layer} forgets: other values in the first quarter of its {steps} time steps move the predictions by "
-        f"{early:.1g} of their spread, in the last quarter by {late:.1g}; what is read there cannot be learned",
-        evidence={"layer": str(layer), "early": early, "late": late, "limit": late / decay, "learned": min(reached)},
+        f"{early:.1g} of their spread, in the last quarter by {late:.1g}, and nothing is learned",
+        evidence={"layer": str(layer), "early": early, "late": late, "limit": reach * late},
         remedy="shorten the sequences, read the mean or all of the outputs rather than the last (attention), take LSTM "
-        "or GRU in place of a plain RNN, start the forget gate's bias at 1 or above; or they may not need those "
-        "steps",
+        "or GRU in place of a plain RNN, start the forget gate's bias at 1 or above; unless those steps do not matter",
         confidence=Confidence.SUSPECTED,
         onset=history["train_loss"].steps[0],
         signals=("train_loss",),
     )
+
+
+def _is_at_chance(history: History) -> bool:
+    """Whether no row was ever predicted better than by a constant, of those that were not trained on if there are."""
+    baselines, validation = constants(history), scores(history, "validation")
+    if validation is not None and baselines and baselines[-1] > 0:
+        return not ever_learned(validation, baselines[-1], _CHANCE)
+    most = standing(history).most
+    return most is not None and most < _CHANCE
 
 
 def _since(losses: Series, first: int) -> int:

@@ -460,3 +460,31 @@ def test_nothing_of_the_model_is_kept_after_the_run(tmp_path: Path) -> None:
     kept = [value for value in vars(monitor).values() if isinstance(value, (Tensor, nn.Module))]
     assert kept == []
     assert (len(monitor._outputs), monitor._read, monitor._tally) == (0, [], None)
+
+
+class Regularised(DigitsNet):
+    """Cross-entropy with a call for small outputs of this weight, and a penalty on weights of that one."""
+
+    def __init__(self, weight: float, decay: float) -> None:
+        super().__init__()
+        self.weight, self.decay = weight, decay
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        outputs = self.net(batch[0])
+        loss = functional.cross_entropy(outputs, batch[1]) + self.weight * outputs.square().mean()
+        return loss + self.decay * sum(p.square().sum() for p in self.net.parameters()) if self.decay else loss
+
+
+def test_what_terms_of_layers_outputs_weigh_is_told(tmp_path: Path) -> None:
+    light, heavy = (
+        watch(tmp_path / str(weight), Regularised(weight, 0.0), LABELS)["regulariser_share"].values[0]
+        for weight in (0.01, 100.0)
+    )
+    assert 0 < light < 0.01
+    assert heavy > 1
+
+
+def test_penalties_on_weights_are_not_taken_for_terms_of_layers_outputs(tmp_path: Path) -> None:
+    history = watch(tmp_path, Regularised(0.01, 1.0), LABELS)
+    assert history.fact("loss_head.regularisers") == 1
+    assert "regulariser_share" not in history

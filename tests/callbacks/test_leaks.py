@@ -353,7 +353,9 @@ def recurrence(folder: Path, body: nn.Module, rows: Tensor) -> Any:
     doctor = Doctor(overhead=1.0, strict=True)
     trainer(folder, doctor, max_epochs=30).fit(net, DataLoader(TensorDataset(rows, labels), BATCH, shuffle=True))
     assert doctor.report is not None
-    return doctor.report.history.fact("recurrence")
+    history = doctor.report.history
+    assert history.fact("leak.tested")
+    return history.fact("recurrence") or history.absent["recurrence"]
 
 
 @pytest.mark.parametrize("batch_first", [True, False])
@@ -381,4 +383,27 @@ def test_time_steps_that_are_alike_few_or_packed_tell_nothing(tmp_path: Path, ro
         body = Via(
             lambda gru, x: gru(nn.utils.rnn.pack_padded_sequence(x, [16] * len(x), batch_first=True))[1][0], layer
         )
-    assert recurrence(tmp_path, body, values) is None
+    assert recurrence(tmp_path, body, values) == (
+        "the time steps of the recurrent layer are few, packed, or alike in all samples"
+    )
+
+
+def test_without_a_recurrent_layer_there_is_nothing_to_hear(tmp_path: Path) -> None:
+    body = nn.Sequential(nn.Flatten(), nn.Linear(16 * WIDE, 16), nn.ReLU())
+    assert recurrence(tmp_path, body, torch.randn(6 * BATCH, 16, WIDE)) == "the model has no recurrent layer"
+
+
+class Touchy(Reader):
+    """Takes the same values only, from the second trial on."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.GRU, batch_first=True)
+        self.layer.register_forward_pre_hook(self._check)
+
+    def _check(self, layer: nn.Module, args: Any) -> None:
+        if not layer.training and layer._forward_pre_hooks and len(layer._forward_pre_hooks) > 2:
+            raise ValueError("other values")
+
+
+def test_a_layer_that_takes_no_other_values_keeps_what_was_found_of_the_rows(tmp_path: Path) -> None:
+    assert "other values" in recurrence(tmp_path, Touchy(), torch.randn(6 * BATCH, 16, WIDE))

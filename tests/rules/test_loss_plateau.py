@@ -158,3 +158,14 @@ def test_healthy_run_whose_first_values_fall_by_less_than_noise_each_is_measured
     losses = noisy(decay(2.4, 1.9, 6, 400), 0.1)
     finding = loss_plateau(history_of(losses, run=COMPLETED, data=DATA))
     assert finding is None or finding.severity == "note"
+
+
+@pytest.mark.parametrize(("end", "said"), [(2.3, "is back at its start after 0.99"), (3.5, "is over its start after 0.99")])
+def test_sick_what_was_learned_is_lost_again(end: float, said: str) -> None:
+    losses = noisy([2.3] * 20 + [1.0] * 80 + [end] * 500, 0.01)
+    finding = loss_plateau(history_of(losses, run=COMPLETED))
+    assert finding is not None
+    assert said in finding.summary
+    assert finding.evidence["best"] == pytest.approx(1.0, abs=0.01)
+    assert finding.onset is not None
+    assert 50 <= finding.onset <= 150

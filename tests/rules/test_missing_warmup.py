@@ -143,3 +143,10 @@ def test_sick_a_single_look_after_they_were_erased_is_enough_where_gradients_say
     finding = missing_warmup(history)
     assert finding is not None
     assert "the first 8 steps of Adam" in finding.summary
+
+
+def test_steps_that_go_backwards_raise_nothing() -> None:
+    history = erased()
+    spread = history["output_spread"]
+    spread.steps[:], spread.values[:] = [5, 4, 3, 2, 1], [0.1, 0.02, 3e-3, 8e-4, 8e-4]
+    assert missing_warmup(history) is not None

@@ -148,7 +148,11 @@ def test_healthy_a_true_plateau_has_little_noise() -> None:
     assert noise_floor(run(noise=0.01)) is None
 
 
-@pytest.mark.parametrize(("noise", "ill"), [(70.0, True), (80.0, False)])
-def test_more_than_the_whole_loss_is_no_matter_of_noise(noise: float, ill: bool) -> None:
-    # 0.1/4 · 70/2 = 0.875 of a loss of 0.9.
+@pytest.mark.parametrize(("noise", "ill"), [(140.0, True), (150.0, False)])
+def test_twice_the_whole_loss_is_no_matter_of_noise(noise: float, ill: bool) -> None:
+    # 0.1/4 · 140/2 = 1.75 of a loss of 0.9.
     assert (noise_floor(run(noise=noise)) is not None) is ill
+
+
+def test_healthy_a_loss_that_rests_at_zero() -> None:
+    assert noise_floor(run([1.0] * 50 + [0.0] * 350, noise=0.0)) is None

@@ -209,10 +209,10 @@ def test_terms_that_cost_more_than_predictions_could_gain_or_are_given_way_to(
     head = {"loss": "mse", "targets": "real", "target_std": 0.38, "terms": 4, "regularisers": 3}
     history = headed(head, baseline=None, run=COMPLETED)
     reading(history, "output_spread", [0.05, 0.04, 0.03])
-    finding = over_regularized(reading(history, "regulariser_share", [share, now, now]))
+    finding = over_regularized(reading(history, "regulariser_share", [share, share, now]))
     assert finding is not None
     assert finding.severity is severity
-    assert f"(up to {share} of what a constant prediction costs, {now} now)" in finding.summary
+    assert f"({share} of what a constant prediction costs at first, {now} now)" in finding.summary
 
 
 @pytest.mark.parametrize(("loss", "known"), [(0.9, True), (0.5, False)])

@@ -9,6 +9,7 @@ from lightning_doctor.findings import Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.rules.vanishing_gradients import vanishing_gradients
 from tests.histories import COMPLETED, SGD, decay, history_of, noisy, reading
+from tests.scored import scored
 
 NAMES = ["one", "two", "three", "four", "five", "six"]
 FLAT = noisy([2.3] * 600, 0.05)
@@ -182,14 +183,15 @@ def test_healthy_a_gradient_that_dead_units_cut_off_has_not_faded() -> None:
     assert vanishing_gradients(history) is None
 
 
-def recurrent(early: float = 1e-4, late: float = 0.9, *, skill: float = 0.1, **facts: Any) -> Finding | None:
+def recurrent(early: float = 1e-4, late: float = 0.9, *, skill: float = 0.0, step: int = 90, **options: Any) -> History:
     """A recurrent layer between an embedding and a head, whose predictions other values move so far."""
-    heard = {"layer": "rnn", "time_steps": 40, "early": early, "late": late}
-    return judge([0.1, 0.1, 0.1], [1e-3, 1e-3, 1e-3], skill=skill, recurrence=heard, **{"run": COMPLETED, **facts})
+    history = run([0.1] * 3, [1e-3] * 3, skill=skill, **{"run": COMPLETED, **options})
+    history.facts["recurrence"] = {"step": step, "layer": "rnn", "time_steps": 40, "early": early, "late": late}
+    return reading(history, "baseline_loss", [2.3])
 
 
 def test_sick_a_recurrent_layer_that_forgets_what_it_read_first() -> None:
-    finding = recurrent()
+    finding = vanishing_gradients(recurrent())
     assert finding is not None
     assert (finding.severity, finding.confidence, finding.onset) == (Severity.WARNING, "suspected", 0)
     assert "rnn forgets: other values in the first quarter of its 40 time steps" in finding.summary
@@ -197,16 +199,19 @@ def test_sick_a_recurrent_layer_that_forgets_what_it_read_first() -> None:
 
 
 @pytest.mark.parametrize(
-    ("early", "skill", "found"), [(8e-3, 0.1, True), (1e-2, 0.1, False), (1e-4, 0.3, False), (1e-4, 0.9, False)]
+    ("early", "skill", "found"), [(8e-4, 0.04, True), (1e-3, 0.04, False), (1e-4, 0.06, False), (1e-4, 0.9, False)]
 )
 def test_healthy_what_comes_first_may_not_matter(early: float, skill: float, found: bool) -> None:
-    assert (recurrent(early, skill=skill) is not None) is found
+    assert (vanishing_gradients(recurrent(early, skill=skill)) is not None) is found
 
 
-@pytest.mark.parametrize(("ended", "found"), [(True, True), (False, False)])
-def test_sick_samples_learned_by_heart_that_tell_nothing_of_others(ended: bool, found: bool) -> None:
-    history = run([0.1] * 3, [1e-3] * 3, skill=0.9, run=COMPLETED if ended else {})
-    history.facts["recurrence"] = {"layer": "rnn", "time_steps": 40, "early": 1e-4, "late": 0.9}
-    history.facts["loss_head"] = {"reduction": "mean"}
-    reading(reading(history, "baseline_loss", [2.3]), "val_loss", [2.3, 2.3, 2.2])
+@pytest.mark.parametrize(("validation", "found"), [(2.29, True), (1.9, False)])
+def test_sick_rows_that_were_not_trained_on_tell_whether_anything_is_learned(validation: float, found: bool) -> None:
+    history = scored(recurrent(skill=0.3), "validation", [2.3, validation, 2.4])
     assert (vanishing_gradients(history) is not None) is found
+
+
+def test_healthy_what_was_tried_at_another_loss_tells_nothing_of_now() -> None:
+    fell = noisy([2.8] * 100 + [2.2] * 500, 0.05)
+    assert vanishing_gradients(recurrent(losses=fell)) is None
+    assert vanishing_gradients(recurrent(losses=fell, step=300)) is not None
