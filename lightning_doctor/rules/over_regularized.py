@@ -57,8 +57,8 @@ def over_regularized(
         times it against ``grad_norm``, or for AdamW its share of ``update_ratio``; a penalty that is a term of the
         loss, by how much more than a constant prediction the loss cost at first; terms that ask something of what
         layers put out (a divergence, a call for sparse codes), with ``regulariser_share``, ``output_spread`` and
-        ``skill``. All that only in a
-        run that does badly in eval mode too, as far as that is known, and no longer improves.
+        ``skill``. All that only in a run that does badly in eval mode too, as far as that is known, and no longer
+        improves.
 
     Why it matters:
         A network that has not learned the training data has nothing to be regularised.
@@ -83,8 +83,8 @@ def over_regularized(
 
     Blind spots:
         A penalty that is a term of the loss is suspected only where it was most of it; terms of layers' outputs are but
-        a note where they are neither dear nor given way to. Dropout called as a function, and augmentation
-        that is too strong, are not seen.
+        a note where they are neither dear nor given way to, and beside a penalty. Dropout called as a function, and
+        augmentation that is too strong, are not seen.
     """
     return _unlearned(history, taken, strong, outweighs, shrunk) or _outweighed(history, outweighs, alike)
 

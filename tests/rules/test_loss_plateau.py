@@ -160,7 +160,9 @@ def test_healthy_run_whose_first_values_fall_by_less_than_noise_each_is_measured
     assert finding is None or finding.severity == "note"
 
 
-@pytest.mark.parametrize(("end", "said"), [(2.3, "is back at its start after 0.99"), (3.5, "is over its start after 0.99")])
+@pytest.mark.parametrize(
+    ("end", "said"), [(2.3, "is back at its start after 0.99"), (3.5, "is over its start after 0.99")]
+)
 def test_sick_what_was_learned_is_lost_again(end: float, said: str) -> None:
     losses = noisy([2.3] * 20 + [1.0] * 80 + [end] * 500, 0.01)
     finding = loss_plateau(history_of(losses, run=COMPLETED))
