@@ -5,24 +5,25 @@ from __future__ import annotations
 import math
 from statistics import fmean, median, stdev
 
-from lightning_doctor.curvature import is_full_batch, known, late_values, noise_bounds, step_batch
+from lightning_doctor.curvature import is_full_batch, known, noise_bounds, step_batch
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.noise import shift, stretch
 from lightning_doctor.prescriptions import is_adaptive, momentum
-from lightning_doctor.progress import standing
-from lightning_doctor.rule import rule
+from lightning_doctor.progress import is_like_now, standing
+from lightning_doctor.rule import Undecided, rule
 
 # Scans that tell a mean with its error; standard errors that make it sure.
 _SCANS, _SURE = 6, 2.0
 # Share of its start that the loss must have lost to be on a floor and not still on its first plateau.
 _PROGRESS = 0.05
+# How often a bound of the noise scale may err at most, and how many of them together.
+_ERRS, _SELDOM = 0.1, 0.05
 
 
 @rule(
     "LD112",
     needs={"train_loss": 64, "learning_rate": 1, "curvature/gradient_noise": 2},
-    recent=("curvature/gradient_noise",),
     explains=("loss_plateau", "loss_spike", "stale_validation"),
 )
 def noise_floor(
@@ -33,7 +34,7 @@ def noise_floor(
     What it looks at:
         ``curvature/gradient_noise``, the variance of one sample's gradient: over the batch it is that of a step, and a
         quarter of the learning rate times that is by how much it holds the loss up (Mandt, Hoffman and Blei 2017);
-        ``curvature/noise_scale``, or the least that it may be, against the batch of a step;
+        ``curvature/noise_scale``, or the least that it may be by all probes of the rest, against the batch of a step;
         ``train_loss`` and ``learning_rate``, which no longer fall; ``scan/…`` where there are any.
 
     Why it matters:
@@ -60,10 +61,9 @@ def noise_floor(
         shorter steps do better.
     """
     losses, now, batch = history["train_loss"], standing(history), step_batch(history)
-    bounds = noise_bounds(history)
-    if now.good or is_full_batch(history) or batch is None or bounds is None or min(losses.values) < 0:
+    if now.good or is_full_batch(history) or batch is None or min(losses.values) < 0:
         return None
-    if bounds[0] < dominance * batch or not _is_constant(history, now.ended):
+    if not _is_constant(history, now.ended):
         return None
     late = stretch(losses, 0.5)
     half = len(late) // 2
@@ -71,6 +71,9 @@ def noise_floor(
     falls = change.sigmas < -sigmas and -change.change > moved * level
     rises = change.sigmas > sigmas and change.change > moved * level
     if half < 16 or falls or rises or not level < (1 - _PROGRESS) * start:
+        return None
+    least = _least_scale(history)
+    if least < dominance * batch:
         return None
     held_up = _held_up(history, batch, level) if level > 0 else None
     longer, made = _longer_is_worse(history), _mean(history, "scan/1")
@@ -88,12 +91,12 @@ def noise_floor(
     return Finding(
         severity=now.if_harmed(Severity.WARNING),
         summary=f"the training loss rests at {level:.3g} at a constant lr of {rate:.3g}, in the noise of batches of "
-        f"{batch} (it takes {bounds[0]:.2g} samples or more for a gradient that is as much signal){by}",
+        f"{batch} (it takes {least:.2g} samples or more for a gradient that is as much signal){by}",
         evidence={
             "now": level,
             "rate": rate,
             "batch": batch,
-            **known(least_noise_scale=bounds[0], held_up=math.nan if held_up is None else held_up),
+            **known(least_noise_scale=least, held_up=math.nan if held_up is None else held_up),
             **({} if made is None else known(scanned_change=made[0])),
         },
         remedy=f"decay lr from {rate:.3g} towards zero over the rest of the run (`CosineAnnealingLR`), or use batches "
@@ -112,6 +115,33 @@ def _is_constant(history: History, ended: bool) -> bool:
     return ended or not history.fact("schedulers")
 
 
+def _like_now(history: History, name: str) -> list[float]:
+    series = history.get(name).finite()
+    return [value for step, value in zip(series.steps, series.values, strict=True) if is_like_now(history, step)]
+
+
+def _least_scale(history: History) -> float:
+    """Returns what the noise scale is surely over, by the probes at a loss like that of now [samples].
+
+    Raises:
+        Undecided: Where there are none.
+    """
+    bounds = noise_bounds(history)
+    if bounds is not None and math.isfinite(bounds[1]):
+        return bounds[0]
+    found = sorted(_like_now(history, "curvature/least_noise_scale"), reverse=True)
+    if not found:
+        raise Undecided("no noise of a gradient was measured at a loss like that of now")
+    # The largest that as many as reach it do not err together.
+    return next((bound for place, bound in enumerate(found, 1) if _seldom_err(place, len(found))), found[-1])
+
+
+def _seldom_err(least: int, count: int) -> bool:
+    """Whether so many of the bounds, or more, hardly ever err together: a binomial tail."""
+    chances = (math.comb(count, n) * _ERRS**n * (1 - _ERRS) ** (count - n) for n in range(least, count + 1))
+    return sum(chances) <= _SELDOM
+
+
 def _held_up(history: History, batch: int, level: float) -> float | None:
     """Returns how far over its minimum the noise holds the loss; None where there is no theory of it.
 
@@ -121,7 +151,7 @@ def _held_up(history: History, batch: int, level: float) -> float | None:
     beta = momentum(history)
     if is_adaptive(history) is not False or beta is None or not 0 <= beta < 1:
         return None
-    noises = late_values(history, "curvature/gradient_noise")
+    noises = _like_now(history, "curvature/gradient_noise")
     held_up = history["learning_rate"].values[-1] / (1 - beta) / 4 * median(noises) / batch if noises else math.inf
     # Of an estimate for the whole loss: by more than that this is no valley such as the theory has.
     return held_up if held_up <= 2 * level else None

@@ -8,6 +8,7 @@ import pytest
 
 from lightning_doctor.findings import Confidence, Severity
 from lightning_doctor.history import History
+from lightning_doctor.rule import Undecided
 from lightning_doctor.rules.noise_floor import noise_floor
 from tests.histories import ADAM, COMPLETED, FULL_BATCH, SGD, decay, history_of, noisy, reading, scanned
 
@@ -156,3 +157,25 @@ def test_twice_the_whole_loss_is_no_matter_of_noise(noise: float, ill: bool) -> 
 
 def test_healthy_a_loss_that_rests_at_zero() -> None:
     assert noise_floor(run([1.0] * 50 + [0.0] * 350, noise=0.0)) is None
+
+
+@pytest.mark.parametrize(
+    ("bounds", "least"),
+    [([60.0], 60.0), ([9.0, 60.0], 9.0), ([5.0, 60.0, 50.0], 50.0), ([9.0] * 5 + [60.0, 50.0, 40.0], 40.0)],
+)
+def test_of_several_bounds_the_largest_counts_that_enough_of_them_reach(bounds: list[float], least: float) -> None:
+    history = run()
+    series = history["curvature/least_noise_scale"]
+    series.steps[:], series.values[:] = [100 + 10 * index for index in range(len(bounds))], bounds
+    finding = noise_floor(history)
+    assert finding is not None
+    assert finding.evidence["least_noise_scale"] == least
+
+
+def test_probes_of_long_ago_tell_of_a_loss_that_is_as_it_was_then() -> None:
+    history = run(noisy(decay(2.0, 0.9, 20, 4000), 0.1))
+    assert noise_floor(history) is not None
+    for name in ("curvature/gradient_noise", "curvature/least_noise_scale"):
+        history[name].steps[:] = [0, 1, 2, 3]
+    with pytest.raises(Undecided, match="no noise of a gradient was measured at a loss like that of now"):
+        noise_floor(history)
