@@ -30,6 +30,8 @@ _STOPPED = 8
 _PARTS = 12
 # Losses that tell where a run is, and the share of the loss whose change makes it another run than was looked at.
 _AROUND, _ANOTHER = 32, 0.2
+# Examined batches that tell how a run at rest does, where fewer were looked at of late.
+_SEVERAL = 8
 # Rows fewer than which tell no share of errors.
 _ROWS = 16
 # How sure that change must be [standard errors].
@@ -189,8 +191,8 @@ def _latest(history: History, series: Series) -> list[float]:
     recent = stretch(series, _RECENT)
     if len(recent) >= 3:
         return recent
-    # A few at least, as one small batch is luck, but of the run as it is now.
-    latest = list(zip(series.steps, series.values, strict=True))[-3:]
+    # Several, as a few small batches are luck, but of the run as it is now.
+    latest = list(zip(series.steps, series.values, strict=True))[-_SEVERAL:]
     return [value for step, value in latest if is_like_now(history, step)] or series.values[-1:]
 
 
