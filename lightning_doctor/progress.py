@@ -191,8 +191,10 @@ def _latest(history: History, series: Series) -> list[float]:
     recent = stretch(series, _RECENT)
     if len(recent) >= 3:
         return recent
-    # Several, as a few small batches are luck, but of the run as it is now.
-    latest = list(zip(series.steps, series.values, strict=True))[-_SEVERAL:]
+    # Several, as a few small batches are luck, but of the run as it is now: while it improves only the latest.
+    losses = history.get("train_loss").finite()
+    count = 3 if _improving(losses.values, stretch(losses, 0.5)) else _SEVERAL
+    latest = list(zip(series.steps, series.values, strict=True))[-count:]
     return [value for step, value in latest if is_like_now(history, step)] or series.values[-1:]
 
 
