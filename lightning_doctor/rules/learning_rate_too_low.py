@@ -22,7 +22,7 @@ _NOTHING = 0.1
 # must bring to fall as steadily.
 _END, _FADING = 0.1, 0.25
 # The fewest scans of the run as it is now that tell anything.
-_SCANS = 3
+_SCANS = 4
 
 
 @rule(
