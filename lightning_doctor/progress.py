@@ -210,7 +210,7 @@ def is_like_now(history: History, step: int) -> bool:
 
 def _has_risen(history: History, since: int) -> bool:
     losses = history.get("train_loss").finite()
-    before, after = losses.until(since)[-32:], stretch(losses, _RECENT)
+    before, after = losses.until(since)[-_AROUND:], stretch(losses, _RECENT)
     return not before or not after or median(after) > median(before)
 
 

@@ -182,10 +182,9 @@ class HeadRecord:
         elif fact["loss"] in _COMPARABLE and not _is_class(fact) and found["constant_error"] > 0:
             _note(history, "skill", step, 1 - found["error"] / found["constant_error"])
         # What is left of the loss is theirs where there are no penalties beside them, and was understood.
-        if fact["terms"] == fact["regularisers"] + 1 and found["own_value"] <= (1 + _SAME) * found["loss"]:
-            share = (
-                (found["loss"] - found["own_value"]) / found["own_baseline"] if found["own_baseline"] > 0 else math.nan
-            )
+        alone = fact["terms"] == fact["regularisers"] + 1 and found["own_baseline"] > 0
+        if alone and found["own_value"] <= (1 + _SAME) * found["loss"]:
+            share = (found["loss"] - found["own_value"]) / found["own_baseline"]
             _note(history, "regulariser_share", step, max(0.0, share))
         if fact["targets"] == "real":
             _note(history, "worst_share", step, found["worst_share"])

@@ -146,7 +146,7 @@ class _Trial:
             return "the model has no recurrent layer"
         index = torch.arange(self._rows)
         before = self._run(index)[1].double()
-        spread = float(before.std(0, correction=0).square().mean().sqrt())
+        spread = _spread(before)
         moved: dict[str, float] = {}
         for part in ("early", "late"):
             read: dict[str, int] = {}
@@ -171,7 +171,7 @@ class _Trial:
 
     def _limit(self, before: Tensor, again: Tensor) -> float:
         """Returns the change that is none, from two passes over the same batch."""
-        spread = float(before.double().std(0, correction=0).square().mean().sqrt())
+        spread = _spread(before)
         noise = float((again - before).abs().max())
         if not noise <= 0.01 * spread:
             raise Unrehearsable("two passes over the same batch do not give the same predictions")
@@ -197,6 +197,11 @@ class _Trial:
             if tensor.numel() == values.numel() and torch.equal(tensor.cpu().flatten().sort().values, values):
                 return
         raise Unrehearsable("rows are mixed before the first layer, as mixup does")
+
+
+def _spread(predictions: Tensor) -> float:
+    """Returns how far the predictions of different samples lie apart, as a standard deviation."""
+    return float(predictions.double().std(0, correction=0).square().mean().sqrt())
 
 
 def _exchange(layer: nn.Module, args: tuple[Any, ...], *, early: bool, read: dict[str, int]) -> Any:
