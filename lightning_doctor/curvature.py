@@ -149,15 +149,15 @@ def newest_probe(history: History) -> Probe | None:
 
 
 def standing_probe(history: History) -> Probe | None:
-    """Returns the newest probe if it still tells where the run is: it is not old, and the loss has not moved on."""
+    """Returns the newest probe if it still tells where the run is: the loss has not moved on."""
     probe = newest_probe(history)
-    if probe is None or not is_recent(history, probe.step):
+    if probe is None:
         return None
     losses = history.get("train_loss").finite()
     before = [v for step, v in zip(losses.steps, losses.values, strict=True) if step <= probe.step][-_BEFORE:]
     after = losses.since(probe.step + 1)
     if len(before) < 8 or len(after) < 8:
-        return probe
+        return probe if is_recent(history, probe.step) else None
     fall = shift(before, after[-_BEFORE:])
     moved = abs(fall.sigmas) > _SURE and abs(fall.change) > _MOVED * abs(median(before))
     return None if moved else probe

@@ -63,13 +63,18 @@ def test_what_is_no_finite_number_is_not_known(number: Any) -> None:
     assert math.isnan(probe.loss)
 
 
-def test_a_probe_holds_until_the_loss_has_moved_on_or_much_of_the_run_came_after_it() -> None:
+def test_a_probe_holds_until_the_loss_has_moved_on() -> None:
     assert standing_probe(run(curvature=SADDLE)) is not None
     fallen = noisy([*[1.3] * 300, *[0.4] * 100], 0.01)
     assert standing_probe(run(fallen, curvature={**SADDLE, "step": 290})) is None
     assert standing_probe(run(fallen, curvature={**SADDLE, "step": 370})) is not None
-    assert standing_probe(run(curvature={**SADDLE, "step": 159})) is None
-    assert standing_probe(run(curvature={**SADDLE, "step": 160})) is not None
+    assert standing_probe(run(curvature={**SADDLE, "step": 100})) is not None
+
+
+def test_of_a_run_whose_losses_do_not_tell_an_old_probe_tells_nothing() -> None:
+    losses = noisy([1.3] * 7, 0.01)
+    assert standing_probe(run(losses, curvature={**SADDLE, "step": 2})) is None
+    assert standing_probe(run(losses, curvature={**SADDLE, "step": 3})) is not None
 
 
 def test_a_rest_began_when_the_loss_came_within_a_tenth() -> None:

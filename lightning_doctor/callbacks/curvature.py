@@ -21,6 +21,7 @@ from lightning_doctor.callbacks.point import Point, is_out_of_memory
 from lightning_doctor.callbacks.rehearsal import Rehearsal, Unrehearsable, holds_whole, obstacle, why_not
 from lightning_doctor.callbacks.shards import Whole
 from lightning_doctor.callbacks.supply import Sample, Supply, halved, supply
+from lightning_doctor.curvature import standing_probe
 from lightning_doctor.gradient_noise import NoiseScale
 from lightning_doctor.measure.hessian import flat, vector_dtype
 from lightning_doctor.measure.norms import are_sharded
@@ -230,10 +231,14 @@ class CurvatureProbe(Monitor):
             verdict = point.judge(most)
             if verdict.ends is not None:
                 gauges |= {"curvature/high": verdict.ends.high, "curvature/low": verdict.ends.low}
-            way = {"step": step, "backend": point.backend, "notes": [*notes, *point.notes]}
             line = point.line(verdict)
-            case.history.facts["curvature"] = {**way, **described(verdict, noise), **({"line": line} if line else {})}
-            case.history.absent.pop("curvature", None)
+            earlier = standing_probe(case.history)
+            # One that time cut short says less than an earlier one that still stands.
+            if not verdict.cut_short or earlier is None or earlier.kind == "inconclusive":
+                way = {"step": step, "backend": point.backend, "notes": [*notes, *point.notes]}
+                found = {**way, **described(verdict, noise), **({"line": line} if line else {})}
+                case.history.facts["curvature"] = found
+                case.history.absent.pop("curvature", None)
         numbers = torch.tensor([gauges.get(name, math.nan) for name in GAUGES], dtype=torch.float64)
         case.window.put(step, numbers, partial(_receive, case))
 

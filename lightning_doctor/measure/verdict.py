@@ -47,6 +47,7 @@ class CriticalPoint:
         held_out: Whether the testing samples are others than the choosing ones.
         samples: How many chose; None where nobody said.
         tested: How many tested; None where nobody said.
+        cut_short: Whether time ran out before all that was to be tried had been.
     """
 
     kind: Kind
@@ -61,6 +62,7 @@ class CriticalPoint:
     held_out: bool
     samples: int | None = None
     tested: int | None = None
+    cut_short: bool = False
 
     @property
     def failure(self) -> float:
@@ -148,7 +150,7 @@ def judge(
         point = replace(point, near_zero=_near_zero(point))
         return _saddle(point) or _flat(point, testing, start, length, seed) or _slope(point) or _minimum(point)
     except _NoTime:
-        return replace(point, because=f"the time ran out after {point.products} products")
+        return _out_of_time(point)
 
 
 def _is_seen(curvature: float, length: float, rounding: float) -> bool:
@@ -247,10 +249,14 @@ def _minimum(point: CriticalPoint) -> CriticalPoint:
             "along it and along the gradient is lost in noise"
         )
     elif spectrum.stopped == "time":
-        because = f"the time ran out after {spectrum.products} products"
+        return _out_of_time(point)
     else:
         because = (
             f"after {spectrum.products} products curvature down to −{spectrum.least_share:.2g} of the spectral range "
             "cannot be excluded"
         )
     return replace(point, because=because)
+
+
+def _out_of_time(point: CriticalPoint) -> CriticalPoint:
+    return replace(point, because=f"the time ran out after {point.products} products", cut_short=True)

@@ -178,7 +178,9 @@ def _climbed(history: History, rise: float) -> Finding | None:
         return None
     baseline = history["baseline_loss"].values[-1] if "baseline_loss" in history else 0.0
     # A single loss may be that of a bad batch, and what a constant prediction costs is how far batches may lie apart.
-    surged = sorted(first)[-min(3, len(first))] > rise * max(start, baseline)
+    surged = _third_largest(first) > rise * max(start, baseline)
+    # Some batches may cost as much to the end, while most cost less than a constant prediction does.
+    surged = surged and not (median(late) < baseline and _third_largest(first) < rise * _third_largest(late))
     # Of a run that learned something all the same batches may be the reason, whose losses lie far apart.
     most = standing(history).most
     surged = surged and (most is None or most < LITTLE)
@@ -200,6 +202,10 @@ def _climbed(history: History, rise: float) -> Finding | None:
         onset=losses.steps[0],
         signals=("train_loss", "learning_rate"),
     )
+
+
+def _third_largest(values: list[float]) -> float:
+    return sorted(values)[-min(3, len(values))] if values else 0.0
 
 
 def _at_most(values: list[float]) -> float:

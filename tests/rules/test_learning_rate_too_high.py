@@ -116,6 +116,12 @@ def test_sick_first_steps_that_took_the_loss_far_up_are_suspected_without_a_scan
     assert learning_rate_too_high(run(surged, [-1e-6] * 30, skill=0.9)) is None
 
 
+@pytest.mark.parametrize(("late", "baseline", "ill"), [(5.9, 2.4, True), (6.1, 2.4, False), (6.1, 2.2, True)])
+def test_some_batches_that_cost_as_much_to_the_end_are_no_surge(late: float, baseline: float, ill: bool) -> None:
+    surged = run([2.3, 2.4, *[18.0] * 10, *[2.3] * 285, *[late] * 3], [-1e-6] * 30)
+    assert (learning_rate_too_high(reading(surged, "baseline_loss", [baseline] * 30)) is not None) is ill
+
+
 def test_healthy_one_bad_batch_among_the_first_is_no_surge() -> None:
     assert learning_rate_too_high(run([2.3, 2.4, 50.0, *[2.3] * 297], [-1e-6] * 30)) is None
 

@@ -14,8 +14,10 @@ MINIMUM = point("minimum", low={"value": 1e-3, "residual": 1e-4})
 RESTING = noisy([1.3] * 400, 0.01)
 
 
-def run(curvature: dict[str, Any] = MINIMUM, *, skill: float | None = 0.05, **facts: Any) -> History:
-    history = history_of(RESTING, **{"run": COMPLETED, "curvature": curvature, **facts})
+def run(
+    curvature: dict[str, Any] = MINIMUM, *, skill: float | None = 0.05, losses: list[float] = RESTING, **facts: Any
+) -> History:
+    history = history_of(losses, **{"run": COMPLETED, "curvature": curvature, **facts})
     return history if skill is None else reading(history, "skill", [skill] * 40)
 
 
@@ -61,9 +63,11 @@ def test_a_minimum_must_be_certified(failure: float | None, ill: bool) -> None:
     assert (poor_minimum(run({**MINIMUM, "failure": failure})) is not None) is ill
 
 
-def test_healthy_a_minimum_with_a_slope_or_of_long_ago() -> None:
+def test_healthy_a_minimum_with_a_slope_or_that_the_run_has_left() -> None:
     assert poor_minimum(run({**MINIMUM, "gradient": {"near_zero": False}})) is None
-    assert poor_minimum(run({**MINIMUM, "step": 100})) is None
+    left = noisy([*[1.8] * 110, *[1.3] * 290], 0.01)
+    assert poor_minimum(run({**MINIMUM, "step": 100}, losses=left)) is None
+    assert poor_minimum(run({**MINIMUM, "step": 100})) is not None
 
 
 @pytest.mark.parametrize(("error", "ill"), [(0.064, True), (0.066, False)])
