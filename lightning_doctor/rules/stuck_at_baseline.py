@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from statistics import median
+from statistics import median, stdev
 
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History, Series
 from lightning_doctor.layers import is_linear
 from lightning_doctor.loss_head import loss_head
-from lightning_doctor.noise import noise, stretch
+from lightning_doctor.noise import levels, noise, stretch
 from lightning_doctor.progress import standing
 from lightning_doctor.reference import has_hidden_layer
 from lightning_doctor.rule import rule
 
-# Of a run, whose medians tell when it had learned something.
+# Of a run, whose medians tell when it had learned something, or how sure its level is.
 _PARTS = 12
 
 
@@ -64,9 +64,8 @@ def stuck_at_baseline(
         return None
     late = stretch(losses, 0.6) or losses.values[-1:]
     level = median(late)
-    error = 1.25 * noise(late) / math.sqrt(len(late))
     chance = _by_chance(history, baseline, sigmas)
-    if level - sigmas * error < baseline - max(learned * baseline, chance) or _is_skilled(
+    if level - sigmas * _error(late) < baseline - max(learned * baseline, chance) or _is_skilled(
         history, learned, by_chance=chance > 0
     ):
         return None
@@ -88,6 +87,13 @@ def stuck_at_baseline(
         onset=_since(losses, baseline - max(learned * baseline, chance)),
         signals=("train_loss", "baseline_loss", "skill"),
     )
+
+
+def _error(losses: list[float]) -> float:
+    """Returns the standard error of their level, from how blocks of them scatter: the batches of an epoch make up for
+    one another, and where successive losses are alike there are fewer than they seem."""
+    parts = levels(losses, _PARTS)
+    return stdev(parts) / math.sqrt(len(parts)) if len(parts) > 1 else 0.0
 
 
 def _is_skilled(history: History, learned: float, *, by_chance: bool) -> bool:
