@@ -17,7 +17,6 @@ _MANY = 0.5
     "LD403",
     needs={"train_loss": 8},
     reads=("curvature",),
-    recent=("curvature/high",),
     explains=("loss_plateau", "stuck_at_baseline", "undertrained", "stale_validation", "learning_rate_too_low"),
 )
 def flat_region(history: History) -> Finding | None:

@@ -16,7 +16,6 @@ from lightning_doctor.rule import rule
     "LD402",
     needs={"train_loss": 8},
     reads=("curvature",),
-    recent=("curvature/high",),
     explains=("loss_plateau", "stuck_at_baseline", "undertrained", "stale_validation"),
 )
 def poor_minimum(history: History, *, risk: float = 0.05, blur: float = 0.05, least: int = 64) -> Finding | None:

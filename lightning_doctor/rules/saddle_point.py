@@ -25,7 +25,6 @@ from lightning_doctor.rule import rule
     "LD401",
     needs={"train_loss": 8},
     reads=("curvature",),
-    recent=("curvature/high",),
     explains=(
         "loss_plateau",
         "stuck_at_baseline",
