@@ -90,8 +90,10 @@ def stuck_at_baseline(
 
 
 def _error(losses: list[float]) -> float:
-    """Returns the standard error of their level, from how blocks of them scatter: the batches of an epoch make up for
-    one another, and where successive losses are alike there are fewer than they seem."""
+    """Returns the standard error of their level, from how blocks of them scatter.
+
+    The batches of an epoch make up for one another, and where successive losses are alike there are fewer than that.
+    """
     parts = levels(losses, _PARTS)
     return stdev(parts) / math.sqrt(len(parts)) if len(parts) > 1 else 0.0
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_doctor import Doctor
 from lightning_doctor.budget import Budget
 from lightning_doctor.callbacks.curvature import GAUGES, CurvatureProbe
+from lightning_doctor.callbacks.point import Point
 from lightning_doctor.history import History
+from lightning_doctor.measure.verdict import CriticalPoint
 from lightning_doctor.sinks.curvature import DENSITY_TAG, LINE_TAG
 from lightning_doctor.sinks.tensorboard import SPECTRUM_TAG
 from tests.runs import DigitsNet, digits, fit, trainer
@@ -325,6 +328,29 @@ class Raising(DigitsNet):
 def test_a_step_that_cannot_be_rehearsed_is_said_once_and_the_run_goes_on(tmp_path: Path) -> None:
     history = probed(tmp_path, Raising())
     assert "not without the real Trainer" in history.absent["curvature"]
+
+
+@pytest.mark.parametrize(("lr", "keeps"), [(1e-4, True), (0.1, False)])
+def test_a_verdict_that_time_cut_short_replaces_none_that_still_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lr: float, keeps: bool
+) -> None:
+    judged = []
+    original = Point.judge
+
+    def judge(self: Point, most: int) -> CriticalPoint:
+        point = original(self, most)
+        judged.append(point.kind)
+        return point if len(judged) == 1 else replace(point, kind="inconclusive", cut_short=True)
+
+    monkeypatch.setattr(Point, "judge", judge)
+    net = nn.Linear(6, 6, bias=False)
+    data = inputs(512, 6)
+    loader = DataLoader(TensorDataset(data, data @ torch.diag(torch.arange(1.0, 7))), 16)
+    found = verdict(probed(tmp_path, Regression(net, lr), data=loader))
+    assert len(judged) > 2
+    assert judged[0] == "slope"
+    assert (found["kind"] == "slope") is keeps
+    assert (found["step"] < 16) is keeps
 
 
 def test_memory_that_runs_out_halves_the_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
