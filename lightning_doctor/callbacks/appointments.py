@@ -18,8 +18,9 @@ _MOST_BATCHES, _FEW_SAMPLES = 4, 64
 _GROWTH = 2.0
 # The first step after which there is an update to look along, and what is a plateau has had time to become one.
 _FIRST, _PLATEAU = 7, 128
-# What a verdict costs beside what is measured with every probe, about.
-_DEARER = 5.0
+# What a verdict costs beside what is measured with every probe, about, and what that costs beside the training steps
+# of the samples that choose.
+_DEARER, _STEPS = 5.0, 5.0
 # What probes without a verdict may take of a run's first look [seconds].
 _FIRST_GAUGES = 0.2
 # What a verdict is expected to take of it, of which there is one on the way and one at the end [seconds].
@@ -50,10 +51,12 @@ class Appointments:
 
     Attributes:
         kept: What is to be kept for verdicts of a run's first look [seconds].
+        missed: What the newest probe that was due and could not be afforded would have taken [seconds]; 0 for none.
     """
 
     def __init__(self, samples: int, every_n_steps: int | None) -> None:
         self.kept = 2 * _VERDICT
+        self.missed = 0.0
         self._samples = samples
         self._every = every_n_steps
         self._ends = False
@@ -75,14 +78,16 @@ class Appointments:
             self._ends = step <= planned - self._steps(case) < case.pace.following(step)
         verdict = self._ends or (step >= self._verdict_at and (self._every is not None or _is_plateau(case)))
         gauge = verdict or step >= self._gauge_at
+        # Before the first probe its least is known only, for a verdict too: that stops when its time is over.
+        cost = self._costs[False] or self._expected(case)
         # Of the first look one verdict on the way, and one at the end; the others must be earned.
-        dear = max(self._costs[True], _DEARER * self._costs[False])
+        dear = max(self._costs[True], _DEARER * self._costs[False]) or cost
         earned = self._costs[True] and not self._ends
         verdict = verdict and (case.budget.has_earned(dear) if earned else dear <= room)
-        cost = self._costs[False]
         # What no verdict will be had for need not be kept.
         first = self._ends or (self._gauged + cost <= _FIRST_GAUGES and cost <= room - self.kept)
-        gauge = gauge and ((first and cost <= room) or case.budget.has_earned(cost))
+        due, gauge = gauge, gauge and ((first and cost <= room) or case.budget.has_earned(cost))
+        self.missed = cost if due and not gauge else 0.0
         if self._ends:
             # Whatever others have yet to do may take what was kept for this.
             self.kept = 0.0
@@ -109,6 +114,10 @@ class Appointments:
             self.kept = min(self.kept, _VERDICT)
         else:
             self._gauged += seconds
+
+    def _expected(self, case: Case) -> float:
+        """Returns what a probe without a verdict takes at the least, from what steps take [seconds]."""
+        return _STEPS * self._batches(case) / 2 * case.pace.step_time / max(1, case.run.accumulate)
 
     def _batches(self, case: Case) -> int:
         """Returns how many batches make the samples to choose by, and as many to test by."""

@@ -174,6 +174,8 @@ class CurvatureProbe(Monitor):
             return [0.0, 0.0]
         wishes = self._times.wishes(case, case.room(self))
         self.kept = self._times.kept
+        if self._times.missed:
+            case.history.lack(self.signals, f"a probe takes about {self._times.missed:.2g} s, which the budget has not")
         return wishes
 
     def heed(self, case: Case, means: list[float]) -> None:

@@ -40,6 +40,7 @@ class Pace:
         steps: How many steps are done.
         sampling: Whether what is cheap is measured on the coming step.
         next_close: After how many steps the window is full.
+        step_time: What a step of the last window took, the doctor's part apart [seconds]; 0 before there was one.
         examinations: What they cost.
     """
 
@@ -57,6 +58,7 @@ class Pace:
         self._planned = planned
         self._kept = kept
         self.next_close = 1
+        self.step_time = 0.0
         self._next_examination = 0
         self._affordable = True
         self._examined_at = self._measured_at = -1
@@ -64,6 +66,7 @@ class Pace:
         self.examinations = Ledger()
         self._samples, self._closings = Ledger(), Ledger()
         self._closed_at = (budget.clock(), 0)
+        self._spent_at = budget.spent
 
     @property
     def examining(self) -> bool:
@@ -149,6 +152,8 @@ class Pace:
         for ledger in (self._samples, self.examinations, self._closings):
             ledger.settle()
         step_time = (now - then) / max(1, self.steps - steps)
+        own, self._spent_at = self._budget.spent - self._spent_at, self._budget.spent
+        self.step_time = max(0.0, now - then - own) / max(1, self.steps - steps)
         may = float(self._may_sample()), float(self._may_examine(self.examinations.cost))
         return [may[0], self._samples.cost, step_time, may[1], self._closings.cost]
 
