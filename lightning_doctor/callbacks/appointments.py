@@ -77,7 +77,7 @@ class Appointments:
             # The last batches of the run, if they come before the next window ends.
             self._ends = step <= planned - self._steps(case) < case.pace.following(step)
         verdict = self._ends or (step >= self._verdict_at and (self._every is not None or _is_plateau(case)))
-        gauge = verdict or step >= self._gauge_at
+        due = verdict or step >= self._gauge_at
         # Before the first probe its least is known only, for a verdict too: that stops when its time is over.
         cost = self._costs[False] or self._expected(case)
         # Of the first look one verdict on the way, and one at the end; the others must be earned.
@@ -86,8 +86,8 @@ class Appointments:
         verdict = verdict and (case.budget.has_earned(dear) if earned else dear <= room)
         # What no verdict will be had for need not be kept.
         first = self._ends or (self._gauged + cost <= _FIRST_GAUGES and cost <= room - self.kept)
-        due, gauge = gauge, gauge and ((first and cost <= room) or case.budget.has_earned(cost))
-        self.missed = cost if due and not gauge else 0.0
+        gauge = due and ((first and cost <= room) or case.budget.has_earned(cost))
+        self.missed = cost if due and not (verdict or gauge) else 0.0
         if self._ends:
             # Whatever others have yet to do may take what was kept for this.
             self.kept = 0.0
