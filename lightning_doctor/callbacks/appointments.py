@@ -50,12 +50,12 @@ class Appointments:
         every_n_steps: How often a verdict is due [optimizer steps]; None for on a plateau and at the end only.
 
     Attributes:
-        kept: What is to be kept for verdicts of a run's first look [seconds].
+        kept: What is to be kept for verdicts of a run's first look [seconds]; nothing where it would not do for one.
         missed: What the newest probe that was due and could not be afforded would have taken [seconds]; 0 for none.
     """
 
     def __init__(self, samples: int, every_n_steps: int | None) -> None:
-        self.kept = 2 * _VERDICT
+        self.kept = self._meant = 2 * _VERDICT
         self.missed = 0.0
         self._samples = samples
         self._every = every_n_steps
@@ -90,7 +90,8 @@ class Appointments:
         self.missed = cost if due and not (verdict or gauge) else 0.0
         if self._ends:
             # Whatever others have yet to do may take what was kept for this.
-            self.kept = 0.0
+            self._meant = 0.0
+        self.kept = self._meant if cost <= self._meant else 0.0
         return [float(verdict or gauge), float(verdict)]
 
     def heed(self, case: Case, means: list[float]) -> Appointment | None:
@@ -111,7 +112,8 @@ class Appointments:
         """Books what a probe took."""
         self._costs[judges] = seconds
         if judges:
-            self.kept = min(self.kept, _VERDICT)
+            self._meant = min(self._meant, _VERDICT)
+            self.kept = min(self.kept, self._meant)
         else:
             self._gauged += seconds
 

@@ -53,3 +53,13 @@ def test_what_a_probe_took_counts_from_then_on() -> None:
     times.spent(False, 0.01)
     assert times.wishes(case_of(step_time=1.0, step=8), 1.9) == [1.0, 0.0]
     assert times.missed == 0.0
+
+
+@pytest.mark.parametrize(("step_time", "kept"), [(0.019, 0.4), (0.021, 0.0)])
+def test_time_is_kept_where_it_would_do_for_a_verdict(step_time: float, kept: float) -> None:
+    times = Appointments(256, None)
+    times.wishes(case_of(step_time=step_time, step=16), 1.9)
+    assert times.kept == kept
+    # First steps may be slow.
+    times.wishes(case_of(step_time=1e-3, step=66), 1.9)
+    assert times.kept == 0.4
