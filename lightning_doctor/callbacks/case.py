@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from lightning_doctor.callbacks.holdout import ThinnedSource
     from lightning_doctor.callbacks.settings import Settings
 
+# Epochs of which each is looked at as it begins, and how many lie from one pair to the next after those.
+_FIRST_EPOCHS, _APART = 16, 8
+
 
 class Case:
     """One ``fit`` under observation.
@@ -169,8 +172,9 @@ class Case:
         self.history.facts = {**facts.describe(self.trainer, self.module), **kept}
 
     def begin_epoch(self) -> None:
-        """An epoch of training begins: its first batch is looked at."""
-        self.rest.wake()
+        """An epoch of training begins: its first batch is looked at, of later epochs that of two in a row at times."""
+        if (epoch := self.trainer.current_epoch) < _FIRST_EPOCHS or epoch % _APART < 2:
+            self.rest.wake()
 
     def before_batch(self, batch: Any, batch_idx: int) -> None:
         """A training batch is about to be trained on."""

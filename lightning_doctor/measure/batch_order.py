@@ -45,7 +45,7 @@ class BatchOrder:
         if epoch != self._epoch:
             follows_on = epoch == self._epoch + 1 and self._longest > 0
             self._before = self._now if follows_on else {}
-            self._epoch, self._longest, self._follows = epoch, 0, -1
+            self._epoch, self._follows = epoch, -1
             self._recent, self._now = {}, {}
         self._longest = max(self._longest, index)
         return index == 0 or index == self._follows + 1
