@@ -175,7 +175,8 @@ class CurvatureProbe(Monitor):
         wishes = self._times.wishes(case, case.room(self))
         self.kept = self._times.kept
         if self._times.missed:
-            case.history.lack(self.signals, f"a probe takes about {self._times.missed:.2g} s, which the budget has not")
+            reason = f"a probe takes about {self._times.missed:.2g} s, more than the budget has yet"
+            case.history.lack(self.signals, reason)
         return wishes
 
     def heed(self, case: Case, means: list[float]) -> None:
