@@ -168,10 +168,14 @@ def _skill(history: History) -> float | None:
     errors = history.get("typical_error").finite()
     if errors.values and history.fact("loss_head.loss") in _ROBUST:
         skill = max(skill, 1 - _recently(history, errors) ** 2)
+    if skills.steps[-1] >= _STALE * history.last_step:
+        return skill
     # Where the time for examinations ran out the last ones are old: what was learned by then is still known as long as
-    # the loss has not risen, what was not may be by now.
-    stale = skills.steps[-1] < _STALE * history.last_step
-    return skill if not stale or (skill >= POOR and not _has_risen(history, skills.steps[-1])) else None
+    # the loss has not risen, what was not may be by now; and where the loss tells more it is more.
+    if skill < POOR or _has_risen(history, skills.steps[-1]):
+        return None
+    learned = _learned(history, stretch(history.get("train_loss").finite(), _RECENT))
+    return skill if learned is None or learned < skill or is_like_now(history, skills.steps[-1]) else None
 
 
 def _is_of_few_rows(history: History, skills: Series) -> bool:

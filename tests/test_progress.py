@@ -101,6 +101,12 @@ def test_what_was_learned_long_ago_is_still_known_what_was_not_may_be_by_now(ski
     assert standing(run(risen, [skill] * 10)).skill is None
 
 
+@pytest.mark.parametrize(("late", "known"), [(0.05, None), (0.95, 0.6)])
+def test_what_was_learned_long_ago_goes_behind_a_loss_that_tells_of_more(late: float, known: float | None) -> None:
+    history = reading(history_of(noisy([*[1.0] * 60, *[late] * 340], 0.01)), "skill", [0.6] * 6)
+    assert standing(reading(history, "baseline_loss", [2.3] * 6)).skill == known
+
+
 @pytest.mark.parametrize("head", [{"targets": "probabilities"}, {"targets": "class_index", "label_smoothing": True}])
 def test_a_loss_that_cannot_come_to_zero_has_no_share(head: dict[str, object]) -> None:
     assert standing(run([0.4] * 200, baseline=0.5, loss_head=head)).learned is None
