@@ -13,9 +13,9 @@ from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History, Series
 from lightning_doctor.noise import levels, lucky, noise
 from lightning_doctor.prescriptions import is_dense_on_images
-from lightning_doctor.progress import GOOD, held_out, standing
+from lightning_doctor.progress import GOOD, held_out, is_like_now, standing
 from lightning_doctor.reference import reaches_target
-from lightning_doctor.rule import rule
+from lightning_doctor.rule import is_recent, rule
 from lightning_doctor.scores import gap, kept_apart, scores
 
 # A Kendall trend this many standard deviations from none is a trend: one in forty by chance.
@@ -107,7 +107,7 @@ def overfitting(
             return None
     gain = start - lowest
     # What has risen may rest up there since, and is no better for it.
-    rests = rise >= share * gain and min(levels(since[len(since) // 2 :], _LEVELS)) - lowest > 2 * needed
+    rests = rise >= share * gain and min(levels(since[len(since) // 2 :], _LEVELS)) - lowest > needed
     if not rests and not _rises([lowest, *levels(since, _LEVELS)]):
         return None
     if rise < trifle * max(gain, drop):
@@ -218,6 +218,9 @@ def _gap_is_elsewhere(history: History) -> bool:
     train, validation, kept = scores(history, "train"), scores(history, "validation"), kept_apart(history)
     others = kept or validation
     if train is None or others is None:
+        return False
+    # Scored long ago, when the training loss was another, a gap may have opened since.
+    if not is_recent(history, train.steps[-1]) and not is_like_now(history, train.steps[-1]):
         return False
     distance, error = gap(train, others)
     whole = distance if validation is None else gap(train, validation)[0]

@@ -284,6 +284,13 @@ def test_sick_validation_loss_that_has_risen_and_rests_up_there_is_still_ill() -
     assert finding.severity == "warning"
 
 
+# Of 39 passes with a noise of 0.02 about 0.11 is needed.
+@pytest.mark.parametrize(("level", "ill"), [(0.58, True), (0.48, False)])
+def test_a_rise_that_rests_must_be_beyond_the_luck_of_all_passes(level: float, ill: bool) -> None:
+    passes = [0.7, 0.6, 0.52, 0.46, 0.42, 0.4, 0.4, 0.4, 0.4, *noisy([level] * 30, 0.02)]
+    assert (judge(passes, decay(0.7, 0.005, 5, 39)) is not None) is ill
+
+
 def scoring(
     validation: Sequence[float],
     *,
@@ -341,6 +348,16 @@ def test_a_rise_that_another_validation_set_may_not_have_is_a_note(error: float,
 def test_healthy_held_out_rows_that_do_as_well_as_trained_ones_are_not_overfitted() -> None:
     assert scoring(turned(), held_out=0.03) is None
     assert scoring(turned(), held_out=0.9, skills=(0.3, 0.5, 0.5)) is not None
+
+
+# Of 300 steps; before a gap had opened rows that were not trained on did as well.
+@pytest.mark.parametrize(("step", "ill"), [(110, True), (130, False)])
+def test_rows_that_were_scored_long_ago_put_the_gap_nowhere(step: int, ill: bool) -> None:
+    history = run(turned(), MEMORISED)
+    for sample in ("train", "validation"):
+        history.record(f"eval_loss/{sample}", step, 0.45)
+        history.record(f"eval_error/{sample}", step, 0.02)
+    assert (overfitting(history) is not None) is ill
 
 
 def test_healthy_training_rows_that_score_as_badly_in_eval_mode_are_not_learned_by_heart() -> None:
