@@ -96,7 +96,10 @@ def learning_rate_too_high(
     late = [scan for scan in scans if scan.step >= scans[-1].step / 2]
     cosines = stretch(history.get("gradient_cosine"), 0.5)
     bounces = len(cosines) >= least and median(cosines) < -opposed
-    seen = next((part for part in (late, opening) if _overshoots(part, share, least)), None)
+    # What learned something after its first steps is not lost by them.
+    most = standing(history).most
+    told = (late, opening) if most is None or most < LITTLE else (late,)
+    seen = next((part for part in told if _overshoots(part, share, least)), None)
     ratio = _second_order(history, least)
     if seen is None and ratio is not None and _overshoots(late, share / 2, least):
         # Noise hides some of them, and the curvature along the steps tells the same.
@@ -109,7 +112,7 @@ def learning_rate_too_high(
         if "train_loss" not in history or not _finite(history):
             return None
         # A loss may be lost for other reasons: then steps lower it as they should, or something is learned.
-        most, lowered = standing(history).most, sum(scan.change < 0 for scan in scans)
+        lowered = sum(scan.change < 0 for scan in scans)
         if lost and ((most is not None and most >= LITTLE) or lowered >= _LOWERED * len(scans)):
             return None
         return _climbed(history, rise) or _unlearned(history)

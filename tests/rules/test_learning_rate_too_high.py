@@ -197,6 +197,12 @@ def test_where_a_third_of_the_scans_overshoot_the_curvature_along_the_steps_deci
         assert finding.evidence["step_ratio"] == 1.1
 
 
+@pytest.mark.parametrize(("skill", "ill"), [(0.19, True), (0.21, False)])
+def test_first_steps_that_overshot_have_lost_no_run_that_learned_something_since(skill: float, ill: bool) -> None:
+    history = run([2.3] * 300, [0.5] * 3 + [-1e-3] * 27, skill=skill, limit=0.02)
+    assert (learning_rate_too_high(history) is not None) is ill
+
+
 def test_healthy_curvature_alone_proves_no_rate_too_high() -> None:
     history = run(BOUNCING, [-0.01] * 30)
     assert learning_rate_too_high(reading(history, "curvature/step_ratio", [1.5] * 4, every=80)) is None
