@@ -11,7 +11,7 @@ from typing import Any
 
 from lightning_doctor.history import History
 from lightning_doctor.jsonable import number
-from lightning_doctor.noise import shift, stretch
+from lightning_doctor.noise import blocks, shift, stretch
 from lightning_doctor.progress import standing
 from lightning_doctor.rule import is_recent
 
@@ -158,9 +158,14 @@ def standing_probe(history: History) -> Probe | None:
     after = losses.since(probe.step + 1)
     if len(before) < 8 or len(after) < 8:
         return probe if is_recent(history, probe.step) else None
-    fall = shift(before, after[-_BEFORE:])
-    moved = abs(fall.sigmas) > _SURE and abs(fall.change) > _MOVED * abs(median(before))
-    return None if moved else probe
+    # A run that left and came back to the same loss is not where it was.
+    parts = [after[-_BEFORE:], *([] if is_recent(history, probe.step) else blocks(after, len(after) // _BEFORE))]
+    return None if any(_has_moved(before, part) for part in parts) else probe
+
+
+def _has_moved(before: list[float], after: list[float]) -> bool:
+    change = shift(before, after)
+    return abs(change.sigmas) > _SURE and abs(change.change) > _MOVED * abs(median(before))
 
 
 def resting_since(history: History, probe: Probe) -> int:

@@ -71,6 +71,12 @@ def test_a_probe_holds_until_the_loss_has_moved_on() -> None:
     assert standing_probe(run(curvature={**SADDLE, "step": 100})) is not None
 
 
+def test_a_run_that_left_and_came_back_to_the_same_loss_is_not_where_it_was() -> None:
+    losses = noisy([*[1.3] * 60, *[0.7] * 200, *[1.3] * 140], 0.01)
+    assert standing_probe(run(losses, curvature={**SADDLE, "step": 40})) is None
+    assert standing_probe(run(losses, curvature={**SADDLE, "step": 300})) is not None
+
+
 def test_of_a_run_whose_losses_do_not_tell_an_old_probe_tells_nothing() -> None:
     losses = noisy([1.3] * 7, 0.01)
     assert standing_probe(run(losses, curvature={**SADDLE, "step": 2})) is None

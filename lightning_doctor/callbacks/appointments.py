@@ -50,8 +50,8 @@ class Appointments:
         every_n_steps: How often a verdict is due [optimizer steps]; None for on a plateau and at the end only.
 
     Attributes:
-        kept: What is to be kept for verdicts of a run's first look [seconds]; nothing where it would not do for one.
-        missed: What the newest probe that was due and could not be afforded would have taken [seconds]; 0 for none.
+        kept: What is to be kept for verdicts of a run's first look [seconds]; nothing where no probe fits in.
+        missed: What the verdict or probe takes that was due and could not be afforded [seconds]; 0 for none.
     """
 
     def __init__(self, samples: int, every_n_steps: int | None) -> None:
@@ -77,8 +77,8 @@ class Appointments:
             # The last batches of the run, if they come before the next window ends.
             self._ends = step <= planned - self._steps(case) < case.pace.following(step)
         verdict = self._ends or (step >= self._verdict_at and (self._every is not None or _is_plateau(case)))
-        due = verdict or step >= self._gauge_at
-        # Before the first probe its least is known only, for a verdict too: that stops when its time is over.
+        judges, due = verdict, verdict or step >= self._gauge_at
+        # Before the first probe it is told by the steps, for a verdict too: that stops when its time is over.
         cost = self._costs[False] or self._expected(case)
         # Of the first look one verdict on the way, and one at the end; the others must be earned.
         dear = max(self._costs[True], _DEARER * self._costs[False]) or cost
@@ -87,7 +87,7 @@ class Appointments:
         # What no verdict will be had for need not be kept.
         first = self._ends or (self._gauged + cost <= _FIRST_GAUGES and cost <= room - self.kept)
         gauge = due and ((first and cost <= room) or case.budget.has_earned(cost))
-        self.missed = cost if due and not (verdict or gauge) else 0.0
+        self.missed = dear if judges and not verdict else cost if due and not (verdict or gauge) else 0.0
         if self._ends:
             # Whatever others have yet to do may take what was kept for this.
             self._meant = 0.0
@@ -108,6 +108,11 @@ class Appointments:
         begins = case.history.fact("trainer.planned_steps") - self._steps(case) if self._ends else step
         return Appointment(judges, self._batches(case), begins)
 
+    @property
+    def begun(self) -> bool:
+        """Whether there has been a probe."""
+        return any(self._costs.values())
+
     def spent(self, judges: bool, seconds: float) -> None:
         """Books what a probe took."""
         self._costs[judges] = seconds
@@ -118,7 +123,7 @@ class Appointments:
             self._gauged += seconds
 
     def _expected(self, case: Case) -> float:
-        """Returns what a probe without a verdict takes at the least, from what steps take [seconds]."""
+        """Returns about what a probe without a verdict takes, from what steps take [seconds]."""
         return _STEPS * self._batches(case) / 2 * case.pace.step_time / max(1, case.run.accumulate)
 
     def _batches(self, case: Case) -> int:

@@ -325,8 +325,9 @@ class Case:
         # Every rank decides from these means, so that all stop alike and measure the same steps. Not under `_try`: what
         # fails here on one rank must not keep it from meeting the others the next time.
         prober = next(iter(self._staff.listening("wishes")), None)
+        paced = self.pace.wishes()
         wanted = self._wishes(prober)
-        wishes = [float(self.consultation.stop_wanted), *wanted, *self.pace.wishes()]
+        wishes = [float(self.consultation.stop_wanted), *wanted, *paced]
         stop, *means = self.window.close(wishes, self._window_failed, alone=alone)
         if stop > 0 and self._together:
             self.trainer.should_stop = True

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from lightning_doctor.callbacks.case import Case
 
 _CAPACITY = 256
+# What a verdict leaves.
+_ENDS = ("curvature", "curvature/high", "curvature/low")
 _NOISE = ("curvature/noise_scale", "curvature/least_noise_scale", "curvature/gradient_noise")
 GAUGES = (
     "curvature/loss",
@@ -174,9 +176,9 @@ class CurvatureProbe(Monitor):
             return [0.0, 0.0]
         wishes = self._times.wishes(case, case.room(self))
         self.kept = self._times.kept
-        if self._times.missed:
-            reason = f"a probe takes about {self._times.missed:.2g} s, more than the budget has yet"
-            case.history.lack(self.signals, reason)
+        if self._times.missed and "curvature" not in case.history.facts:
+            names = _ENDS if self._times.begun else self.signals
+            case.history.lack(names, f"it takes about {self._times.missed:.2g} s, more than the budget has for it yet")
         return wishes
 
     def heed(self, case: Case, means: list[float]) -> None:

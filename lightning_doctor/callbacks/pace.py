@@ -40,7 +40,7 @@ class Pace:
         steps: How many steps are done.
         sampling: Whether what is cheap is measured on the coming step.
         next_close: After how many steps the window is full.
-        step_time: What a step of the last window took, the doctor's part apart [seconds]; 0 before there was one.
+        step_time: What a step took in the quickest window, the doctor's part apart [seconds]; 0 before there was one.
         examinations: What they cost.
     """
 
@@ -153,7 +153,10 @@ class Pace:
             ledger.settle()
         step_time = (now - then) / max(1, self.steps - steps)
         own, self._spent_at = self._budget.spent - self._spent_at, self._budget.spent
-        self.step_time = max(0.0, now - then - own) / max(1, self.steps - steps)
+        if self.steps > steps:
+            # Others hold validation, or workers that had to be started.
+            spent = max(0.0, now - then - own) / (self.steps - steps)
+            self.step_time = min(self.step_time or spent, spent)
         may = float(self._may_sample()), float(self._may_examine(self.examinations.cost))
         return [may[0], self._samples.cost, step_time, may[1], self._closings.cost]
 

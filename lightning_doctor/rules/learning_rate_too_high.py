@@ -92,13 +92,13 @@ def learning_rate_too_high(
     lost = _is_lost(history, jump)
     if not lost and (not _does_badly(history) or began_dead(history) or began_saturated(history)):
         return None
+    most = standing(history).most
     opening = scans[:_OPENING]
     late = [scan for scan in scans if scan.step >= scans[-1].step / 2]
     cosines = stretch(history.get("gradient_cosine"), 0.5)
     bounces = len(cosines) >= least and median(cosines) < -opposed
-    # What learned something after its first steps is not lost by them.
-    most = standing(history).most
-    told = (late, opening) if most is None or most < LITTLE else (late,)
+    # First steps that went far over tell it all the same: what was learned since is little in a run that does badly.
+    told = (late,) if not lost and _came_down(history, most) else (late, opening)
     seen = next((part for part in told if _overshoots(part, share, least)), None)
     ratio = _second_order(history, least)
     if seen is None and ratio is not None and _overshoots(late, share / 2, least):
@@ -181,9 +181,11 @@ def _climbed(history: History, rise: float) -> Finding | None:
         return None
     baseline = history["baseline_loss"].values[-1] if "baseline_loss" in history else 0.0
     # A single loss may be that of a bad batch, and what a constant prediction costs is how far batches may lie apart.
-    surged = _third_largest(first) > rise * max(start, baseline)
+    highest = _third_largest(first)
+    surged = highest > rise * max(start, baseline)
     # Some batches may cost as much to the end, while most cost less than a constant prediction does.
-    surged = surged and not (median(late) < baseline and _third_largest(first) < rise * _third_largest(late))
+    as_high = highest < rise * _third_largest(late)
+    surged = surged and not (as_high and median(late) < (1 - _SOMETHING) * baseline)
     # Of a run that learned something all the same batches may be the reason, whose losses lie far apart.
     most = standing(history).most
     surged = surged and (most is None or most < LITTLE)
@@ -266,6 +268,12 @@ def _is_lost(history: History, jump: float) -> bool:
     young = len(losses) < _YOUNG
     recent = losses.values[-1:] if young else _recent(losses)
     return median(recent) > (jump if young else 1.2) * max(losses.values[: 1 if young else 8])
+
+
+def _came_down(history: History, most: float | None) -> bool:
+    """Whether the run has learned something since its first steps, and so is not lost by them."""
+    losses = history["train_loss"]
+    return most is not None and most >= LITTLE and median(_recent(losses)) < losses.values[0]
 
 
 def _does_badly(history: History) -> bool:

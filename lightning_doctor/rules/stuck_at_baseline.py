@@ -95,7 +95,11 @@ def _error(losses: list[float]) -> float:
     The batches of an epoch make up for one another, and where successive losses are alike there are fewer than that.
     """
     parts = levels(losses, _PARTS)
-    return stdev(parts) / math.sqrt(len(parts)) if len(parts) > 1 else 0.0
+    largest = max(parts)
+    if len(parts) < 2 or not largest > 0:
+        return 0.0
+    # Divided first: squares of huge losses would overflow.
+    return largest * stdev(part / largest for part in parts) / math.sqrt(len(parts))
 
 
 def _is_skilled(history: History, learned: float, *, by_chance: bool) -> bool:

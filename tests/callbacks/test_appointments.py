@@ -63,3 +63,14 @@ def test_time_is_kept_where_it_would_do_for_a_verdict(step_time: float, kept: fl
     # First steps may be slow.
     times.wishes(case_of(step_time=1e-3, step=66), 1.9)
     assert times.kept == 0.4
+
+
+def test_a_verdict_that_does_not_fit_in_is_missed_though_a_probe_does() -> None:
+    times = Appointments(256, None)
+    times.spent(False, 0.1)
+    assert times.begun
+    # It takes five times as long as a probe without.
+    assert times.wishes(case_of(step_time=0.02, step=200), 0.45) == [0.0, 0.0]
+    assert times.missed == pytest.approx(0.5)
+    assert times.wishes(case_of(step_time=0.02, step=200), 0.55)[1] == 1.0
+    assert times.missed == 0.0

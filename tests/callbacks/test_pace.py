@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 from lightning_doctor.budget import Budget
 from lightning_doctor.callbacks.pace import Pace
 
@@ -75,3 +77,19 @@ def test_what_follows_an_examination_is_a_part_of_its_cost_and_other_steps_are_n
     spend(pace, "after_batch", 100.0)
     assert pace.wishes()[3] == 0.0  # 2 seconds an examination are more than the first look leaves
     assert pace.wishes()[1] == 0.0
+
+
+def test_a_step_takes_what_it_took_in_the_quickest_window_the_doctor_apart() -> None:
+    clock = Clock()
+    budget = Budget(0.02, clock)
+    pace = Pace(budget, 50)
+    for taken, spent, expected in ((0.5, 0.1, 0.4), (0.05, 0.03, 0.02), (3.0, 0.0, 0.02)):
+        clock.now += taken
+        budget.spent += spent
+        pace.advance()
+        pace.wishes()
+        assert pace.step_time == pytest.approx(expected)
+    # No step since.
+    clock.now += 1e-3
+    pace.wishes()
+    assert pace.step_time == pytest.approx(0.02)

@@ -116,7 +116,7 @@ def test_sick_first_steps_that_took_the_loss_far_up_are_suspected_without_a_scan
     assert learning_rate_too_high(run(surged, [-1e-6] * 30, skill=0.9)) is None
 
 
-@pytest.mark.parametrize(("late", "baseline", "ill"), [(5.9, 2.4, True), (6.1, 2.4, False), (6.1, 2.2, True)])
+@pytest.mark.parametrize(("late", "baseline", "ill"), [(5.9, 2.43, True), (6.1, 2.43, False), (6.1, 2.41, True)])
 def test_some_batches_that_cost_as_much_to_the_end_are_no_surge(late: float, baseline: float, ill: bool) -> None:
     surged = run([2.3, 2.4, *[18.0] * 10, *[2.3] * 285, *[late] * 3], [-1e-6] * 30)
     assert (learning_rate_too_high(reading(surged, "baseline_loss", [baseline] * 30)) is not None) is ill
@@ -199,8 +199,13 @@ def test_where_a_third_of_the_scans_overshoot_the_curvature_along_the_steps_deci
 
 @pytest.mark.parametrize(("skill", "ill"), [(0.19, True), (0.21, False)])
 def test_first_steps_that_overshot_have_lost_no_run_that_learned_something_since(skill: float, ill: bool) -> None:
-    history = run([2.3] * 300, [0.5] * 3 + [-1e-3] * 27, skill=skill, limit=0.02)
+    history = run([2.3, *[2.0] * 299], [0.5] * 3 + [-1e-3] * 27, skill=skill, limit=0.02)
     assert (learning_rate_too_high(history) is not None) is ill
+
+
+def test_first_steps_that_wrecked_a_network_that_knew_something_count() -> None:
+    history = run([0.3, 0.3, *[1.5] * 298], [0.5] * 3 + [-1e-3] * 27, skill=0.3, limit=0.02)
+    assert learning_rate_too_high(reading(history, "baseline_loss", [2.3] * 30)) is not None
 
 
 def test_healthy_curvature_alone_proves_no_rate_too_high() -> None:
