@@ -154,7 +154,7 @@ def standing_probe(history: History) -> Probe | None:
     if probe is None:
         return None
     losses = history.get("train_loss").finite()
-    before = [v for step, v in zip(losses.steps, losses.values, strict=True) if step <= probe.step][-_BEFORE:]
+    before = losses.until(probe.step)[-_BEFORE:]
     after = losses.since(probe.step + 1)
     if len(before) < 8 or len(after) < 8:
         return probe if is_recent(history, probe.step) else None

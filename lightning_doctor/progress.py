@@ -130,12 +130,11 @@ def standing(history: History) -> Standing:
 
 def _standing(history: History) -> Standing:
     losses = history.get("train_loss").finite()
-    recent = stretch(losses, _RECENT)
     planned = history.fact("trainer.planned_steps")
     share = (history.last_step + 1) / planned if isinstance(planned, int) and planned > 0 else None
     return Standing(
         skill=_skill(history),
-        learned=_learned(history, recent),
+        learned=_learned(history),
         improving=_improving(losses.values, stretch(losses, 0.5)),
         share=share,
         ended=history.fact("run.ended") is not None,
@@ -174,7 +173,7 @@ def _skill(history: History) -> float | None:
     # the loss has not risen, what was not may be by now; and where the loss tells more it is more.
     if skill < POOR or _has_risen(history, skills.steps[-1]):
         return None
-    learned = _learned(history, stretch(history.get("train_loss").finite(), _RECENT))
+    learned = _learned(history)
     return skill if learned is None or learned < skill or is_like_now(history, skills.steps[-1]) else None
 
 
@@ -184,7 +183,7 @@ def _is_of_few_rows(history: History, skills: Series) -> bool:
     if not isinstance(size, int) or (isinstance(shape, list) and len(shape) > 2):
         return False
     few = size * len(_latest(history, skills)) < _ROWS
-    return few and _learned(history, stretch(history.get("train_loss").finite(), _RECENT)) is not None
+    return few and _learned(history) is not None
 
 
 def _recently(history: History, series: Series) -> float:
@@ -218,9 +217,10 @@ def _has_risen(history: History, since: int) -> bool:
     return not before or not after or median(after) > median(before)
 
 
-def _learned(history: History, recent: list[float]) -> float | None:
-    baselines = history.get("baseline_loss").finite().values
-    if not baselines or not recent or min(history["train_loss"].finite().values) < 0:
+def _learned(history: History) -> float | None:
+    baselines, losses = history.get("baseline_loss").finite().values, history.get("train_loss").finite()
+    recent = stretch(losses, _RECENT)
+    if not baselines or not recent or min(losses.values) < 0:
         return None
     # The cross-entropy of a target that is itself a probability never comes to zero.
     if history.fact("loss_head.targets") == "probabilities" or history.fact("loss_head.label_smoothing"):

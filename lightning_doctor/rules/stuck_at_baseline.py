@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from statistics import median, stdev
+from statistics import median
 
+from lightning_doctor.error_bars import standard_error
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History, Series
 from lightning_doctor.layers import is_linear
@@ -99,7 +100,7 @@ def _error(losses: list[float]) -> float:
     if len(parts) < 2 or not largest > 0:
         return 0.0
     # Divided first: squares of huge losses would overflow.
-    return largest * stdev(part / largest for part in parts) / math.sqrt(len(parts))
+    return largest * standard_error([part / largest for part in parts])
 
 
 def _is_skilled(history: History, learned: float, *, by_chance: bool) -> bool:
