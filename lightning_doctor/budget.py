@@ -8,6 +8,11 @@ from time import perf_counter
 FIRST_LOOK = 2.0
 
 
+def too_dear(seconds: float) -> str:
+    """Returns why work of this length was not done, as a clause."""
+    return f"it takes about {seconds:.2g} s, more than the budget has for it yet"
+
+
 class Budget:
     """Keeps the doctor's share of a run's time under a limit.
 

@@ -126,6 +126,11 @@ class Case:
         others = self.pace.left_for_rules + self.pace.kept + self._staff.kept - part.kept
         return self.budget.left() - others
 
+    @property
+    def batch_time(self) -> float:
+        """What training takes for a batch, in the quickest window [seconds]; 0 before there was one."""
+        return self.pace.step_time / max(1, self.run.accumulate)
+
     # --- the Trainer's hooks -------------------------------------------------------------------------------------
 
     def begin(self) -> None:

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lightning_doctor.budget import too_dear
 from lightning_doctor.callbacks.loaders import first, loader_size
 from lightning_doctor.callbacks.monitor import Monitor
 from lightning_doctor.callbacks.rehearsal import BY_HAND, Rehearsal, Step, alone, obstacle, why_not
 from lightning_doctor.callbacks.scoring import Score, Scorer
+from lightning_doctor.callbacks.scoring_plan import ScoringPlan
 from lightning_doctor.measure.batches import Path, at, dense, key, leaves, roles_by_structure
 from lightning_doctor.measure.held_out_rows import Prints, RowSample, different_found, share_found, share_repeated
 from lightning_doctor.measure.rows import tensor_bytes
@@ -25,17 +27,12 @@ _CAPACITY = 256
 _ROWS, _PRINTED = 500, 1 << 16
 # Batches that a sample is scored in, so that its loss has a standard error, and the rows each must have.
 _PARTS, _FEWEST = 8, 8
-# What fingerprints, and scores along the way, may take of a run's first look [seconds].
-_FIRST_PRINTS, _FIRST_SCORES = 0.15, 0.3
-# What is kept for a comparison and scores at the end [seconds].
-_KEPT = 0.2
-# How many times longer a run must have become to be scored again, and by what part of the planned steps.
-_GROWTH, _PARTED = 1.5, 24
-# With several ranks, whose steps may communicate, scores are taken by the count of passes: budgets differ.
-_GROWTH_TOGETHER = 4
+# What fingerprints may take of a run's first look [seconds].
+_FIRST_PRINTS = 0.15
 
 SAMPLES = ("train", "validation", "holdout")
 _SCORES = ("eval_loss", "eval_error", "eval_bar", "eval_accuracy", "eval_skill")
+_SCORED = [f"{name}/{sample}" for name in _SCORES for sample in SAMPLES[:2]]
 _CLASSES = ("class_index", "one_hot", "binary")
 
 
@@ -54,7 +51,7 @@ class ComparisonProbe(Monitor):
     ``eval_accuracy/train``, ``eval_skill/train``, and the same of ``validation``.
     """
 
-    signals = (*(f"{name}/{sample}" for name in _SCORES for sample in SAMPLES[:2]), "comparison", "overlap")
+    signals = (*_SCORED, "comparison", "overlap")
 
     def begin(self, case: Case) -> None:
         """Nothing is known yet."""
@@ -66,13 +63,14 @@ class ComparisonProbe(Monitor):
         self._validation = RowSample(_ROWS, _validation_batches(trainer), weights)
         self._train_prints = Prints(_PRINTED)
         self._validation_prints: Prints | None = None
-        self._printing, self._scoring, self._cost = 0.0, 0.0, 0.0
+        self._printing = 0.0
         self._inputs: Path | None = None
         self._loaders = (loader_size(trainer.train_dataloader), loader_size(first(trainer.val_dataloaders)))
         self._epoch = trainer.current_epoch
-        self._passes, self._score_at = 0, 0
+        self._passes = 0
         self._compared = False
-        self.kept = _KEPT
+        self._plan = ScoringPlan(_ROWS)
+        self.kept = self._plan.kept
         self._steps: tuple[Step, ...] = ("training_step", "validation_step")
         if not case.run.module.automatic_optimization:
             self._steps = ("validation_step",)
@@ -87,7 +85,7 @@ class ComparisonProbe(Monitor):
         self._able = reason is None
         case.history.lack(self.signals, "there was no validation pass")
         if reason is not None:
-            case.history.lack([name for name in self.signals if "/" in name], reason)
+            case.history.lack(_SCORED, reason)
 
     def before_batch(self, case: Case, batch: Any, batch_idx: int) -> None:
         """Takes training rows, in the first epoch."""
@@ -123,12 +121,14 @@ class ComparisonProbe(Monitor):
         if not self._compared and case.room(self) > 0 and self._ripe(case):
             self._compared = True
             self._compare(case)
-        if self._able and self._due(case):
+        if not self._able:
+            return
+        if self._plan.due(case, [self._train.rows, self._validation.rows], case.room(self)):
             began = case.budget.clock()
-            self._score(case)
-            self._cost = case.budget.clock() - began
-            self._scoring += self._cost
-            self.kept = min(_KEPT, 1.5 * self._cost)
+            self._plan.spent(self._score(case), case.budget.clock() - began)
+            self.kept = self._plan.kept
+        elif self._plan.missed and "eval_loss/train" not in case.history:
+            case.history.lack(_SCORED, too_dear(self._plan.missed))
 
     def end(self, case: Case) -> None:
         """Lets go of rows."""
@@ -197,25 +197,8 @@ class ComparisonProbe(Monitor):
 
     # --- scoring -------------------------------------------------------------------------------------------------
 
-    def _due(self, case: Case) -> bool:
-        step, planned = case.run.step + 1, case.history.fact("trainer.planned_steps")
-        if case.together:
-            due = self._passes >= max(1, self._score_at)
-            self._score_at = _GROWTH_TOGETHER * self._passes if due else self._score_at
-            return due
-        per_pass = step / self._passes
-        ends = isinstance(planned, int) and step > planned - per_pass
-        if step < self._score_at and not ends:
-            return False
-        # Of the first look some scores on the way, and one at the end; the others must be earned.
-        first = ends or (self._scoring + self._cost <= _FIRST_SCORES and self._cost <= case.room(self) - self.kept)
-        affords = case.budget.has_earned(self._cost) or (first and self._cost <= case.room(self))
-        if affords:
-            apart = planned // _PARTED if isinstance(planned, int) else 0
-            self._score_at = max(math.ceil(_GROWTH * step), step + apart)
-        return affords
-
-    def _score(self, case: Case) -> None:
+    def _score(self, case: Case) -> int:
+        """Scores the samples and returns how many rows that were."""
         scores: list[Score] = [Score() for _ in SAMPLES]
         reasons = [BY_HAND] if not case.run.module.automatic_optimization else []
         for step in self._steps:
@@ -231,6 +214,7 @@ class ComparisonProbe(Monitor):
             self._give_up(case, ", and ".join(dict.fromkeys(reasons)))
         numbers = [number for score in scores for number in score.numbers()]
         case.window.put(case.run.step, torch.tensor(numbers, dtype=torch.float64), partial(_receive, case))
+        return sum(score.rows for score in scores)
 
     def _scored_by(self, case: Case, step: Step) -> list[Score]:
         """Scores all samples by a step of a fresh copy."""
@@ -240,25 +224,29 @@ class ComparisonProbe(Monitor):
         classes = case.history.fact("loss_head.targets") in _CLASSES
         scorer = Scorer(rehearsal, step=step, classes=classes, may_go_on=lambda: case.together or clock() < deadline)
         samples = (self._train, self._validation)
-        held_out = _held_out(case, rehearsal)
+        held_out = self._first_of(_held_out(case, rehearsal))
         batches = [sample.batches(self._part_rows(case, sample))[:_PARTS] for sample in samples]
         scores = [scorer.score(each) for each in (*batches, held_out)]
-        sizes = [sum(rows for _, rows in each) for each in (*batches, held_out)]
-        scored = {name: size for name, size in zip(SAMPLES, sizes, strict=True) if size}
+        scored = {name: score.rows for name, score in zip(SAMPLES, scores, strict=True) if score.rows}
         case.history.facts["scored"] = {"step": step, **scored}
         return scores
 
     def _part_rows(self, case: Case, sample: RowSample) -> int:
         """Returns the rows of a batch to score."""
-        rows = sample.rows
+        rows = min(sample.rows, self._plan.rows)
         if case.history.fact("loss_head.reduction") != "mean":
             # As many on either side: a loss that adds up has no other unit.
-            rows = min(self._train.rows, self._validation.rows)
+            rows = min(rows, self._train.rows, self._validation.rows)
         return max(min(_FEWEST, rows), math.ceil(rows / _PARTS))
+
+    def _first_of(self, batches: list[tuple[Any, int]]) -> list[tuple[Any, int]]:
+        """Returns as many of these batches as make the rows to score, and at least two."""
+        wanted = math.ceil(self._plan.rows / max(1, max((rows for _, rows in batches), default=1)))
+        return batches[: max(2, wanted)]
 
     def _give_up(self, case: Case, reason: str) -> None:
         self._able = False
-        case.history.lack([name for name in self.signals if "/" in name], reason)
+        case.history.lack(_SCORED, reason)
 
 
 def _receive(case: Case, step: int, numbers: list[float]) -> None:
@@ -270,6 +258,8 @@ def _receive(case: Case, step: int, numbers: list[float]) -> None:
                 case.history.record(f"{name}/{sample}", step, value, capacity=_CAPACITY)
             elif math.isfinite(numbers[index]):
                 reason = "the predictions or the targets of these rows cannot be read"
+                if name == "eval_error":
+                    reason = "the time sufficed for one batch of these rows"
                 case.history.lack([f"{name}/{sample}"], reason)
 
 

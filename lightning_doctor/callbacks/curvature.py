@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from lightning_doctor.budget import too_dear
 from lightning_doctor.callbacks.allowance import Allowance
 from lightning_doctor.callbacks.appointments import Appointment, Appointments
 from lightning_doctor.callbacks.curvature_fact import described
@@ -178,7 +179,7 @@ class CurvatureProbe(Monitor):
         self.kept = self._times.kept
         if self._times.missed and "curvature" not in case.history.facts:
             names = _ENDS if self._times.begun else self.signals
-            case.history.lack(names, f"it takes about {self._times.missed:.2g} s, more than the budget has for it yet")
+            case.history.lack(names, too_dear(self._times.missed))
         return wishes
 
     def heed(self, case: Case, means: list[float]) -> None:

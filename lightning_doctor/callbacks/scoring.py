@@ -35,6 +35,7 @@ class Score:
         accuracy: The share of right classes.
         skill: The share of the errors of the sample's own best constant that the predictions avoid: of its misses
             where targets are classes, else of its squared error.
+        rows: How many of the sample's rows that was taken of.
     """
 
     loss: float = math.nan
@@ -42,9 +43,10 @@ class Score:
     bar: float = math.nan
     accuracy: float = math.nan
     skill: float = math.nan
+    rows: int = 0
 
     def numbers(self) -> list[float]:
-        """Returns all five, in their order."""
+        """Returns all five figures, in their order."""
         return [self.loss, self.error, self.bar, self.accuracy, self.skill]
 
 
@@ -79,6 +81,7 @@ class Scorer:
             Unrehearsable: Where there are some and the step has no loss for any.
         """
         losses: list[float] = []
+        scored = 0
         heads = _Heads(classes=self._classes)
         for index, (batch, rows) in enumerate(batches):
             if index and not self._may_go_on():
@@ -88,6 +91,7 @@ class Scorer:
             if loss is None:
                 continue
             losses.append(float(loss.detach()))
+            scored += rows
             heads.add(self._outputs, loss, rows)
         self._outputs = LayerOutputs()
         if not losses and batches:
@@ -97,7 +101,7 @@ class Scorer:
         finite = all(map(math.isfinite, losses))
         error = stdev(losses) / math.sqrt(len(losses)) if len(losses) > 1 and finite else math.nan
         accuracy, skill = heads.read()
-        return Score(fmean(losses) if finite else math.nan, error, heads.bar(), accuracy, skill)
+        return Score(fmean(losses) if finite else math.nan, error, heads.bar(), accuracy, skill, scored)
 
     def _loss(self, batch: Any, index: int) -> Tensor | None:
         # Lightning validates without gradients, which some validation steps rely on; a loss head is read off the graph.

@@ -21,8 +21,14 @@ def case_of(*, step_time: float, step: int, elapsed: float = 0.0, planned: int =
         "trainer": {"planned_steps": planned, "batches_per_epoch": 50},
         "data": {"batch_size": size},
     }
-    pace = SimpleNamespace(steps=step, step_time=step_time, following=lambda steps: steps + 50)
-    return SimpleNamespace(budget=budget, history=history, pace=pace, together=False, run=SimpleNamespace(accumulate=1))
+    return SimpleNamespace(
+        budget=budget,
+        history=history,
+        pace=SimpleNamespace(steps=step, following=lambda steps: steps + 50),
+        batch_time=step_time,
+        together=False,
+        run=SimpleNamespace(step=step, accumulate=1),
+    )
 
 
 # Four batches choose: 5 · 4 steps are what a probe takes at the least.

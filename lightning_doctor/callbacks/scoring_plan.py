@@ -1,0 +1,94 @@
+"""When rows are scored, and how many of them: as the budget allows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lightning_doctor.callbacks.case import Case
+
+# Fewer rows of a sample than these are not worth a score, where there are more.
+_FEWEST = 64
+# What scores along the way may take of a run's first look, and what is kept of it for those at the end [seconds].
+_FIRST, _KEPT = 0.3, 0.2
+# How many times longer a run must have become to be scored again, and by what part of the planned steps.
+_GROWTH, _PARTED = 1.5, 24
+# With several ranks, whose steps may communicate, scores are taken by the count of passes: budgets differ.
+_GROWTH_TOGETHER = 4
+# What scoring a batch takes, about, of the time that training on it takes.
+_FORWARD = 0.5
+
+
+class ScoringPlan:
+    """Plans the scores of a run, each of which follows a validation pass.
+
+    Args:
+        most: How many rows of a sample are there to be scored, at most.
+
+    Attributes:
+        rows: How many of them to score.
+        kept: What is to be kept of a run's first look for scores at the end [seconds].
+        missed: What all scores take that were due and could not be afforded [seconds]; 0 for none.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.rows = 0
+        self.kept = _KEPT
+        self.missed = 0.0
+        self._most = most
+        self._passes, self._at = 0, 0
+        self._spent, self._row_time = 0.0, 0.0
+
+    def due(self, case: Case, sizes: Sequence[int], room: float) -> bool:
+        """Says whether it is time to score, after another validation pass, and sets how many rows.
+
+        Args:
+            case: The run.
+            sizes: How many rows the samples have.
+            room: What may be spent of its first look [seconds].
+        """
+        self._passes += 1
+        self.missed = 0.0
+        step, planned = case.run.step + 1, case.history.fact("trainer.planned_steps")
+        if case.together:
+            due = self._passes >= max(1, self._at)
+            self._at = _GROWTH_TOGETHER * self._passes if due else self._at
+            self.rows = self._most
+            return due
+        ends = isinstance(planned, int) and step > planned - step / self._passes
+        if step < self._at and not ends:
+            return False
+        affords = self._affords(case, sizes, room if ends else min(room - self.kept, _FIRST - self._spent))
+        if affords:
+            apart = planned // _PARTED if isinstance(planned, int) else 0
+            self._at = max(math.ceil(_GROWTH * step), step + apart)
+        return affords
+
+    def spent(self, rows: int, seconds: float) -> None:
+        """Books what scoring so many rows took."""
+        self._row_time = seconds / max(1, rows)
+        self._spent += seconds
+        self.kept = min(_KEPT, 1.5 * seconds)
+
+    def _affords(self, case: Case, sizes: Sequence[int], room: float) -> bool:
+        """Says whether there is time to score, and sets how many rows: all, or as many as there is time for."""
+        cost = self._expected(case) * sum(sizes)
+        # What is left of the first look serves where it was not earned yet.
+        share = 1.0 if not cost or case.budget.has_earned(cost) else min(1.0, room / cost)
+        rows = int(share * max(sizes))
+        # No fewer than before, so that the figures compare.
+        affords = rows >= min(max(sizes), max(self.rows, _FEWEST))
+        if affords:
+            self.rows = rows
+        else:
+            self.missed = cost
+        return affords
+
+    def _expected(self, case: Case) -> float:
+        """Returns what a row takes to score, before the first was by what training steps take [seconds]."""
+        size = case.history.fact("data.batch_size")
+        if self._row_time or not isinstance(size, int) or size <= 0:
+            return self._row_time
+        return _FORWARD * case.batch_time / size
