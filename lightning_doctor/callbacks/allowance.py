@@ -1,7 +1,9 @@
-"""How much memory a probe may take: about that of two training steps."""
+"""How much memory a probe may take: about that of two training steps, and no more than is free."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 from lightning_doctor.callbacks.meeting import Meeting
@@ -11,6 +13,8 @@ from lightning_doctor.measure.rows import tensors
 
 # Memory that nobody misses [bytes].
 _SMALL = 1 << 25
+# What a probe may take of the memory that is free.
+_OF_FREE = 0.5
 # What a product takes, its graph and what it leaves on its way, in activations of a forward pass that can be
 # differentiated twice, about: measured as 3.2 for convolutions and 3.4 for attention.
 _PRODUCT = 3.4
@@ -26,13 +30,17 @@ class Allowance:
 
     What a batch's activations take is measured once for each shape of a batch, on a part of it. Where the vectors alone
     exceed two steps (many weights, and few samples a step) fewer samples do not help, and the graph has a step's own.
+
+    Args:
+        free: Returns how much memory is free [bytes]; None where that is unknown.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, free: Callable[[], int | None]) -> None:
+        self._free = free
         self._known: dict[Any, tuple[float, float]] = {}
 
     def fit(self, point: Point, samples: Supply, own: Sample, rows: int | None, meeting: Meeting) -> tuple[Supply, int]:
-        """Returns as many of the samples as fit, and how many products.
+        """Returns as many of the samples as fit, and how many products: none where too little memory is free for them.
 
         Args:
             point: A copy of the model.
@@ -48,6 +56,9 @@ class Allowance:
         room = limit - (_VECTORS + _LEAST_PRODUCTS) * vector
         if room <= 0:
             room = step
+        free = self._free()
+        spare = _OF_FREE * meeting.number(math.inf if free is None else free, point.device)
+        room = min(room, spare - (_VECTORS + _FEWEST_PRODUCTS) * vector)
         while (taken := _PRODUCT * twice * _batches(samples, rows)) > room:
             fewer = halved(samples)
             if fewer is None:
@@ -55,7 +66,9 @@ class Allowance:
             samples = fewer
         most = int((limit - taken) // vector) - _VECTORS
         least = _FEWEST_PRODUCTS if most >= _FEWEST_PRODUCTS else _LEAST_PRODUCTS
-        return samples, max(least, min(_MOST_PRODUCTS, most))
+        wanted = max(least, min(_MOST_PRODUCTS, most))
+        fit = min(wanted, (spare - taken) // vector - _VECTORS)
+        return samples, int(fit) if fit >= _FEWEST_PRODUCTS else 0
 
     def _activations(self, point: Point, own: Sample, rows: int | None, meeting: Meeting) -> tuple[float, float]:
         """Returns those of a step, and those of a forward pass that can be differentiated twice [bytes]."""

@@ -15,6 +15,7 @@ from lightning_doctor.budget import too_dear
 from lightning_doctor.callbacks.allowance import Allowance
 from lightning_doctor.callbacks.appointments import Appointment, Appointments
 from lightning_doctor.callbacks.curvature_fact import described
+from lightning_doctor.callbacks.free_memory import free_memory
 from lightning_doctor.callbacks.meeting import Meeting, Parted
 from lightning_doctor.callbacks.micro_batches import MicroBatches
 from lightning_doctor.callbacks.monitor import Monitor
@@ -100,8 +101,8 @@ class CurvatureProbe(Monitor):
         self._times = Appointments(self.samples, self.every_n_steps)
         self.kept = self._times.kept
         self._before: list[Tensor] | None = None
-        self._allowance = Allowance()
         run = case.run
+        self._allowance = Allowance(lambda: free_memory(run.trainer.strategy.root_device, run.trainer.num_devices))
         # Ranks that hold a model in shards gather it, if all of them will.
         self._gathers = case.together or run.trainer.world_size == 1
         reason = obstacle(run.trainer, run.module, steps=self.probe_loss is None, gathers=self._gathers)
@@ -204,6 +205,8 @@ class CurvatureProbe(Monitor):
         if fewer.rows != samples.rows:
             notes.append(f"it looks at {fewer.rows} of {samples.rows} samples, for the memory of two training steps")
         samples = fewer
+        if judges and not most:
+            case.history.lack(_ENDS, "the vectors of a verdict do not fit into the memory that is free")
         while True:
             try:
                 self._measure(case, self._point(rehearsal, samples, meeting), notes, most if judges else 0)

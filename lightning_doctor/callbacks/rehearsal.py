@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import os
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from lightning_doctor.callbacks.free_memory import free_memory
 from lightning_doctor.callbacks.shards import Whole, engine, put_together, shards_obstacle
 from lightning_doctor.measure.norms import are_sharded
 from lightning_doctor.measure.rows import tensor_bytes
@@ -135,7 +135,7 @@ def obstacle(trainer: Trainer, module: LightningModule, *, steps: bool = True, g
     if any(type(parameter).__name__ == "UninitializedParameter" for parameter in parameters):
         return "the model is lazy and has not been run yet"
     size = tensor_bytes(parameters)
-    free = _free_memory(trainer.strategy.root_device)
+    free = free_memory(trainer.strategy.root_device, trainer.num_devices)
     if free is not None and _COPIES * size > free:
         return f"{_COPIES} copies of its {size / 2**20:.0f} MiB of weights do not fit into the memory that is free"
     return None
@@ -224,12 +224,3 @@ def alone(device: torch.device) -> Iterator[None]:
     finally:
         random.setstate(python)
         np.random.set_state(numpy)
-
-
-def _free_memory(device: torch.device) -> int | None:
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return None

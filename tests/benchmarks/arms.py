@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import DeviceStatsMonitor, LearningRateMonitor
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from lightning_doctor import CurvatureProbe, Doctor
+from tests.benchmarks.switched import Turn, beside, run_switched
 from tests.benchmarks.turns import Turns, take_turns
 from tests.benchmarks.watched_models import Task, Trained
 from tests.reads import CountReads
@@ -127,6 +128,17 @@ def train_side_by_side(task: Task, names: list[str], steps: int) -> dict[str, Ti
         report = next((c.report for c in callbacks[name] if isinstance(c, Doctor)), None)
         timing.spent = None if report is None else report.seconds
     return timings
+
+
+def train_switched(task: Task, name: str, steps: int) -> list[tuple[Turn, Turn]]:
+    """Trains once, an arm's callbacks there and away by turns from an eighth on; returns the turns that compare."""
+    arm = ARMS[name]
+    with _quiet():
+        return beside(
+            run_switched(
+                lambda callbacks: _fit(task, arm, callbacks, steps, lambda: None), arm.callbacks(), after=steps // 8
+            )
+        )
 
 
 def reads_per_ordinary_step(task: Task, steps: int) -> tuple[float, int]:

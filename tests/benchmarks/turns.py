@@ -25,6 +25,11 @@ def own_time() -> float:
     return perf_counter() - getattr(_away, "seconds", 0.0)
 
 
+def pass_over(seconds: float) -> None:
+    """Leaves out so much of the time that has gone by in this thread's turns."""
+    _away.seconds = getattr(_away, "seconds", 0.0) + seconds
+
+
 class Turns:
     """The clock of one run, which goes while it is this run's turn.
 
@@ -77,7 +82,7 @@ class Turns:
         left = perf_counter()
         self._mine.wait()
         self._mine.clear()
-        _away.seconds = getattr(_away, "seconds", 0.0) + perf_counter() - left
+        pass_over(perf_counter() - left)
         self._started = perf_counter(), thread_time()
         self._begun = 0
 
@@ -95,7 +100,7 @@ def take_turns(runs: list[tuple[Turns, Callable[[], object]]]) -> None:
         BaseException: What the first run that failed has raised.
     """
     threads = [Thread(target=turns.run, args=(work,)) for turns, work in runs]
-    with _doctors_clock():
+    with doctors_clock():
         for thread in threads:
             thread.start()
         going = True
@@ -113,6 +118,7 @@ def take_turns(runs: list[tuple[Turns, Callable[[], object]]]) -> None:
 
 
 @contextmanager
-def _doctors_clock() -> Iterator[None]:
+def doctors_clock() -> Iterator[None]:
+    """Within this a doctor keeps time by :func:`own_time`."""
     with mock.patch("lightning_doctor.callbacks.case.Budget", partial(Budget, clock=own_time)):
         yield

@@ -36,10 +36,10 @@ def batches(count: int = 8, rows: int = 32) -> list[Sample]:
     return [(torch.zeros(rows, 1), index) for index in range(count)]
 
 
-def fit(point: Any, batches: list[Sample]) -> tuple[Supply, int]:
+def fit(point: Any, batches: list[Sample], free: int | None = None) -> tuple[Supply, int]:
     rows = len(batches[0][0])
     samples = supply(batches, whole=False, batch_size=rows)
-    return Allowance().fit(point, samples, batches[0], rows, Meeting(together=False))
+    return Allowance(lambda: free).fit(point, samples, batches[0], rows, Meeting(together=False))
 
 
 def test_a_small_model_is_looked_at_with_all_samples_and_products() -> None:
@@ -75,6 +75,18 @@ def test_attention_that_can_be_differentiated_twice_counts_by_what_it_keeps() ->
     plain, _ = fit(FakePoint(sample_bytes=8 * MIB, weight_bytes=MIB), batches(rows=64))
     more, _ = fit(Twice(sample_bytes=8 * MIB, weight_bytes=MIB), batches(rows=64))
     assert (plain.rows, more.rows) == (32, 8)
+
+
+def test_no_more_is_taken_than_half_of_what_is_free() -> None:
+    point = FakePoint(sample_bytes=16 * MIB, weight_bytes=64 * MIB)
+    # 3.4 · 128 MiB and 19 vectors are 1,651 MiB.
+    assert fit(point, batches(rows=8), free=2 * 1652 * MIB)[1] == 16
+    assert fit(point, batches(rows=8), free=2 * 1500 * MIB)[1] == int((1500 - 3.4 * 128) / 64) - 3
+    # Not even ten products.
+    assert fit(point, batches(rows=8), free=2 * 1250 * MIB)[1] == 0
+    # Of large activations fewer samples are looked at: 3.4 · 64 MiB and 13 vectors fit into 240 MiB.
+    samples, most = fit(FakePoint(sample_bytes=8 * MIB, weight_bytes=MIB), batches(), free=480 * MIB)
+    assert (samples.rows, most) == (8, int(240 - 3.4 * 64) - 3)
 
 
 def test_small_batches_that_were_joined_are_measured_by_the_runs_own() -> None:

@@ -374,6 +374,18 @@ def test_memory_that_runs_out_halves_the_batch(tmp_path: Path, monkeypatch: pyte
     assert "too few" not in found["noise_scale"].get("reason", "")
 
 
+def test_a_verdict_that_would_take_the_last_memory_is_not_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Twice three vectors and six products of the 2,410 weights.
+    weights = 4 * sum(parameter.numel() for parameter in DigitsNet().parameters())
+    monkeypatch.setattr("lightning_doctor.callbacks.curvature.free_memory", lambda *_: 18 * weights)
+    history = probed(tmp_path, DigitsNet())
+    assert "curvature" not in history.facts
+    assert history.absent["curvature"] == "the vectors of a verdict do not fit into the memory that is free"
+    assert len(history["curvature/sharpness"]) > 0
+
+
 @pytest.mark.parametrize(("option", "value"), [("samples", 1), ("every_n_steps", 0)])
 def test_options_that_cannot_be_are_refused(option: str, value: int) -> None:
     with pytest.raises(ValueError, match=f"{option} must be"):
