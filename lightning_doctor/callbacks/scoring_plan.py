@@ -60,7 +60,7 @@ class ScoringPlan:
         ends = isinstance(planned, int) and step > planned - step / self._passes
         if step < self._at and not ends:
             return False
-        affords = self._affords(case, sizes, room if ends else min(room - self.kept, _FIRST - self._spent))
+        affords = self._affords(case, sizes, room, ends=ends)
         if affords:
             apart = planned // _PARTED if isinstance(planned, int) else 0
             self._at = max(math.ceil(_GROWTH * step), step + apart)
@@ -72,14 +72,16 @@ class ScoringPlan:
         self._spent += seconds
         self.kept = min(_KEPT, 1.5 * seconds)
 
-    def _affords(self, case: Case, sizes: Sequence[int], room: float) -> bool:
+    def _affords(self, case: Case, sizes: Sequence[int], room: float, *, ends: bool) -> bool:
         """Says whether there is time to score, and sets how many rows: all, or as many as there is time for."""
         cost = self._expected(case) * sum(sizes)
-        # What is left of the first look serves where it was not earned yet.
-        share = 1.0 if not cost or case.budget.has_earned(cost) else min(1.0, room / cost)
+        share = 1.0
+        if cost and not case.budget.has_earned(cost):
+            # Of the first look some scores on the way, and one at the end.
+            share = min(1.0, (room if ends else min(room - self.kept, _FIRST - self._spent)) / cost)
         rows = int(share * max(sizes))
-        # No fewer than before, so that the figures compare.
-        affords = rows >= min(max(sizes), max(self.rows, _FEWEST))
+        # No fewer than before, so that the figures compare; but at the end few are better than none.
+        affords = rows >= min(max(sizes), _FEWEST if ends else max(self.rows, _FEWEST))
         if affords:
             self.rows = rows
         else:

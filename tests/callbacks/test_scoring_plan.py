@@ -19,7 +19,7 @@ def test_as_many_rows_are_scored_as_there_is_time_for_by_what_steps_take(step_ti
 
 def test_the_first_look_is_left_to_others_but_at_the_end() -> None:
     times = {"step_time": 0.0768, "step": 200}
-    # 0.6 seconds are needed: along the way 0.2 are kept.
+    # 0.6 seconds are needed; along the way 0.2 are kept.
     assert not ScoringPlan(500).due(case_of(**times), SIZES, 0.25)
     plan = ScoringPlan(500)
     assert plan.due(case_of(**times, planned=201), SIZES, 0.25)
@@ -30,16 +30,17 @@ def test_all_rows_are_scored_once_that_is_earned_and_never_fewer_than_before() -
     plan = ScoringPlan(500)
     assert plan.due(case_of(step_time=0.0768, step=200), SIZES, 1.5)
     plan.spent(500, 0.3)
-    first = plan.rows
     # All the time for scores along the way is spent.
     assert not plan.due(case_of(step_time=0.0768, step=700), SIZES, 1.5)
     assert plan.missed == pytest.approx(0.6)
-    assert plan.rows == first
+    assert plan.rows == 250
     assert plan.due(case_of(step_time=0.0768, step=700, elapsed=100.0), SIZES, 1.5)
     assert plan.rows == 500
     assert plan.missed == 0.0
-    # 150 rows of a sample at the end would be fewer than the 500.
-    assert not plan.due(case_of(step_time=0.0768, step=999, planned=1000), SIZES, 0.18)
+    # Of what is left 150 rows of a sample could be scored: better than none, at the end.
+    assert not plan.due(case_of(step_time=0.0768, step=2000), SIZES, 0.18)
+    assert plan.due(case_of(step_time=0.0768, step=9_990), SIZES, 0.18)
+    assert plan.rows == 150
 
 
 def test_few_rows_are_few_because_there_are_no_more() -> None:
