@@ -131,14 +131,11 @@ def train_side_by_side(task: Task, names: list[str], steps: int) -> dict[str, Ti
 
 
 def train_switched(task: Task, name: str, steps: int) -> list[tuple[Turn, Turn]]:
-    """Trains once, an arm's callbacks there and away by turns from an eighth on; returns the turns that compare."""
+    """Trains once, an arm's callbacks there and away by turns; returns the turns that compare."""
     arm = ARMS[name]
     with _quiet():
-        return beside(
-            run_switched(
-                lambda callbacks: _fit(task, arm, callbacks, steps, lambda: None), arm.callbacks(), after=steps // 8
-            )
-        )
+        turns = run_switched(lambda callbacks: _fit(task, arm, callbacks, steps, lambda: None), arm.callbacks(), steps)
+    return beside(turns)
 
 
 def reads_per_ordinary_step(task: Task, steps: int) -> tuple[float, int]:

@@ -16,6 +16,9 @@ from lightning.pytorch import Callback, Trainer
 
 from tests.benchmarks.turns import STEPS, doctors_clock, pass_over
 
+# The steps of the shortest turn.
+_SHORTEST = 4
+
 
 @dataclass(frozen=True)
 class Turn:
@@ -38,12 +41,13 @@ class Switch(Callback):
     Args:
         watchers: The others.
         after: How many steps they are there before that.
+        length: The steps of a turn.
     """
 
-    def __init__(self, watchers: Sequence[Callback], after: int) -> None:
+    def __init__(self, watchers: Sequence[Callback], after: int, length: int) -> None:
         self.turns: list[Turn] = []
         self._watchers = list(watchers)
-        self._left = after
+        self._left, self._length = after, length
         self._watched = True
         self._began: tuple[float, float] | None = None
 
@@ -53,25 +57,25 @@ class Switch(Callback):
             return
         if self._began is not None:
             wall, processor = perf_counter() - self._began[0], thread_time() - self._began[1]
-            self.turns.append(Turn(self._watched, wall / STEPS, processor / STEPS))
+            self.turns.append(Turn(self._watched, wall / self._length, processor / self._length))
             if not self._watched:
                 # It earns nothing by steps that it does not watch.
                 pass_over(wall)
         self._watched = not self._watched
         trainer.callbacks = [*self._watchers, self] if self._watched else [self]
-        self._left = STEPS
+        self._left = self._length
         self._began = perf_counter(), thread_time()
 
 
-def run_switched(train: Callable[[list[Callback]], object], watchers: list[Callback], after: int) -> list[Turn]:
-    """Trains once with callbacks that come and go, from so many steps on.
+def run_switched(train: Callable[[list[Callback]], object], watchers: list[Callback], steps: int) -> list[Turn]:
+    """Trains once with callbacks that come and go, from an eighth of the run on.
 
     Args:
         train: Trains with callbacks.
         watchers: Those that come and go.
-        after: From which step on.
+        steps: How many steps that takes: of few, which are long, shorter turns.
     """
-    switch = Switch(watchers, after)
+    switch = Switch(watchers, after=steps // 8, length=max(_SHORTEST, min(STEPS, steps // 100)))
     with doctors_clock():
         train([*watchers, switch])
     return switch.turns
