@@ -259,7 +259,7 @@ def _receive(case: Case, step: int, numbers: list[float]) -> None:
             elif math.isfinite(numbers[index]):
                 reason = "the predictions or the targets of these rows cannot be read"
                 if name == "eval_error":
-                    reason = "the time sufficed for one batch of these rows"
+                    reason = "one batch of these rows alone was scored"
                 case.history.lack([f"{name}/{sample}"], reason)
 
 

@@ -39,7 +39,7 @@ def _available(root: Path) -> int | None:
 def _left_to_groups(root: Path) -> Iterator[int | None]:
     """Yields what is left of the limits of the control groups that this process is in, as containers set them."""
     for line in _text(root / "proc/self/cgroup").splitlines():
-        _, controllers, path = line.split(":", 2)
+        controllers, _, path = line.partition(":")[2].partition(":")
         names = ("memory.max", "memory.current", "inactive_file") if not controllers else None
         if "memory" in controllers.split(","):
             names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")

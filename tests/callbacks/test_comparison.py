@@ -15,6 +15,7 @@ from lightning_doctor import Doctor
 from lightning_doctor.callbacks.comparison import ComparisonProbe
 from lightning_doctor.callbacks.heads import HeadMonitor
 from lightning_doctor.callbacks.rehearsal import BY_HAND
+from lightning_doctor.callbacks.scoring import Scorer
 from lightning_doctor.history import History
 from lightning_doctor.scores import scoring_step
 from tests.callbacks.test_scans import ByHand, Memory, Uncopied
@@ -73,6 +74,17 @@ def test_the_error_bar_is_drawn_from_the_losses_of_all_rows(tmp_path: Path) -> N
     expected = 1.96 * float(losses.std()) / len(losses) ** 0.5
     assert history["eval_bar/validation"].values[-1] == pytest.approx(expected, rel=0.15)
     assert history["eval_bar/validation"].steps == history["eval_loss/validation"].steps
+
+
+def test_rows_that_there_was_no_time_for_are_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Hurried(Scorer):
+        def __init__(self, rehearsal: Any, **options: Any) -> None:
+            super().__init__(rehearsal, **{**options, "may_go_on": lambda: False})
+
+    monkeypatch.setattr("lightning_doctor.callbacks.comparison.Scorer", Hurried)
+    history = watch(tmp_path, DigitsNet(), digits(), digits(1400, 1720, 64, shuffle=False))
+    assert history.fact("scored") == {"step": "training_step", "train": 40, "validation": 40}
+    assert history.absent["eval_error/train"] == "one batch of these rows alone was scored"
 
 
 def test_a_loss_that_is_more_than_its_rows_has_no_bar_of_theirs(tmp_path: Path) -> None:
