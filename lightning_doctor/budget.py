@@ -49,6 +49,10 @@ class Budget:
         """Says whether work of this length fits: under the share, plus two seconds for a run's first look."""
         return cost <= self.left()
 
+    def earned(self) -> float:
+        """Time that may be spent now under the share alone, the first look apart [seconds]; negative for none."""
+        return self.share * self.elapsed - self.spent
+
     def has_earned(self, cost: float) -> bool:
         """Says whether work of this length fits under the share alone, the first look apart."""
-        return self.spent + cost <= self.share * self.elapsed
+        return cost <= self.earned()

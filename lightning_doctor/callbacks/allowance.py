@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +24,10 @@ _VECTORS = 3
 _LEAST_PRODUCTS, _FEWEST_PRODUCTS, _MOST_PRODUCTS = 16, 10, 100
 
 
+class TooLittleMemoryError(Exception):
+    """So little is free that a probe might end the run."""
+
+
 class Allowance:
     """Chooses the samples and products that fit into the memory of two training steps at the run's own batch size.
 
@@ -40,7 +43,7 @@ class Allowance:
         self._known: dict[Any, tuple[float, float]] = {}
 
     def fit(self, point: Point, samples: Supply, own: Sample, rows: int | None, meeting: Meeting) -> tuple[Supply, int]:
-        """Returns as many of the samples as fit, and how many products: none where too little memory is free for them.
+        """Returns as many of the samples as fit, and how many products: 0 where too little memory is free for them.
 
         Args:
             point: A copy of the model.
@@ -48,6 +51,9 @@ class Allowance:
             own: A batch as the run trains on it.
             rows: Its samples; None where unknown.
             meeting: Where ranks meet: they measure together or not at all.
+
+        Raises:
+            TooLittleMemoryError: Where a rank has too little for a probe without a product as well.
         """
         (activations, twice), vector = self._activations(point, own, rows, meeting), point.weight_bytes()
         # Gradients come as activations go.
@@ -56,9 +62,6 @@ class Allowance:
         room = limit - (_VECTORS + _LEAST_PRODUCTS) * vector
         if room <= 0:
             room = step
-        free = self._free()
-        spare = _OF_FREE * meeting.number(math.inf if free is None else free, point.device)
-        room = min(room, spare - (_VECTORS + _FEWEST_PRODUCTS) * vector)
         while (taken := _PRODUCT * twice * _batches(samples, rows)) > room:
             fewer = halved(samples)
             if fewer is None:
@@ -67,8 +70,13 @@ class Allowance:
         most = int((limit - taken) // vector) - _VECTORS
         least = _FEWEST_PRODUCTS if most >= _FEWEST_PRODUCTS else _LEAST_PRODUCTS
         wanted = max(least, min(_MOST_PRODUCTS, most))
-        fit = min(wanted, (spare - taken) // vector - _VECTORS)
-        return samples, int(fit) if fit >= _FEWEST_PRODUCTS else 0
+        free = self._free()
+        for products in (wanted, _FEWEST_PRODUCTS, 0):
+            fits = free is None or taken + (_VECTORS + products) * vector <= _OF_FREE * free
+            # The rank with the least of it decides.
+            if meeting.number(float(fits), point.device) == 1:
+                return samples, products
+        raise TooLittleMemoryError
 
     def _activations(self, point: Point, own: Sample, rows: int | None, meeting: Meeting) -> tuple[float, float]:
         """Returns those of a step, and those of a forward pass that can be differentiated twice [bytes]."""

@@ -16,7 +16,7 @@ from lightning_doctor.callbacks.scoring import Score, Scorer
 from lightning_doctor.callbacks.scoring_plan import ScoringPlan
 from lightning_doctor.measure.batches import Path, at, dense, key, leaves, roles_by_structure
 from lightning_doctor.measure.held_out_rows import Prints, RowSample, different_found, share_found, share_repeated
-from lightning_doctor.measure.rows import tensor_bytes
+from lightning_doctor.measure.rows import take, tensor_bytes
 from lightning_doctor.measure.side_by_side import side_by_side
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ _FIRST_PRINTS = 0.15
 
 SAMPLES = ("train", "validation", "holdout")
 _SCORES = ("eval_loss", "eval_error", "eval_bar", "eval_accuracy", "eval_skill")
-_SCORED = [f"{name}/{sample}" for name in _SCORES for sample in SAMPLES[:2]]
 _CLASSES = ("class_index", "one_hot", "binary")
 
 
@@ -51,7 +50,7 @@ class ComparisonProbe(Monitor):
     ``eval_accuracy/train``, ``eval_skill/train``, and the same of ``validation``.
     """
 
-    signals = (*_SCORED, "comparison", "overlap")
+    signals = (*(f"{name}/{sample}" for name in _SCORES for sample in SAMPLES[:2]), "comparison", "overlap")
 
     def begin(self, case: Case) -> None:
         """Nothing is known yet."""
@@ -69,7 +68,7 @@ class ComparisonProbe(Monitor):
         self._epoch = trainer.current_epoch
         self._passes = 0
         self._compared = False
-        self._plan = ScoringPlan(_ROWS)
+        self._plan = ScoringPlan(_ROWS, case.run.step)
         self.kept = self._plan.kept
         self._steps: tuple[Step, ...] = ("training_step", "validation_step")
         if not case.run.module.automatic_optimization:
@@ -85,7 +84,7 @@ class ComparisonProbe(Monitor):
         self._able = reason is None
         case.history.lack(self.signals, "there was no validation pass")
         if reason is not None:
-            case.history.lack(_SCORED, reason)
+            self._lack(case, reason)
 
     def before_batch(self, case: Case, batch: Any, batch_idx: int) -> None:
         """Takes training rows, in the first epoch."""
@@ -123,12 +122,15 @@ class ComparisonProbe(Monitor):
             self._compare(case)
         if not self._able:
             return
-        if self._plan.due(case, [self._train.rows, self._validation.rows], case.room(self)):
+        held_out = 0 if case.held_out is None else min(_ROWS, case.history.fact("holdout.rows", 0))
+        sizes = [self._train.rows_of(_PARTS), self._validation.rows_of(_PARTS), held_out]
+        if self._plan.due(case, sizes, case.room(self)):
             began = case.budget.clock()
-            self._plan.spent(self._score(case), case.budget.clock() - began)
+            self._score(case)
+            self._plan.spent(case.budget.clock() - began)
             self.kept = self._plan.kept
-        elif self._plan.missed and "eval_loss/train" not in case.history:
-            case.history.lack(_SCORED, too_dear(self._plan.missed))
+        elif self._plan.missed:
+            self._lack(case, too_dear(self._plan.missed))
 
     def end(self, case: Case) -> None:
         """Lets go of rows."""
@@ -197,8 +199,7 @@ class ComparisonProbe(Monitor):
 
     # --- scoring -------------------------------------------------------------------------------------------------
 
-    def _score(self, case: Case) -> int:
-        """Scores the samples and returns how many rows that were."""
+    def _score(self, case: Case) -> None:
         scores: list[Score] = [Score() for _ in SAMPLES]
         reasons = [BY_HAND] if not case.run.module.automatic_optimization else []
         for step in self._steps:
@@ -214,7 +215,6 @@ class ComparisonProbe(Monitor):
             self._give_up(case, ", and ".join(dict.fromkeys(reasons)))
         numbers = [number for score in scores for number in score.numbers()]
         case.window.put(case.run.step, torch.tensor(numbers, dtype=torch.float64), partial(_receive, case))
-        return sum(score.rows for score in scores)
 
     def _scored_by(self, case: Case, step: Step) -> list[Score]:
         """Scores all samples by a step of a fresh copy."""
@@ -224,11 +224,15 @@ class ComparisonProbe(Monitor):
         classes = case.history.fact("loss_head.targets") in _CLASSES
         scorer = Scorer(rehearsal, step=step, classes=classes, may_go_on=lambda: case.together or clock() < deadline)
         samples = (self._train, self._validation)
-        held_out = self._first_of(_held_out(case, rehearsal))
+        held_out = _held_out(case, rehearsal, math.ceil(self._plan.rows / _PARTS))
         batches = [sample.batches(self._part_rows(case, sample))[:_PARTS] for sample in samples]
         scores = [scorer.score(each) for each in (*batches, held_out)]
         scored = {name: score.rows for name, score in zip(SAMPLES, scores, strict=True) if score.rows}
-        case.history.facts["scored"] = {"step": step, **scored}
+        # Of what time did not suffice for now the earlier score is the newest.
+        case.history.facts["scored"] = {**case.history.fact("scored", {}), "step": step, **scored}
+        for name, score, each in zip(SAMPLES, scores, (*batches, held_out), strict=True):
+            if each and not score.rows:
+                case.history.lack(_names(name), "the time sufficed for one batch of these rows")
         return scores
 
     def _part_rows(self, case: Case, sample: RowSample) -> int:
@@ -239,45 +243,49 @@ class ComparisonProbe(Monitor):
             rows = min(rows, self._train.rows, self._validation.rows)
         return max(min(_FEWEST, rows), math.ceil(rows / _PARTS))
 
-    def _first_of(self, batches: list[tuple[Any, int]]) -> list[tuple[Any, int]]:
-        """Returns as many of these batches as make the rows to score, and at least two."""
-        wanted = math.ceil(self._plan.rows / max(1, max((rows for _, rows in batches), default=1)))
-        return batches[: max(2, wanted)]
-
     def _give_up(self, case: Case, reason: str) -> None:
         self._able = False
-        case.history.lack(_SCORED, reason)
+        self._lack(case, reason)
+
+    def _lack(self, case: Case, reason: str) -> None:
+        for sample in SAMPLES if case.held_out is not None else SAMPLES[:2]:
+            case.history.lack(_names(sample), reason)
 
 
 def _receive(case: Case, step: int, numbers: list[float]) -> None:
     for sample, index in zip(SAMPLES, range(0, len(numbers), len(_SCORES)), strict=True):
         if case.history.fact(f"scored.{sample}") and not math.isfinite(numbers[index]):
-            case.history.lack([f"{name}/{sample}" for name in _SCORES], "these rows have no finite loss")
+            case.history.lack(_names(sample), "these rows have no finite loss")
         for name, value in zip(_SCORES, numbers[index : index + len(_SCORES)], strict=True):
             if math.isfinite(value):
                 case.history.record(f"{name}/{sample}", step, value, capacity=_CAPACITY)
             elif math.isfinite(numbers[index]):
                 reason = "the predictions or the targets of these rows cannot be read"
                 if name == "eval_error":
-                    reason = "one batch of these rows alone was scored"
+                    reason = "these rows make one batch only"
                 case.history.lack([f"{name}/{sample}"], reason)
 
 
-def _held_out(case: Case, rehearsal: Rehearsal) -> list[tuple[Any, int]]:
-    """Returns batches of the rows that were held out, on the device; none where none were."""
+def _names(sample: str) -> list[str]:
+    return [f"{name}/{sample}" for name in _SCORES]
+
+
+def _held_out(case: Case, rehearsal: Rehearsal, most: int) -> list[tuple[Any, int]]:
+    """Returns batches of the rows that were held out, of so many rows at most, on the device; none where none were."""
     if case.held_out is None:
         return []
     device = case.run.trainer.strategy.root_device
     try:
         with alone(device):
-            return [
-                (rehearsal.module._apply_batch_transfer_handler(batch, device, 0), rows)
+            read = [
+                (take(batch, rows, torch.arange(most)), most) if rows > most else (batch, rows)
                 for batch, rows in case.held_out.batches()
             ]
+            return [(rehearsal.module._apply_batch_transfer_handler(batch, device, 0), rows) for batch, rows in read]
     except Exception as error:  # noqa: BLE001
         # The data set is read here apart from its workers; the rows that the loaders served are there all the same.
         reason = f"the held-out rows cannot be read ({type(error).__name__}: {error})"
-        case.history.lack([f"{name}/holdout" for name in _SCORES], reason)
+        case.history.lack(_names("holdout"), reason)
         case.held_out = None
         return []
 

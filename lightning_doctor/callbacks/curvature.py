@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_doctor.budget import too_dear
-from lightning_doctor.callbacks.allowance import Allowance
+from lightning_doctor.callbacks.allowance import Allowance, TooLittleMemoryError
 from lightning_doctor.callbacks.appointments import Appointment, Appointments
 from lightning_doctor.callbacks.curvature_fact import described
 from lightning_doctor.callbacks.free_memory import free_memory
@@ -201,11 +201,17 @@ class CurvatureProbe(Monitor):
         if are_sharded(_trained(case)):
             notes.append("each rank looks at a copy of the whole model, which it holds a part of")
         rows = count_rows(batches[0][0], size, served, least=1)
-        fewer, most = self._allowance.fit(self._point(rehearsal, samples, meeting), samples, batches[0], rows, meeting)
+        point = self._point(rehearsal, samples, meeting)
+        try:
+            fewer, most = self._allowance.fit(point, samples, batches[0], rows, meeting)
+        except TooLittleMemoryError:
+            # There may be more another time.
+            case.history.lack(self.signals, "a probe does not fit into the memory that is free")
+            return
         if fewer.rows != samples.rows:
             notes.append(f"it looks at {fewer.rows} of {samples.rows} samples, for the memory of two training steps")
         samples = fewer
-        if judges and not most:
+        if judges and not most and "curvature" not in case.history.facts:
             case.history.lack(_ENDS, "the vectors of a verdict do not fit into the memory that is free")
         while True:
             try:

@@ -20,7 +20,9 @@ def free_memory(device: torch.device, processes: int = 1, root: Path = _ROOT) ->
         root: Where the system's files are.
     """
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        # PyTorch keeps for itself what it has no use for now.
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + cached
     known = [free for free in (_available(root), *_left_to_groups(root)) if free is not None]
     return max(0, min(known)) // processes if known else None
 
@@ -40,18 +42,25 @@ def _left_to_groups(root: Path) -> Iterator[int | None]:
     """Yields what is left of the limits of the control groups that this process is in, as containers set them."""
     for line in _text(root / "proc/self/cgroup").splitlines():
         controllers, _, path = line.partition(":")[2].partition(":")
-        names = ("memory.max", "memory.current", "inactive_file") if not controllers else None
-        if "memory" in controllers.split(","):
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-        if names is None:
+        pages: tuple[str, ...]
+        if not controllers:
+            names, pages = ("memory.max", "memory.current"), ("active_file", "inactive_file", "slab_reclaimable")
+        elif "memory" in controllers.split(","):
+            names, pages = (
+                ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+                ("total_active_file", "total_inactive_file"),
+            )
+        else:
             continue
         top = root / "sys/fs/cgroup" / ("memory" if controllers else "")
         group = top / path.lstrip("/")
         # A limit of a group above holds too.
         for folder in (group, *(parent for parent in group.parents if parent.is_relative_to(top))):
-            limit, used = (_text(folder / name).strip() for name in names[:2])
+            limit, used = (_text(folder / name).strip() for name in names)
             if limit.isdigit() and used.isdigit():
-                yield int(limit) - int(used) + _fields(folder / "memory.stat").get(names[2], 0)
+                # The pages of files are given up before anything is killed.
+                stat = _fields(folder / "memory.stat")
+                yield int(limit) - int(used) + sum(stat.get(name, 0) for name in pages)
 
 
 def _fields(path: Path) -> dict[str, int]:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from lightning_doctor.callbacks.case import Case
 
 # Fewer rows of a sample than these are not worth a score, where there are more.
-_FEWEST = 64
+_FEWEST = 60
 # What scores along the way may take of a run's first look, and what is kept of it for those at the end [seconds].
 _FIRST, _KEPT = 0.3, 0.2
 # How many times longer a run must have become to be scored again, and by what part of the planned steps.
@@ -26,20 +26,22 @@ class ScoringPlan:
 
     Args:
         most: How many rows of a sample are there to be scored, at most.
+        begins: The step that the fit begins at.
 
     Attributes:
-        rows: How many of them to score.
+        rows: How many of them to score: the same for all of a run, or more later, so that the figures compare.
         kept: What is to be kept of a run's first look for scores at the end [seconds].
-        missed: What all scores take that were due and could not be afforded [seconds]; 0 for none.
+        missed: What scores take that were due and could not be afforded [seconds]; 0 for none.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, begins: int = 0) -> None:
         self.rows = 0
         self.kept = _KEPT
         self.missed = 0.0
-        self._most = most
+        self._most, self._begins = most, begins
         self._passes, self._at = 0, 0
         self._spent, self._row_time = 0.0, 0.0
+        self._scored = 0
 
     def due(self, case: Case, sizes: Sequence[int], room: float) -> bool:
         """Says whether it is time to score, after another validation pass, and sets how many rows.
@@ -57,36 +59,39 @@ class ScoringPlan:
             self._at = _GROWTH_TOGETHER * self._passes if due else self._at
             self.rows = self._most
             return due
-        ends = isinstance(planned, int) and step > planned - step / self._passes
+        ends = isinstance(planned, int) and step > planned - (step - self._begins) / self._passes
         if step < self._at and not ends:
             return False
-        affords = self._affords(case, sizes, room, ends=ends)
+        # Of the first look some scores on the way, and one at the end; the others must be earned.
+        first = room if ends else min(room - self.kept, _FIRST - self._spent)
+        affords = self._affords(case, sizes, max(first, case.budget.earned()))
         if affords:
             apart = planned // _PARTED if isinstance(planned, int) else 0
             self._at = max(math.ceil(_GROWTH * step), step + apart)
         return affords
 
-    def spent(self, rows: int, seconds: float) -> None:
-        """Books what scoring so many rows took."""
-        self._row_time = seconds / max(1, rows)
+    def spent(self, seconds: float) -> None:
+        """Books what the scores took that were due last."""
+        row_time = seconds / max(1, self._scored)
+        self._row_time = min(self._row_time or row_time, row_time)
         self._spent += seconds
         self.kept = min(_KEPT, 1.5 * seconds)
 
-    def _affords(self, case: Case, sizes: Sequence[int], room: float, *, ends: bool) -> bool:
-        """Says whether there is time to score, and sets how many rows: all, or as many as there is time for."""
-        cost = self._expected(case) * sum(sizes)
-        share = 1.0
-        if cost and not case.budget.has_earned(cost):
-            # Of the first look some scores on the way, and one at the end.
-            share = min(1.0, (room if ends else min(room - self.kept, _FIRST - self._spent)) / cost)
-        rows = int(share * max(sizes))
-        # No fewer than before, so that the figures compare; but at the end few are better than none.
-        affords = rows >= min(max(sizes), _FEWEST if ends else max(self.rows, _FEWEST))
-        if affords:
-            self.rows = rows
-        else:
-            self.missed = cost
-        return affords
+    def _affords(self, case: Case, sizes: Sequence[int], seconds: float) -> bool:
+        """Says whether there is time to score, and sets how many rows: all, or a half, a quarter and so on."""
+        fewest = max(self.rows, min(max(sizes), _FEWEST))
+        # The loss of a batch that adds up its samples' losses has another unit where there are fewer of them.
+        divides = case.history.fact("loss_head.reduction") == "mean"
+        rows, row_time = max(sizes), self._expected(case)
+        while True:
+            scored = sum(min(size, rows) for size in sizes)
+            if row_time * scored <= seconds:
+                self.rows, self._scored = rows, scored
+                return True
+            if not divides or rows // 2 < fewest:
+                self.missed = row_time * scored
+                return False
+            rows //= 2
 
     def _expected(self, case: Case) -> float:
         """Returns what a row takes to score, before the first was by what training steps take [seconds]."""

@@ -42,6 +42,7 @@ class RowSample:
         self._sizes: list[int] = []
         self._next = 0
         self._batches: dict[int, list[tuple[Any, int]]] = {}
+        self._joins = True
         self.reason: str | None = None
 
     @property
@@ -95,6 +96,10 @@ class RowSample:
             self._stride = self._of // picks or 1
         self._most = picks * self._per_pick
 
+    def rows_of(self, batches: int) -> int:
+        """Returns how many rows so many batches hold at most: as far as is known, pieces that cannot be joined."""
+        return self.rows if self._joins else sum(self._sizes[:batches])
+
     def batches(self, rows: int) -> list[tuple[Any, int]]:
         """Returns what was kept as batches of ``rows`` rows, each from all over the pass, and how many each has.
 
@@ -109,6 +114,7 @@ class RowSample:
         alike = [piece for piece, count in zip(self._pieces, self._sizes, strict=True) if count == size]
         whole = join(alike, size) if len(alike) > 1 else alike[0]
         if whole is None:
+            self._joins = False
             return list(zip(self._pieces, self._sizes, strict=True))
         total = size * len(alike)
         parts = max(1, total // max(1, rows))

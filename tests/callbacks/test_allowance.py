@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lightning_doctor.budget import Budget
-from lightning_doctor.callbacks.allowance import Allowance
+from lightning_doctor.callbacks.allowance import Allowance, TooLittleMemoryError
 from lightning_doctor.callbacks.curvature import CurvatureProbe
 from lightning_doctor.callbacks.meeting import Meeting
 from lightning_doctor.callbacks.point import Point
@@ -79,14 +79,25 @@ def test_attention_that_can_be_differentiated_twice_counts_by_what_it_keeps() ->
 
 def test_no_more_is_taken_than_half_of_what_is_free() -> None:
     point = FakePoint(sample_bytes=16 * MIB, weight_bytes=64 * MIB)
-    # 3.4 · 128 MiB and 19 vectors are 1,651 MiB.
-    assert fit(point, batches(rows=8), free=2 * 1652 * MIB)[1] == 16
-    assert fit(point, batches(rows=8), free=2 * 1500 * MIB)[1] == int((1500 - 3.4 * 128) / 64) - 3
-    # Not even ten products.
-    assert fit(point, batches(rows=8), free=2 * 1250 * MIB)[1] == 0
-    # Of large activations fewer samples are looked at: 3.4 · 64 MiB and 13 vectors fit into 240 MiB.
-    samples, most = fit(FakePoint(sample_bytes=8 * MIB, weight_bytes=MIB), batches(), free=480 * MIB)
-    assert (samples.rows, most) == (8, int(240 - 3.4 * 64) - 3)
+    # 3.4 · 128 MiB and 19 vectors are 1,651 MiB, and with ten products 1,267.
+    for free, products in ((1652, 16), (1650, 10), (1268, 10), (1266, 0), (628, 0)):
+        assert fit(point, batches(rows=8), free=2 * free * MIB)[1] == products
+    with pytest.raises(TooLittleMemoryError):
+        fit(point, batches(rows=8), free=2 * 626 * MIB)
+
+
+def test_the_rank_with_the_least_free_memory_decides() -> None:
+    class Votes(Meeting):
+        def number(self, value: float, device: torch.device) -> float:
+            asked.append(value)
+            # The other rank has room for no product.
+            return value if len(asked) == 1 else (value + float(len(asked) == 4)) / 2
+
+    asked: list[float] = []
+    point, own = FakePoint(sample_bytes=1024, weight_bytes=4096), batches()
+    samples = supply(own, whole=False, batch_size=32)
+    most = Allowance(lambda: None).fit(point, samples, own[0], 32, Votes(together=False))[1]  # type: ignore[arg-type]
+    assert (most, asked) == (0, [0.0, 1.0, 1.0, 1.0])
 
 
 def test_small_batches_that_were_joined_are_measured_by_the_runs_own() -> None:

@@ -14,8 +14,10 @@ from torchmetrics.classification import MulticlassAccuracy
 from lightning_doctor import Doctor
 from lightning_doctor.callbacks.comparison import ComparisonProbe
 from lightning_doctor.callbacks.heads import HeadMonitor
+from lightning_doctor.callbacks.holdout import HoldoutProbe
 from lightning_doctor.callbacks.rehearsal import BY_HAND
 from lightning_doctor.callbacks.scoring import Scorer
+from lightning_doctor.callbacks.scoring_plan import ScoringPlan
 from lightning_doctor.history import History
 from lightning_doctor.scores import scoring_step
 from tests.callbacks.test_scans import ByHand, Memory, Uncopied
@@ -76,15 +78,37 @@ def test_the_error_bar_is_drawn_from_the_losses_of_all_rows(tmp_path: Path) -> N
     assert history["eval_bar/validation"].steps == history["eval_loss/validation"].steps
 
 
-def test_rows_that_there_was_no_time_for_are_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_batch_of_several_is_no_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Hurried(Scorer):
         def __init__(self, rehearsal: Any, **options: Any) -> None:
             super().__init__(rehearsal, **{**options, "may_go_on": lambda: False})
 
     monkeypatch.setattr("lightning_doctor.callbacks.comparison.Scorer", Hurried)
     history = watch(tmp_path, DigitsNet(), digits(), digits(1400, 1720, 64, shuffle=False))
-    assert history.fact("scored") == {"step": "training_step", "train": 40, "validation": 40}
-    assert history.absent["eval_error/train"] == "one batch of these rows alone was scored"
+    assert history.fact("scored") == {"step": "training_step"}
+    assert history.absent["eval_loss/train"] == "the time sufficed for one batch of these rows"
+
+
+def test_held_out_rows_are_scored_in_as_small_batches_as_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def few(plan: ScoringPlan, *_: Any) -> bool:
+        plan.rows = 64
+        return True
+
+    class Noted(Scorer):
+        def score(self, batches: Any) -> Any:
+            sizes.append([rows for _, rows in batches])
+            return super().score(batches)
+
+    sizes: list[list[int]] = []
+    monkeypatch.setattr(ScoringPlan, "due", few)
+    monkeypatch.setattr("lightning_doctor.callbacks.comparison.Scorer", Noted)
+    monitor = comparing()
+    run = trainer(tmp_path, HeadMonitor(), HoldoutProbe(0.25), monitor)
+    run.fit(DigitsNet(), digits(0, 1000), validation_digits())
+    assert all(len(each) == 8 and {8, 9}.issuperset(each) for each in sizes[:3])
+    assert monitor.report.history.fact("scored.holdout") == 64
 
 
 def test_a_loss_that_is_more_than_its_rows_has_no_bar_of_theirs(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_doctor import Doctor
 from lightning_doctor.budget import Budget
+from lightning_doctor.callbacks.allowance import Allowance
 from lightning_doctor.callbacks.curvature import GAUGES, CurvatureProbe
 from lightning_doctor.callbacks.point import Point
 from lightning_doctor.history import History
@@ -380,10 +381,18 @@ def test_a_verdict_that_would_take_the_last_memory_is_not_asked_for(
     # Twice three vectors and six products of the 2,410 weights.
     weights = 4 * sum(parameter.numel() for parameter in DigitsNet().parameters())
     monkeypatch.setattr("lightning_doctor.callbacks.curvature.free_memory", lambda *_: 18 * weights)
+    monkeypatch.setattr(Allowance, "_activations", lambda *_: (0.0, 0.0))
     history = probed(tmp_path, DigitsNet())
     assert "curvature" not in history.facts
     assert history.absent["curvature"] == "the vectors of a verdict do not fit into the memory that is free"
     assert len(history["curvature/sharpness"]) > 0
+
+
+def test_where_hardly_any_memory_is_left_nothing_is_probed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lightning_doctor.callbacks.curvature.free_memory", lambda *_: 0)
+    history = probed(tmp_path, DigitsNet())
+    assert "curvature/sharpness" not in history
+    assert history.absent["curvature"] == "a probe does not fit into the memory that is free"
 
 
 @pytest.mark.parametrize(("option", "value"), [("samples", 1), ("every_n_steps", 0)])

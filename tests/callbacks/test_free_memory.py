@@ -23,7 +23,11 @@ def test_pages_of_files_that_would_be_given_up_are_free(tmp_path: Path) -> None:
 
 
 def test_the_limit_of_a_container_counts(tmp_path: Path) -> None:
-    files = {"memory.max": "50000\n", "memory.current": "40000\n", "memory.stat": "anon 1\ninactive_file 15000\n"}
+    files = {
+        "memory.max": "50000\n",
+        "memory.current": "40000\n",
+        "memory.stat": "anon 1\ninactive_file 9000\nactive_file 6000\n",
+    }
     root = machine(tmp_path, {"proc/self/cgroup": "0::/\n", **{f"sys/fs/cgroup/{n}": t for n, t in files.items()}})
     assert free_memory(CPU, root=root) == 25_000
 
@@ -40,11 +44,15 @@ def test_so_does_that_of_a_group_above_and_none_is_no_limit(tmp_path: Path) -> N
 
 
 def test_control_groups_of_the_first_version_are_read(tmp_path: Path) -> None:
-    files = {"memory.limit_in_bytes": "9000", "memory.usage_in_bytes": "8000", "memory.stat": "total_inactive_file 500"}
+    files = {
+        "memory.limit_in_bytes": "9000",
+        "memory.usage_in_bytes": "8000",
+        "memory.stat": "total_inactive_file 500\ntotal_active_file 100",
+    }
     folder = "sys/fs/cgroup/memory/docker/abc"
     lines = "5:cpu:/docker/abc\n4:memory:/docker/abc\n0::/\n"
     root = machine(tmp_path, {"proc/self/cgroup": lines, **{f"{folder}/{n}": t for n, t in files.items()}})
-    assert free_memory(CPU, root=root) == 1_500
+    assert free_memory(CPU, root=root) == 1_600
 
 
 def test_a_group_over_its_limit_has_nothing_left(tmp_path: Path) -> None:

@@ -120,3 +120,13 @@ def test_rows_that_come_twice_are_counted() -> None:
     rows = torch.randn(10, 4)
     assert share_repeated(prints(torch.cat([rows, rows[:5]])).exact()) == pytest.approx(10 / 15)
     assert share_repeated(prints(rows[:1]).exact()) == 0.0
+
+
+def test_pieces_that_cannot_be_joined_count_as_they_are() -> None:
+    sample = RowSample(64, 8)
+    for index in range(8):
+        sample.take({"text": torch.zeros(4, 3 + index)}, index, 4)
+    assert sample.rows_of(2) == sample.rows == 32
+    assert sample.batches(32)[0][1] == 4
+    # Which is known only once they were to be joined.
+    assert sample.rows_of(2) == 8
