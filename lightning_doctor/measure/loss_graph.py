@@ -146,13 +146,13 @@ class Graph:
         if name in _KEEP_RESULT:
             return self.saved(edge, "result")
         replay = _REPLAYS.get(name)
-        below = alive(edge)
-        if replay is None or len(below) != 1:
+        below = sources(edge) if name in _JOINS else list(alive(edge))
+        if replay is None or (len(below) != 1 and name not in _JOINS):
             return None
-        source = self.tensor(below[0])
-        if source is None:
+        parts = [part for each in below if each is not None and (part := self.tensor(each)) is not None]
+        if len(parts) < len(below):
             return None
-        value = replay(source, edge.node, shape(edge))
+        value = replay(parts, edge)
         return value if tuple(value.shape) == shape(edge) else None
 
 
@@ -178,28 +178,52 @@ def is_plain(tensor: Tensor) -> bool:
     return whole and tensor.layout == torch.strided and not tensor.is_complex() and not tensor.is_quantized
 
 
-def _transposed(source: Tensor, node: Any, _: tuple[int, ...]) -> Tensor:
+def _transposed(parts: list[Tensor], edge: Edge) -> Tensor:
+    node, source = edge.node, parts[0]
     dims = (dimension(node._saved_dim0, source.ndim), dimension(node._saved_dim1, source.ndim))
     return source.transpose(*dims)
 
 
-def _sliced(source: Tensor, node: Any, size: tuple[int, ...]) -> Tensor:
-    dim = dimension(node._saved_dim, source.ndim)
-    start = dimension(node._saved_start, source.shape[dim])
+def _permuted(parts: list[Tensor], edge: Edge) -> Tensor:
+    return parts[0].permute(*(dimension(dim, parts[0].ndim) for dim in edge.node._saved_dims))
+
+
+def _selected(parts: list[Tensor], edge: Edge) -> Tensor:
+    dim = _dim(parts, edge)
+    return parts[0].select(dim, dimension(edge.node._saved_index, parts[0].shape[dim]))
+
+
+def _sliced(parts: list[Tensor], edge: Edge) -> Tensor:
+    dim, source = _dim(parts, edge), parts[0]
+    start = dimension(edge.node._saved_start, source.shape[dim])
     part = source.narrow(dim, start, source.shape[dim] - start)
-    keep = [slice(None)] * dim + [slice(None, None, int(node._saved_step))]
-    return part[tuple(keep)].narrow(dim, 0, size[dim])
+    keep = [slice(None)] * dim + [slice(None, None, int(edge.node._saved_step))]
+    return part[tuple(keep)].narrow(dim, 0, shape(edge)[dim])
 
 
-_Replay = Callable[[Tensor, Any, tuple[int, ...]], Tensor]
-_REPLAYS: dict[str, _Replay] = {
-    **dict.fromkeys(VIEWS - {"Expand"}, lambda source, _, size: source.reshape(size)),
-    "Expand": lambda source, _, size: source.expand(size),
-    "T": lambda source, _, __: source.t(),
+def _split(parts: list[Tensor], edge: Edge) -> Tensor:
+    dim = _dim(parts, edge)
+    lengths = [int(output.shape[dim]) for output in edge.node._input_metadata[: edge.number + 1]]
+    return parts[0].narrow(dim, sum(lengths[:-1]), lengths[-1])
+
+
+def _dim(parts: list[Tensor], edge: Edge) -> int:
+    return dimension(edge.node._saved_dim, parts[0].ndim)
+
+
+# Those that take several.
+_JOINS = frozenset(["Cat"])
+# What a node returned, from what it took.
+_REPLAYS: dict[str, Callable[[list[Tensor], Edge], Tensor]] = {
+    **dict.fromkeys(VIEWS - {"Expand"}, lambda parts, edge: parts[0].reshape(shape(edge))),
+    "Expand": lambda parts, edge: parts[0].expand(shape(edge)),
+    "T": lambda parts, _: parts[0].t(),
     "Transpose": _transposed,
-    "Permute": lambda source, node, _: source.permute(*(dimension(d, source.ndim) for d in node._saved_dims)),
-    "Select": lambda source, node, _: source.select(
-        d := dimension(node._saved_dim, source.ndim), dimension(node._saved_index, source.shape[d])
-    ),
+    "Permute": _permuted,
+    "Select": _selected,
     "Slice": _sliced,
+    "Split": _split,
+    "SplitWithSizes": _split,
+    "Unbind": lambda parts, edge: parts[0].select(_dim(parts, edge), edge.number),
+    "Cat": lambda parts, edge: torch.cat(parts, _dim(parts, edge)),
 }

@@ -57,8 +57,8 @@ def over_regularized(
         times it against ``grad_norm``, or for AdamW its share of ``update_ratio``; a penalty that is a term of the
         loss, by how much more than a constant prediction the loss cost at first; terms that ask something of what
         layers put out (a divergence, a call for sparse codes), with ``regulariser_share``, ``output_spread`` and
-        ``skill``. All that only in a run that does badly in eval mode too, as far as that is known, and no longer
-        improves.
+        ``skill``, or ``eval_skill/train``. All that only in a run that does badly in eval mode too, as far as that is
+        known, and no longer improves.
 
     Why it matters:
         A network that has not learned the training data has nothing to be regularised.
@@ -212,10 +212,12 @@ def _outweighed(history: History, outweighs: float, alike: float) -> Finding | N
     spreads, skills = (history.get(name).finite() for name in ("output_spread", "skill"))
     if not head.regularisers or not state.rests or not spreads or not skills or not head.target_std > 0:
         return None
-    spread = spreads.values[-1]
-    if spread > alike * head.target_std or median(skills.values[-3:]) > alike:
+    spread, scored = spreads.values[-1], _scored_of_late(history)
+    # Outputs that differ by so much of the targets' deviation, whatever the inputs, raise squared errors by its square.
+    constant = abs(scored) <= alike**2
+    if not constant and (spread > alike * head.target_std or median(skills.values[-3:]) > alike):
         return None
-    if not is_recent(history, skills.steps[-1]) and not is_like_now(history, skills.steps[-1]):
+    if not (constant or is_recent(history, skills.steps[-1]) or is_like_now(history, skills.steps[-1])):
         raise Undecided(f"the newest skill is of step {skills.steps[-1]}: too old to tell of now")
     shares = history.get("regulariser_share").finite().values
     share, now = (median(shares[:3]), shares[-1]) if shares else (math.nan, math.nan)
@@ -225,13 +227,17 @@ def _outweighed(history: History, outweighs: float, alike: float) -> Finding | N
     return Finding(
         severity=Severity.WARNING if outweigh else Severity.NOTE,
         summary=f"beside its predictions the loss has {terms}, of what layers put out whatever the targets{cost}; "
-        f"outputs differ by {spread:.2g} from sample to sample, targets by {head.target_std:.2g}",
+        + (
+            "training rows are predicted as by a constant"
+            if constant
+            else f"outputs differ by {spread:.2g} from sample to sample, targets by {head.target_std:.2g}"
+        ),
         evidence={
             "regularisers": head.regularisers,
             "output_spread": spread,
             "target_std": head.target_std,
             "limit": alike * head.target_std,
-            **known(first_regulariser_share=share, regulariser_share=now),
+            **known(first_regulariser_share=share, regulariser_share=now, scored_skill=scored),
         },
         remedy="make the factor of those terms a hundred times smaller, or raise it from zero over the first epochs; "
         "add up the error over elements as they are added up (a mean over pixels beside a sum over codes)",
@@ -239,6 +245,14 @@ def _outweighed(history: History, outweighs: float, alike: float) -> Finding | N
         onset=0,
         signals=("output_spread", "train_loss"),
     )
+
+
+def _scored_of_late(history: History) -> float:
+    """Returns what training rows that were scored of late avoid of a constant's errors; NaN where none were."""
+    train = scores(history, "train")
+    if train is None or not train.skills or not is_recent(history, train.skill_steps[-1]):
+        return math.nan
+    return train.skills[-1]
 
 
 def _decay(group: Mapping[str, Any]) -> float:

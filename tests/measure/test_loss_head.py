@@ -250,6 +250,26 @@ HEADS: dict[str, tuple[Loss, nn.Module | None, tuple[str, str | None, str, bool,
         LOGITS,
         ("mse", None, "mean", True, False),
     ),
+    "a part that was split off": (
+        lambda o: (o.chunk(2, 1)[1] - REAL[:, :2]).square().mean(),
+        LOGITS,
+        ("mse", None, "mean", True, False),
+    ),
+    "one of several parts of given sizes": (
+        lambda o: (o.split([1, 3, 1], 1)[1] - REAL[:, :3]).square().mean(),
+        LOGITS,
+        ("mse", None, "mean", True, False),
+    ),
+    "one of several that were unbound": (
+        lambda o: (o.unbind(1)[2] - REAL[:, 0]).square().mean(),
+        LOGITS,
+        ("mse", None, "mean", True, False),
+    ),
+    "a part of what was joined": (
+        lambda o: (torch.cat([o[:, 3:], o], 1)[:, 2:] - REAL).square().mean(),
+        LOGITS,
+        ("mse", None, "mean", True, False),
+    ),
     "sqrt(mse_loss)": (
         lambda o: torch.sqrt(f.mse_loss(o, REAL) + 1e-8),
         LOGITS,

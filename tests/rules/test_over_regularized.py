@@ -228,6 +228,23 @@ def test_old_skills_tell_of_a_loss_that_is_as_it_was_then(loss: float, known: bo
             over_regularized(history)
 
 
+@pytest.mark.parametrize(("scored", "ill"), [(-0.004, True), (0.008, True), (0.02, False), (-0.02, False)])
+def test_rows_that_are_scored_as_by_a_constant_tell_of_outputs_that_were_not_seen_of_late(
+    scored: float, ill: bool
+) -> None:
+    head = {"loss": "mse", "targets": "real", "target_std": 0.38, "terms": 4, "regularisers": 3}
+    history = headed(head, skill=None, losses=[1.0] * 100 + [0.5] * 300, baseline=None, run=COMPLETED)
+    reading(history, "skill", [-0.1] * 8)
+    reading(history, "output_spread", [0.07, 0.06, 0.05])
+    history.record("eval_loss/train", 399, 0.5)
+    history.record("eval_skill/train", 399, scored)
+    finding = over_regularized(history)
+    assert (finding is not None) is ill
+    if finding is not None:
+        assert finding.summary.endswith("training rows are predicted as by a constant")
+        assert finding.evidence["scored_skill"] == scored
+
+
 @pytest.mark.parametrize(("newest", "ill"), [(0.2, True), (6.0, False)])
 def test_healthy_weights_that_have_grown_again_are_not_pulled_down(newest: float, ill: bool) -> None:
     history = decayed([6 * 0.9**i for i in range(8)] + [newest], run=COMPLETED)
