@@ -16,6 +16,7 @@ from lightning_doctor.callbacks.allowance import Allowance, TooLittleMemoryError
 from lightning_doctor.callbacks.appointments import Appointment, Appointments
 from lightning_doctor.callbacks.curvature_fact import described
 from lightning_doctor.callbacks.free_memory import free_memory
+from lightning_doctor.callbacks.gauges import GAUGES, NOISE, noise_gauges, receive_gauges, receive_noise
 from lightning_doctor.callbacks.meeting import Meeting, Parted
 from lightning_doctor.callbacks.micro_batches import MicroBatches
 from lightning_doctor.callbacks.monitor import Monitor
@@ -24,7 +25,6 @@ from lightning_doctor.callbacks.rehearsal import Rehearsal, Unrehearsable, holds
 from lightning_doctor.callbacks.shards import Whole
 from lightning_doctor.callbacks.supply import Sample, Supply, halved, supply
 from lightning_doctor.curvature import standing_probe
-from lightning_doctor.gradient_noise import NoiseScale
 from lightning_doctor.measure.hessian import flat, vector_dtype
 from lightning_doctor.measure.norms import are_sharded
 from lightning_doctor.measure.preconditioner import preconditioner
@@ -35,20 +35,8 @@ if TYPE_CHECKING:
 
     from lightning_doctor.callbacks.case import Case
 
-_CAPACITY = 256
 # What a verdict leaves.
 _ENDS = ("curvature", "curvature/high", "curvature/low")
-_NOISE = ("curvature/noise_scale", "curvature/least_noise_scale", "curvature/gradient_noise")
-GAUGES = (
-    "curvature/loss",
-    "curvature/gradient_norm",
-    "curvature/sharpness",
-    "curvature/step_ratio",
-    "curvature/preconditioned",
-    *_NOISE,
-    "curvature/high",
-    "curvature/low",
-)
 
 
 class CurvatureProbe(Monitor):
@@ -112,7 +100,7 @@ class CurvatureProbe(Monitor):
         # Scaled gradients would have to be read to be unscaled.
         plain = run.automatic and run.scaler is None and len(run.optimizers) == 1
         holds = plain and holds_whole(run.trainer, _trained(case))
-        self._micro = MicroBatches(lambda step, noise: _receive_noise(case, step, noise)) if holds else None
+        self._micro = MicroBatches(partial(receive_noise, case)) if holds else None
         case.history.lack(self.signals, reason or "no probe was due")
 
     def before_batch(self, case: Case, batch: Any, batch_idx: int) -> None:
@@ -178,9 +166,8 @@ class CurvatureProbe(Monitor):
             return [0.0, 0.0]
         wishes = self._times.wishes(case, case.room(self))
         self.kept = self._times.kept
-        if self._times.missed and "curvature" not in case.history.facts:
-            names = _ENDS if self._times.begun else self.signals
-            case.history.lack(names, too_dear(self._times.missed))
+        if self._times.missed:
+            _lack(case, _ENDS if self._times.begun else self.signals, too_dear(self._times.missed))
         return wishes
 
     def heed(self, case: Case, means: list[float]) -> None:
@@ -206,13 +193,13 @@ class CurvatureProbe(Monitor):
             fewer, most = self._allowance.fit(point, samples, batches[0], rows, meeting)
         except TooLittleMemoryError:
             # There may be more another time.
-            case.history.lack(self.signals, "a probe does not fit into the memory that is free")
+            _lack(case, self.signals, "a probe does not fit into the memory that is free")
             return
         if fewer.rows != samples.rows:
             notes.append(f"it looks at {fewer.rows} of {samples.rows} samples, for the memory of two training steps")
         samples = fewer
-        if judges and not most and "curvature" not in case.history.facts:
-            case.history.lack(_ENDS, "the vectors of a verdict do not fit into the memory that is free")
+        if judges and not most:
+            _lack(case, _ENDS, "the vectors of a verdict do not fit into the memory that is free")
         while True:
             try:
                 self._measure(case, self._point(rehearsal, samples, meeting), notes, most if judges else 0)
@@ -236,10 +223,10 @@ class CurvatureProbe(Monitor):
         self._before = None
         noise = point.noise_scale()
         if isinstance(noise, str):
-            case.history.lack(_NOISE, noise)
+            case.history.lack(NOISE, noise)
         else:
-            gauges |= _noise(noise)
-            case.history.lack(_NOISE, noise.reason or "the noise of the gradient is undefined")
+            gauges |= noise_gauges(noise)
+            case.history.lack(NOISE, noise.reason or "the noise of the gradient is undefined")
         step = case.run.step
         if most:
             gauges["curvature/preconditioned"] = _preconditioned(case, point, most)
@@ -255,7 +242,7 @@ class CurvatureProbe(Monitor):
                 case.history.facts["curvature"] = found
                 case.history.absent.pop("curvature", None)
         numbers = torch.tensor([gauges.get(name, math.nan) for name in GAUGES], dtype=torch.float64)
-        case.window.put(step, numbers, partial(_receive, case))
+        case.window.put(step, numbers, partial(receive_gauges, case))
 
     def _fail(self, case: Case, error: Exception) -> None:
         """Keeps what went wrong until this rank meets the others, who would wait for it; alone it is told at once."""
@@ -270,7 +257,12 @@ class CurvatureProbe(Monitor):
 
     def _give_up(self, case: Case, reason: str) -> None:
         self._able = False
-        case.history.lack(self.signals, reason)
+        _lack(case, self.signals, reason)
+
+
+def _lack(case: Case, names: Sequence[str], reason: str) -> None:
+    """Notes why there is no more than there is, a verdict that was had apart."""
+    case.history.lack([name for name in names if name not in case.history.facts], reason)
 
 
 def _preconditioned(case: Case, point: Point, most: int) -> float:
@@ -302,26 +294,3 @@ def _update(case: Case, before: list[Tensor] | None, whole: Whole) -> Tensor | N
         return None
     moved = [whole(now.detach() - then) for now, then in zip(after, before, strict=True)]
     return flat(moved, after, vector_dtype(after))
-
-
-def _noise(noise: NoiseScale) -> dict[str, float]:
-    """Returns what is known of the noise: where it hides the gradient, its scale is known from below only."""
-    found = {"curvature/gradient_noise": noise.noise}
-    if noise.samples is not None:
-        found["curvature/noise_scale"] = noise.samples
-    if noise.signal_error is not None and noise.noise > 0:
-        highest = max(noise.signal, 0.0) + 2 * noise.signal_error
-        found["curvature/least_noise_scale"] = noise.noise / highest if highest > 0 else math.nan
-    return found
-
-
-def _receive_noise(case: Case, step: int, noise: NoiseScale) -> None:
-    for name, value in _noise(noise).items():
-        if math.isfinite(value):
-            case.history.record(name, step, value, capacity=_CAPACITY)
-
-
-def _receive(case: Case, step: int, numbers: list[float]) -> None:
-    for name, value in zip(GAUGES, numbers, strict=True):
-        if math.isfinite(value):
-            case.history.record(name, step, value, capacity=_CAPACITY)

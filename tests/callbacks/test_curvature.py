@@ -18,7 +18,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_doctor import Doctor
 from lightning_doctor.budget import Budget
 from lightning_doctor.callbacks.allowance import Allowance
-from lightning_doctor.callbacks.curvature import GAUGES, CurvatureProbe
+from lightning_doctor.callbacks.curvature import CurvatureProbe
+from lightning_doctor.callbacks.gauges import GAUGES
 from lightning_doctor.callbacks.point import Point
 from lightning_doctor.history import History
 from lightning_doctor.measure.verdict import CriticalPoint
@@ -386,6 +387,17 @@ def test_a_verdict_that_would_take_the_last_memory_is_not_asked_for(
     assert "curvature" not in history.facts
     assert history.absent["curvature"] == "the vectors of a verdict do not fit into the memory that is free"
     assert len(history["curvature/sharpness"]) > 0
+
+
+def test_memory_that_others_took_since_leaves_an_earlier_verdict_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = iter([1 << 40])
+    monkeypatch.setattr("lightning_doctor.callbacks.curvature.free_memory", lambda *_: next(free, 0))
+    history = probed(tmp_path, DigitsNet(), probe=CurvatureProbe(samples=64, every_n_steps=4))
+    assert len(history["curvature/high"]) == 1
+    assert "curvature" in history.facts
+    assert "curvature" not in history.absent
 
 
 def test_where_hardly_any_memory_is_left_nothing_is_probed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
