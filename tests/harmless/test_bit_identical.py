@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from lightning_doctor import CurvatureProbe, Doctor
-from lightning_doctor.callbacks.comparison import ComparisonProbe
+from lightning_doctor.callbacks.scoring_plan import ScoringPlan
 from tests.harmless.ingredients import FEATURES, MACHINERY, OPTIMIZERS, PRECISIONS, Cell
-from tests.harmless.trained import difference, train
+from tests.harmless.trained import difference, score_all, train
 
 # Compiling takes seconds: one network each of those whose random numbers or buffers a second pass could disturb.
 _COMPILED = [
@@ -40,7 +40,7 @@ def test_not_a_bit_differs_and_the_probes_gave_their_numbers(
     cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A run of twelve steps is not scored for want of time.
-    monkeypatch.setattr(ComparisonProbe, "_due", lambda *_: True)
+    monkeypatch.setattr(ScoringPlan, "due", score_all)
     watching = doctors()
     watched = train(tmp_path, cell, *watching)
     plain = train(tmp_path, cell)

@@ -14,13 +14,13 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor
 
 from lightning_doctor import CurvatureProbe, Doctor
-from lightning_doctor.callbacks.comparison import ComparisonProbe
 from lightning_doctor.callbacks.doctor import MONITORS
 from lightning_doctor.callbacks.monitor import Monitor
 from lightning_doctor.callbacks.pace import Pace
+from lightning_doctor.callbacks.scoring_plan import ScoringPlan
 from lightning_doctor.rules import all_rules
 from tests.harmless.ingredients import Cell, Net
-from tests.harmless.trained import difference, train
+from tests.harmless.trained import difference, score_all, train
 
 AUTOMATIC = Cell("SGD", "dropout", "32-true", "several validation loaders")
 MANUAL = Cell("SGD", "dropout", "32-true", "manual, two optimizers")
@@ -210,7 +210,7 @@ def single_use(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 def test_a_training_step_that_raises_on_replay_leaves_reasons_and_no_note(
     tmp_path: Path, single_use: list[int], monkeypatch: pytest.MonkeyPatch, plain: Callable[[Cell], dict[str, Any]]
 ) -> None:
-    monkeypatch.setattr(ComparisonProbe, "_due", lambda *_: True)
+    monkeypatch.setattr(ScoringPlan, "due", score_all)
     doctor, remains = watched(tmp_path)
     assert len(single_use) >= 4
     assert difference(remains, plain(AUTOMATIC)) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import torch
 from lightning.pytorch import LightningModule, seed_everything
 from torch import Tensor
 
+from lightning_doctor.callbacks.case import Case
+from lightning_doctor.callbacks.scoring_plan import ScoringPlan
 from tests.harmless.ingredients import Cell
 from tests.runs import trainer
 
@@ -24,6 +27,12 @@ def train(folder: Path, cell: Cell, *callbacks: Any, **options: Any) -> dict[str
     run = trainer(folder, *own, *callbacks, **{"max_epochs": 3, **cell.options, **options})
     run.fit(module, *module.loaders())
     return remains(run, module, own)
+
+
+def score_all(plan: ScoringPlan, case: Case, sizes: Sequence[int], room: float) -> bool:
+    """In place of a plan's own: scores all rows after every validation pass."""
+    plan.rows = max(sizes)
+    return True
 
 
 def remains(run: Any, module: LightningModule, own: list[Any]) -> dict[str, Any]:
