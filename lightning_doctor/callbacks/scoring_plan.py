@@ -29,7 +29,8 @@ class ScoringPlan:
         begins: The step that the fit begins at.
 
     Attributes:
-        rows: How many of them to score: the same for all of a run, or more later, so that the figures compare.
+        rows: How many of them to score: the same for all of a run, or more later, so that the figures compare. At the
+            end half as many will do, whose error is 1.4 times as large.
         kept: What is to be kept of a run's first look for scores at the end [seconds].
         missed: What scores take that were due and could not be afforded [seconds]; 0 for none.
     """
@@ -64,7 +65,8 @@ class ScoringPlan:
             return False
         # Of the first look some scores on the way, and one at the end; the others must be earned.
         first = room if ends else min(room - self.kept, _FIRST - self._spent)
-        affords = self._affords(case, sizes, max(first, case.budget.earned()))
+        fewest = self.rows // 2 if ends else self.rows
+        affords = self._affords(case, sizes, max(first, case.budget.earned()), fewest)
         if affords:
             apart = planned // _PARTED if isinstance(planned, int) else 0
             self._at = max(math.ceil(_GROWTH * step), step + apart)
@@ -77,9 +79,9 @@ class ScoringPlan:
         self._spent += seconds
         self.kept = min(_KEPT, 1.5 * seconds)
 
-    def _affords(self, case: Case, sizes: Sequence[int], seconds: float) -> bool:
+    def _affords(self, case: Case, sizes: Sequence[int], seconds: float, fewest: int) -> bool:
         """Says whether there is time to score, and sets how many rows: all, or a half, a quarter and so on."""
-        fewest = max(self.rows, min(max(sizes), _FEWEST))
+        fewest = max(fewest, min(max(sizes), _FEWEST))
         # The loss of a batch that adds up its samples' losses has another unit where there are fewer of them.
         divides = case.history.fact("loss_head.reduction") == "mean"
         rows, row_time = max(sizes), self._expected(case)

@@ -56,8 +56,11 @@ def test_more_rows_are_scored_once_that_is_earned_and_never_fewer_than_before() 
     assert plan.rows == 250
     assert plan.due(mean_of(step_time=0.0768, step=2000, elapsed=30.0), SIZES, 1.5)
     assert (plan.rows, plan.missed) == (500, 0.0)
-    # At the end 250 rows could be scored.
-    assert not plan.due(mean_of(step_time=0.0768, step=9_990), SIZES, 0.4)
+    # Later 250 rows could be scored, which will do at the end only, and at the end 125.
+    assert not plan.due(mean_of(step_time=0.0768, step=4_000), SIZES, 0.7)
+    assert not plan.due(mean_of(step_time=0.0768, step=9_990), SIZES, 0.2)
+    assert plan.due(mean_of(step_time=0.0768, step=9_990), SIZES, 0.4)
+    assert plan.rows == 250
 
 
 def test_the_cost_is_that_of_the_quickest_score() -> None:
