@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -146,7 +146,7 @@ class Graph:
         if name in _KEEP_RESULT:
             return self.saved(edge, "result")
         replay = _REPLAYS.get(name)
-        below = sources(edge) if name in _JOINS else list(alive(edge))
+        below: Sequence[Edge | None] = sources(edge) if name in _JOINS else alive(edge)
         if replay is None or (len(below) != 1 and name not in _JOINS):
             return None
         parts = [part for each in below if each is not None and (part := self.tensor(each)) is not None]
