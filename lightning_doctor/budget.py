@@ -21,14 +21,31 @@ class Budget:
         clock: A monotonic clock [seconds].
 
     Attributes:
-        spent: Time spent inside the doctor since the start [seconds].
+        spent: Time spent inside the doctor since the start, the work under way apart [seconds].
     """
 
     def __init__(self, share: float, clock: Callable[[], float] = perf_counter) -> None:
         self.share = share
         self.clock = clock
         self.spent = 0.0
-        self._began = clock()
+        self._began = self._work_began = clock()
+        self._works = 0
+
+    def begin(self) -> float:
+        """Work begins, or a part of work that is under way; returns when [seconds]."""
+        now = self.clock()
+        if not self._works:
+            self._work_began = now
+        self._works += 1
+        return now
+
+    def end(self, began: float) -> float:
+        """Work, or a part of it, is done that began then: it is booked once. Returns what it took [seconds]."""
+        seconds = self.clock() - began
+        self._works -= 1
+        if not self._works:
+            self.spent += seconds
+        return seconds
 
     @property
     def elapsed(self) -> float:
@@ -43,7 +60,7 @@ class Budget:
 
     def left(self) -> float:
         """Time that may be spent now: under the share, plus two seconds for a run's first look [seconds]."""
-        return self.share * self.elapsed + FIRST_LOOK - self.spent
+        return self.earned() + FIRST_LOOK
 
     def allows(self, cost: float) -> bool:
         """Says whether work of this length fits: under the share, plus two seconds for a run's first look."""
@@ -51,7 +68,9 @@ class Budget:
 
     def earned(self) -> float:
         """Time that may be spent now under the share alone, the first look apart [seconds]; negative for none."""
-        return self.share * self.elapsed - self.spent
+        now = self.clock()
+        under_way = now - self._work_began if self._works else 0.0
+        return self.share * (now - self._began) - self.spent - under_way
 
     def has_earned(self, cost: float) -> bool:
         """Says whether work of this length fits under the share alone, the first look apart."""

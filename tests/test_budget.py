@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 from lightning_doctor.budget import FIRST_LOOK, Budget
 
 
@@ -39,3 +41,21 @@ def test_what_is_earned_leaves_the_first_look_apart() -> None:
     clock.now += 100
     assert budget.has_earned(2.0)
     assert not budget.has_earned(2.1)
+
+
+def test_work_under_way_counts_before_it_is_booked_and_once_however_it_is_nested() -> None:
+    clock = Clock()
+    budget = Budget(0.02, clock)
+    began = budget.begin()
+    clock.now += 1
+    assert budget.left() == pytest.approx(FIRST_LOOK + 0.02 - 1)
+    assert budget.earned() == pytest.approx(0.02 - 1)
+    part = budget.begin()
+    clock.now += 0.5
+    assert budget.end(part) == pytest.approx(0.5)
+    assert budget.spent == 0.0
+    assert budget.left() == pytest.approx(FIRST_LOOK + 0.03 - 1.5)
+    assert budget.end(began) == pytest.approx(1.5)
+    assert budget.spent == pytest.approx(1.5)
+    clock.now += 50
+    assert budget.left() == pytest.approx(FIRST_LOOK + 0.02 * 51.5 - 1.5)

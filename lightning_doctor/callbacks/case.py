@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 # Epochs of which each is looked at as it begins, and how many lie from one pair to the next after those.
 _FIRST_EPOCHS, _APART = 16, 8
+# What a forward pass takes, about, of the time that training on a batch takes.
+_FORWARD = 0.5
 
 
 class Case:
@@ -130,6 +132,13 @@ class Case:
     def batch_time(self) -> float:
         """What training takes for a batch, in the quickest window [seconds]; 0 before there was one."""
         return self.pace.step_time / max(1, self.run.accumulate)
+
+    def forward_time(self, rows: int) -> float:
+        """Returns about what a forward pass of so many samples takes [seconds]; 0 where that is not known."""
+        size = self.history.fact("data.batch_size")
+        if not isinstance(size, int) or size <= 0:
+            return 0.0
+        return _FORWARD * self.batch_time * rows / size
 
     # --- the Trainer's hooks -------------------------------------------------------------------------------------
 
@@ -326,7 +335,14 @@ class Case:
         self.pace.closed(self.budget.clock() - began)
 
     def _read_window(self, alone: bool) -> None:
-        began = self.budget.clock()
+        began = self.budget.begin()
+        try:
+            self._meet(alone)
+        finally:
+            self.budget.end(began)
+        self._staff.attempt("timing the device", self._staff.settle)
+
+    def _meet(self, alone: bool) -> None:
         # Every rank decides from these means, so that all stop alike and measure the same steps. Not under `_try`: what
         # fails here on one rank must not keep it from meeting the others the next time.
         prober = next(iter(self._staff.listening("wishes")), None)
@@ -340,8 +356,6 @@ class Case:
             self.pace.heed(means[len(wanted) :])
         if prober is not None and not alone:
             self._staff.ask(prober, "heed", means[: len(wanted)])
-        self.budget.spent += self.budget.clock() - began
-        self._staff.attempt("timing the device", self._staff.settle)
 
     def _wishes(self, prober: Monitor | None) -> list[float]:
         # As many on a rank whose probe has failed.

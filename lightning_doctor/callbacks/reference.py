@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from lightning_doctor.budget import too_dear
 from lightning_doctor.callbacks.loaders import loader_size
 from lightning_doctor.callbacks.monitor import Monitor
 from lightning_doctor.callbacks.rehearsal import Rehearsal, Unrehearsable, obstacle, why_not
@@ -75,14 +76,14 @@ class ReferenceProbe(Monitor):
         self._constant = math.nan
         self._shallow_parameters = 0
         self._parts: list[tuple[Any, int]] = []
-        self._look_at, self._cost = _FIRST, _USUAL
+        self._look_at, self._fitting, self._scoring = _FIRST, _FITTING, 0.0
         planned = case.history.fact("trainer.planned_steps")
         self._planned: int | None = planned if isinstance(planned, int) else None
-        self.kept = _USUAL
         reason = obstacle(run.trainer, run.module)
         if reason is None and case.trainer.world_size > 1:
             reason = "a run on several ranks is not compared with simple models"
         self._able = reason is None
+        self.kept = _USUAL if self._able else 0.0
         waits = "the run was not compared with simple models yet"
         if self._planned is None:
             waits += ": that waits for its loss to rest, as no end is planned or the data do not tell their length"
@@ -109,13 +110,11 @@ class ReferenceProbe(Monitor):
         """Compares when the loss rests, and at the end."""
         if not self._able or not self._due(case):
             return
-        began = case.budget.clock()
         try:
             self._compare(case)
         except Exception as error:  # noqa: BLE001
             self._give_up(case, why_not(error))
-        self._cost = case.budget.clock() - began
-        self.kept = min(self.kept, self._cost)
+        self.kept = min(self.kept, self._scoring)
 
     def end(self, case: Case) -> None:
         """Lets go of rows."""
@@ -135,14 +134,21 @@ class ReferenceProbe(Monitor):
         if ends:
             # There is no later turn: whatever others have yet to do may take what was kept for this.
             self.kept = 0.0
-        if ends or self._fitted is None:
-            return self._cost <= case.room(self)
-        return case.budget.has_earned(self._cost)
+        fits = self._fitted is None
+        room = case.room(self) if ends or fits else case.budget.earned()
+        # Before the first time by what training steps take.
+        scoring = self._scoring or case.forward_time(self._sample.rows // 2)
+        self._fitting = min(_FITTING, room - scoring)
+        cost = scoring + _USUAL * fits
+        if cost > room and fits and self._target is None:
+            case.history.lack(self.signals, too_dear(cost))
+        return cost <= room
 
     def _compare(self, case: Case) -> None:
         if self._fitted is None:
             self._fit(case)
         assert self._fitted is not None
+        began = case.budget.clock()
         rehearsal = Rehearsal(case.run.trainer, case.run.module)
         network = _scored(rehearsal, self._parts)
         fact = {**(self._target or {}), "step": case.run.step, "rows": sum(rows for _, rows in self._parts)}
@@ -166,6 +172,7 @@ class ReferenceProbe(Monitor):
             raise Unrehearsable("not every loss is finite")
         case.history.facts["reference"] = fact
         case.history.absent.pop("reference", None)
+        self._scoring = case.budget.clock() - began
 
     def _fit(self, case: Case) -> None:
         try:
@@ -193,7 +200,7 @@ class ReferenceProbe(Monitor):
                 raise Unrehearsable(f"{len(scored)} rows are drawn once only: too few to score a fitted model on")
         inputs, targets = _table(take(whole, rows, fitted), place, task)
         clock = case.budget.clock
-        deadline = clock() + _FITTING
+        deadline = clock() + self._fitting
         models = References(task, inputs, targets, lambda: clock() < deadline)
         # Of all rows that were not fitted, some from everywhere in each part.
         places = [scored[part::_PARTS] for part in range(_PARTS)]
@@ -209,7 +216,7 @@ class ReferenceProbe(Monitor):
         return _scored(rehearsal, self._parts)
 
     def _give_up(self, case: Case, reason: str) -> None:
-        self._able = False
+        self._able, self.kept = False, 0.0
         if self._target is None:
             case.history.lack(self.signals, reason)
 

@@ -17,8 +17,6 @@ _FIRST, _KEPT = 0.3, 0.2
 _GROWTH, _PARTED = 1.5, 24
 # With several ranks, whose steps may communicate, scores are taken by the count of passes: budgets differ.
 _GROWTH_TOGETHER = 4
-# What scoring a batch takes, about, of the time that training on it takes.
-_FORWARD = 0.5
 
 
 class ScoringPlan:
@@ -84,7 +82,8 @@ class ScoringPlan:
         fewest = max(fewest, min(max(sizes), _FEWEST))
         # The loss of a batch that adds up its samples' losses has another unit where there are fewer of them.
         divides = case.history.fact("loss_head.reduction") == "mean"
-        rows, row_time = max(sizes), self._expected(case)
+        # Before the first score by what training steps take.
+        rows, row_time = max(sizes), self._row_time or case.forward_time(1)
         while True:
             scored = sum(min(size, rows) for size in sizes)
             if row_time * scored <= seconds:
@@ -94,10 +93,3 @@ class ScoringPlan:
                 self.missed = row_time * scored
                 return False
             rows //= 2
-
-    def _expected(self, case: Case) -> float:
-        """Returns what a row takes to score, before the first was by what training steps take [seconds]."""
-        size = case.history.fact("data.batch_size")
-        if self._row_time or not isinstance(size, int) or size <= 0:
-            return self._row_time
-        return _FORWARD * case.batch_time / size

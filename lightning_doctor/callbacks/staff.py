@@ -42,12 +42,13 @@ class Staff:
         if not listeners:
             return
         budget, device_time = self._case.budget, self.device_time
-        began = budget.clock()
+        began = budget.begin()
         mark = device_time.begin() if device_time is not None else None
-        for part in listeners:
-            self.ask(part, hook, *args)
-        spent = budget.clock() - began
-        budget.spent += spent
+        try:
+            for part in listeners:
+                self.ask(part, hook, *args)
+        finally:
+            spent = budget.end(began)
         ledger = self._case.pace.ledger(hook)
         if ledger is not None:
             ledger.add(spent)
@@ -80,14 +81,15 @@ class Staff:
         """Does something of the case's own; None where it fails, after which it is off."""
         if self._case.consultation.is_off(part):
             return None
-        began = self._case.budget.clock()
+        budget = self._case.budget
+        began = budget.begin()
         try:
             return act()
         except Exception as error:  # noqa: BLE001
             self._case.consultation.failed(part, error)
             return None
         finally:
-            self._case.budget.spent += self._case.budget.clock() - began
+            budget.end(began)
 
     def settle(self) -> None:
         """Books what the device has done meanwhile."""

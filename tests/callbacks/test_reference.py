@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler
 
 from lightning_doctor import Doctor, budget
+from lightning_doctor.callbacks import case
 from lightning_doctor.callbacks.heads import HeadMonitor
 from lightning_doctor.callbacks.reference import ReferenceProbe
 from lightning_doctor.history import History
+from lightning_doctor.measure import references
 from tests.callbacks.test_scans import ByHand, Uncopied
 from tests.runs import IMAGES, LABELS, DigitsNet, Fitted, digits, flat, trainer
 
@@ -180,6 +183,31 @@ def test_a_model_is_compared_where_no_simple_one_can_be(tmp_path: Path) -> None:
 def test_anything_else_is_refused_at_once(reference: Any, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         Doctor(reference=reference)
+
+
+@pytest.mark.parametrize(("left", "seconds"), [(0.28, 0.16), (2.0, 0.25), (0.24, 0.0)])
+def test_a_fit_keeps_to_the_time_that_is_left_and_is_not_begun_without_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: float, seconds: float
+) -> None:
+    now, losses, each = [0.0], references._losses, 0.002
+
+    def timed(*arguments: Any) -> torch.Tensor:
+        now[0] += each
+        return losses(*arguments)
+
+    monkeypatch.setattr(references, "_losses", timed)
+    monkeypatch.setattr(budget, "FIRST_LOOK", left)
+    monkeypatch.setattr(case, "Budget", partial(budget.Budget, clock=lambda: now[0]))
+    probe = ReferenceProbe()
+    probe.settings.overhead = 1e-9
+    trainer(tmp_path, HeadMonitor(), probe, max_epochs=2).fit(DigitsNet(), digits(0, 640))
+    assert probe.report is not None
+    fact = probe.report.history.fact("reference")
+    # Time is looked at after every tenth step of each of the two models.
+    assert seconds <= now[0] <= seconds + 2 * 11 * each
+    assert (fact is not None) is (seconds > 0)
+    if fact is None:
+        assert "it takes about 0.15 s" in probe.report.history.absent["reference"]
 
 
 @pytest.mark.parametrize("left", [0.0, 2.0])
