@@ -134,11 +134,13 @@ class Case:
         return self.pace.step_time / max(1, self.run.accumulate)
 
     def forward_time(self, rows: int) -> float:
-        """Returns about what a forward pass of so many samples takes [seconds]; 0 where that is not known."""
+        """Returns about what a forward pass of so many samples takes [seconds]; 0 where that is not known.
+
+        By training steps, of which small ones take longer a sample, or by validation passes, which may do more.
+        """
         size = self.history.fact("data.batch_size")
-        if not isinstance(size, int) or size <= 0:
-            return 0.0
-        return _FORWARD * self.batch_time * rows / size
+        by_steps = _FORWARD * self.batch_time / size if isinstance(size, int) and size > 0 else 0.0
+        return rows * min((time for time in (by_steps, self.pace.validation_time) if time), default=0.0)
 
     # --- the Trainer's hooks -------------------------------------------------------------------------------------
 
@@ -268,6 +270,8 @@ class Case:
 
     def before_validation_batch(self, batch: Any, batch_idx: int, dataloader_idx: int) -> None:
         """A validation batch is about to be scored."""
+        if batch_idx == dataloader_idx == 0:
+            self.pace.validation_begins()
         self._staff.each("before_validation_batch", batch, batch_idx, dataloader_idx)
 
     def validation_batch(self, outputs: Any, dataloader_idx: int) -> None:
@@ -276,6 +280,7 @@ class Case:
 
     def after_validation(self) -> None:
         """A validation pass is done."""
+        self.pace.validation_ends(self.history.fact("data.val_samples", 0) / self.trainer.world_size)
         self._staff.each("after_validation")
         if self.pace.closes_early:
             self.close()

@@ -41,6 +41,7 @@ class Pace:
         sampling: Whether what is cheap is measured on the coming step.
         next_close: After how many steps the window is full.
         step_time: What a step took in the quickest window, the doctor's part apart [seconds]; 0 before there was one.
+        validation_time: What a sample took in the quickest validation pass, likewise [seconds].
         examinations: What they cost.
     """
 
@@ -58,7 +59,8 @@ class Pace:
         self._planned = planned
         self._kept = kept
         self.next_close = 1
-        self.step_time = 0.0
+        self.step_time = self.validation_time = 0.0
+        self._validation_began = 0.0
         self._next_examination = 0
         self._affordable = True
         self._examined_at = self._measured_at = -1
@@ -143,6 +145,17 @@ class Pace:
         if self.steps > self._next_examination:
             self._next_examination = self.following(self.steps) - 1
         self.sampling = self.steps % self._sample_every == 0
+
+    def validation_begins(self) -> None:
+        """A validation pass begins."""
+        self._validation_began = self._budget.clock() - self._budget.spent
+
+    def validation_ends(self, samples: float) -> None:
+        """A validation pass is done, of so many samples; 0 where that is not known."""
+        if samples > 0:
+            took = self._budget.clock() - self._budget.spent - self._validation_began
+            spent = max(0.0, took) / samples
+            self.validation_time = min(self.validation_time or spent, spent)
 
     def wishes(self) -> list[float]:
         """Ends the window and returns what this rank would like; :meth:`heed` takes the means over ranks."""

@@ -136,7 +136,7 @@ class ReferenceProbe(Monitor):
             self.kept = 0.0
         fits = self._fitted is None
         room = case.room(self) if ends or fits else case.budget.earned()
-        # Before the first time by what training steps take.
+        # Before the first time by what training and validation take.
         scoring = self._scoring or case.forward_time(self._sample.rows // 2)
         self._fitting = min(_FITTING, room - scoring)
         cost = scoring + _USUAL * fits

@@ -82,7 +82,7 @@ class ScoringPlan:
         fewest = max(fewest, min(max(sizes), _FEWEST))
         # The loss of a batch that adds up its samples' losses has another unit where there are fewer of them.
         divides = case.history.fact("loss_head.reduction") == "mean"
-        # Before the first score by what training steps take.
+        # Before the first score by what training and validation take.
         rows, row_time = max(sizes), self._row_time or case.forward_time(1)
         while True:
             scored = sum(min(size, rows) for size in sizes)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_doctor import Doctor
+from lightning_doctor.budget import FIRST_LOOK, Budget
+from lightning_doctor.callbacks import case
 from lightning_doctor.callbacks.comparison import ComparisonProbe
 from lightning_doctor.callbacks.heads import HeadMonitor
 from lightning_doctor.callbacks.holdout import HoldoutProbe
@@ -437,6 +440,31 @@ def test_scores_are_spaced_by_what_the_budget_allows(tmp_path: Path) -> None:
     # From ten steps to four hundred in steps of a half more, and once at the end.
     assert 3 <= len(steps) <= 12
     assert steps[-1] == 399
+
+
+class Timed(DigitsNet):
+    """Takes as long for a batch whatever its size, by a clock that stands still otherwise."""
+
+    now = 0.0
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        Timed.now += 0.01
+        return super().training_step(batch, batch_idx)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> Any:
+        Timed.now += 0.005
+        return super().validation_step(batch, batch_idx)
+
+
+def test_rows_of_small_batches_take_less_to_score_than_to_train_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(case, "Budget", partial(Budget, clock=lambda: Timed.now))
+    doctor = Doctor(strict=True, overhead=1e-6)
+    trainer(tmp_path, doctor, max_epochs=1).fit(Timed(), digits(0, 400, 2), validation_digits())
+    # By steps alone 400 and 320 rows would take 1.8 seconds; what 16 batches take is 0.16.
+    assert doctor.report.history.fact("scored.train") == 400
+    assert doctor.report.seconds < FIRST_LOOK
 
 
 class RandomShift:

@@ -93,3 +93,19 @@ def test_a_step_takes_what_it_took_in_the_quickest_window_the_doctor_apart() -> 
     clock.now += 1e-3
     pace.wishes()
     assert pace.step_time == pytest.approx(0.02)
+
+
+def test_a_validation_sample_takes_what_the_quickest_pass_does_the_doctors_part_apart() -> None:
+    clock = Clock()
+    budget = Budget(0.02, clock)
+    pace = Pace(budget, 50)
+    for seconds, own in ((3.0, 2.0), (1.5, 0.0), (0.5, 0.1)):
+        pace.validation_begins()
+        clock.now += seconds
+        budget.spent += own
+        pace.validation_ends(100)
+    assert pace.validation_time == pytest.approx(0.004)
+    pace.validation_begins()
+    # A loader that does not say how many it serves.
+    pace.validation_ends(0)
+    assert pace.validation_time == pytest.approx(0.004)
