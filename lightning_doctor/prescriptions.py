@@ -92,6 +92,52 @@ def is_dense_on_images(history: History) -> bool:
     return "Linear" in kinds and not any("Conv" in kind or "Attention" in kind for kind in kinds)
 
 
+def regularise(history: History, best_step: int, capacity: float, evidence: dict[str, float | int | str]) -> str:
+    """Names what an overfitted run is known to lack; more data, which every one of them lacks, comes last.
+
+    Args:
+        history: The run.
+        best_step: When it validated best.
+        capacity: From how many parameters a training sample on the network is called large for its data.
+        evidence: What the rule found, which gets the size of network and data where that matters.
+    """
+    advice = []
+    callbacks = history.fact("trainer.callbacks")
+    if evidence.get("metric_now") == "improves":
+        advice.append("judge by the metric, and soften the targets (label_smoothing=0.1) if the loss itself matters")
+    elif isinstance(callbacks, list) and not any("EarlyStopping" in str(name) for name in callbacks):
+        advice.append(f'add EarlyStopping(monitor="val_loss") and keep the checkpoint of step {best_step}')
+    else:
+        advice.append(f"keep the checkpoint of step {best_step}")
+    parameters, samples = history.fact("model.parameters"), history.fact("data.train_samples")
+    if isinstance(parameters, int) and isinstance(samples, int) and parameters > capacity * samples > 0:
+        evidence |= {"parameters": parameters, "train_samples": samples}
+        advice.append(f"make the network smaller ({parameters} parameters for {samples} samples)")
+    if is_dense_on_images(history):
+        advice.append("share parameters over the image: Conv2d layers in place of the first Linear")
+    decays = _weight_decays(history)
+    if decays is not None and not any(decays):
+        advice.append("set weight_decay (1e-2 with AdamW, 1e-3 with SGD)")
+    layers = history.fact("model.layers")
+    if isinstance(layers, dict) and layers and not any("Dropout" in str(name) for name in layers):
+        advice.append("add Dropout(0.2) before the last layer")
+    rates = history.fact("model.dropout")
+    if isinstance(rates, dict) and rates and not any(rates.values()):
+        advice.append("raise p of Dropout from 0 to 0.2")
+    augmented = history.fact("data.augmentation")
+    advice.append("train on more data" if augmented else "train on more or augmented data")
+    return "; ".join(advice)
+
+
+def _weight_decays(history: History) -> list[float] | None:
+    optimizers = history.fact("optimizers")
+    try:
+        decays = [float(group.get("weight_decay") or 0.0) for each in optimizers for group in each["groups"]]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None
+    return decays or None
+
+
 def _first(history: History, fact: str) -> dict[str, Any]:
     items = history.fact(fact, [])
     return items[0] if isinstance(items, list) and items and isinstance(items[0], dict) else {}

@@ -15,6 +15,8 @@ from lightning_doctor.progress import typical
 
 # How surely samples that were all new must have been predicted better than by a constant [standard errors].
 _UNSEEN = 4.0
+# The same of skills, for the best of a dozen looks at the same rows and for any of them.
+_BEST_LOOK, _ANY_LOOK = 3.5, 2.5
 # Under which two samples are taken to be of two distributions: a test that is asked once or twice a run.
 _SURE = 0.005
 # The share of training rows with a twin over which those rows are few: drawn with replacement two thirds have one.
@@ -38,6 +40,7 @@ class Scores:
         skills: The share of the errors of a constant prediction that were avoided; empty where unknown.
         skill_steps: When those were taken.
         skill_error: The standard error of the last of them, for classes; NaN where unknown.
+        rows: How many rows were scored last; NaN where unknown.
     """
 
     steps: list[int]
@@ -47,6 +50,7 @@ class Scores:
     skills: list[float]
     skill_steps: list[int]
     skill_error: float
+    rows: float = math.nan
 
     @property
     def bar(self) -> float:
@@ -87,6 +91,7 @@ def scores(history: History, sample: str) -> Scores | None:
         skills.values,
         skills.steps,
         _skill_error(history, sample, skills.values[-1] if skills else math.nan),
+        _number(history.fact(f"scored.{sample}")),
     )
 
 
@@ -142,10 +147,21 @@ def ever_learned(other: Scores, baseline: float, learned: float) -> bool:
     for loss, error in zip(other.losses, other.errors, strict=True):
         if baseline - loss > max(learned * baseline, 2 * error if math.isfinite(error) else 0.0):
             return True
-    if not other.skills or not math.isfinite(other.skill_error):
+    if not other.skills:
         return False
     # Of a dozen looks at the same rows the best is lucky.
-    return max(other.skills) > 3.5 * other.skill_error or median(other.skills) > 2.5 * other.skill_error
+    return any(
+        skill > (sigmas * other.skill_error if math.isfinite(other.skill_error) else _chance(sigmas, other.rows))
+        for skill, sigmas in ((max(other.skills), _BEST_LOOK), (median(other.skills), _ANY_LOOK))
+    )
+
+
+def _chance(sigmas: float, rows: float) -> float:
+    """Returns the share of squared errors that predictions which know nothing avoid by luck; NaN where unknown.
+
+    Those of spread r, in that of the targets, avoid 2·r·z/√rows - r² at z standard errors: z²/rows at the most.
+    """
+    return sigmas**2 / rows if rows > 0 else math.nan
 
 
 def learned_at_first(history: History, baseline: float, learned: float) -> bool:

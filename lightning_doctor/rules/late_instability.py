@@ -17,6 +17,8 @@ _BLOCKS, _FEWEST = 64, 9
 _WAVES = 2.5
 # Under the start by this many orders of magnitude a squared error is what float32 leaves of it, and may wander.
 _ROUNDING = 8
+# How many times over the loss others must lie for which it is no matter.
+_FAR = 10.0
 # The smallest normal number of float32, where there was never any loss.
 _LEAST = 1.2e-38
 
@@ -61,7 +63,7 @@ def late_instability(history: History, *, gained: float = 6.0, lost: float = 0.3
 
     Blind spots:
         A loss that may be negative has no orders of magnitude. Where classes are predicted nothing hangs on so small
-        a loss, and it is a note.
+        a loss, and it is a note; so it is where validation rows never came near the loss it is back at.
     """
     series = history["train_loss"]
     if min(series.values) < 0:
@@ -79,8 +81,12 @@ def late_instability(history: History, *, gained: float = 6.0, lost: float = 0.3
     lowest, back = 10**best, 10 ** min(now, 308.0)
     adaptive = is_adaptive(history)
     classes = history.fact("loss_head.targets") in ("class_index", "one_hot", "binary")
+    severity = standing(history).unless_good(Severity.WARNING) if classes else Severity.WARNING
+    validation = history.get("eval_loss/validation").finite().values
+    if validation and min(validation) > _FAR * back:
+        severity = Severity.NOTE
     return Finding(
-        severity=standing(history).unless_good(Severity.WARNING) if classes else Severity.WARNING,
+        severity=severity,
         summary=f"the loss fell from {series.values[0]:.2g} to {lowest:.2g} by step {best_step}, "
         f"and is back at {back:.2g}",
         evidence={

@@ -76,6 +76,15 @@ def learning_rate_too_low(
     # Where nothing tells how low the loss can come, a fall that fades has come down to what there is.
     if now.most is None and not idle and _fades(losses):
         return None
+    late = stretch(losses, 0.5)
+    half = len(late) // 2
+    fall, level = shift(late[:half], late[half:]), median(late[half:])
+    # Medians a quarter of the run apart; what noise hides, the scans tell.
+    seen = fall.sigmas < -sigmas
+    fell = -fall.change / max(1.0, (losses.steps[-1] - losses.steps[0]) / 4) if seen else 0.0
+    target = 0.5 * (history["baseline_loss"].values[-1] if "baseline_loss" in history else losses.values[0])
+    if level - fell * left < target:
+        return None
     scans = scanned_steps(history)
     alike = [scan for scan in scans if is_like_now(history, scan.step)]
     if len(alike) < _SCANS:
@@ -91,15 +100,8 @@ def learning_rate_too_low(
     limit = min((found for found in (smallest_limit(scans), largest_rate(history)) if found is not None), default=None)
     if larger is None or (limit is not None and limit < 0.5 * factor * rates[-1]):
         return None
-    late = stretch(losses, 0.5)
-    half = len(late) // 2
-    fall = shift(late[:half], late[half:])
-    level = median(late[half:])
     change = _mean_change(history, 1.0, since)
-    # Medians a quarter of the run apart; what noise hides, the scans tell.
-    seen = fall.sigmas < -sigmas
-    pace = -fall.change / max(1.0, (losses.steps[-1] - losses.steps[0]) / 4) if seen else -change * level
-    target = 0.5 * (history["baseline_loss"].values[-1] if "baseline_loss" in history else losses.values[0])
+    pace = fell if seen else -change * level
     if level - pace * left < target:
         return None
     # Steps that small do nothing; where larger ones were made and the loss did not fall, it is not their length.

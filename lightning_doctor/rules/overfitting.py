@@ -1,4 +1,4 @@
-"""LD501: the validation loss has turned and rises while the training loss still falls."""
+"""LD501: what the network learns holds for its training samples only."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from statistics import median
 from lightning_doctor.error_bars import known_to
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History, Series
+from lightning_doctor.memorised import memorised
 from lightning_doctor.noise import levels, lucky, noise
-from lightning_doctor.prescriptions import is_dense_on_images
+from lightning_doctor.prescriptions import regularise
 from lightning_doctor.progress import GOOD, held_out, is_like_now, standing
 from lightning_doctor.reference import reaches_target
 from lightning_doctor.rule import is_recent, rule
-from lightning_doctor.scores import gap, kept_apart, scores
+from lightning_doctor.scores import gap, kept_apart, known_bars, scores, sureness
 
 # A Kendall trend this many standard deviations from none is a trend: one in forty by chance.
 _TREND = 2.0
@@ -40,14 +41,15 @@ def overfitting(
     share: float = 0.3,
     held: float = 0.75,
     capacity: float = 10.0,
+    apart: float = 0.5,
 ) -> Finding | None:
-    """The validation loss has turned and rises while the training loss still falls.
+    """The validation loss has turned and rises while the training loss falls, or stays far over a good training loss.
 
     What it looks at:
         ``val_loss``, one sample per validation pass, ``train_loss``, one per optimizer step [unit of your loss], and
         ``val_metric``; where there is none, how many of the validation rows that a copy of the model scored it got
         right, and the standard error of what it scored. Where training rows were held out, they must have become
-        worse than trained ones too.
+        worse than trained ones too. Of a validation loss that rests, the skill of predictions on either kind of rows.
 
     Why it matters:
         From the best pass on the network learns what is true of the training samples only.
@@ -72,13 +74,64 @@ def overfitting(
         share: How much of what the validation loss had gained must be lost again to be more than a note [share].
         held: The same where the metric holds; where it still improves all of the gain must be lost [share].
         capacity: From how many parameters a training sample on the network is called large for its data [ratio].
+        apart: How much of the training rows' skill others must lack where the validation loss rests [share].
 
     Blind spots:
         It is confirmed once the training loss is good, by a loss that was given, by what the predictions avoid of a
         constant's errors or by how far it has come; without a training loss it is only suspected: a run that diverges
         looks the same. Without held-out training rows a validation set of another kind looks the same: see
-        distribution_mismatch.
+        distribution_mismatch. A gap at rest is suspected where there are none.
     """
+    turned = _turned(history, patience, sigmas, learned, trifle, share, held, capacity)
+    if turned is not None and turned.severity is not Severity.NOTE:
+        return turned
+    return _apart(history, apart, capacity) or turned
+
+
+def _apart(history: History, least: float, capacity: float) -> Finding | None:
+    """Finds a validation loss that rests far over a good training loss."""
+    found = memorised(history)
+    if found is None or found.share < least:
+        return None
+    series = history["val_loss"].finite()
+    best_step = series.steps[series.values.index(min(series.values))]
+    train, other = found.train.skills[-1], found.other.skills[-1]
+    where = "held-out" if found.sample == "holdout" else found.sample
+    evidence: dict[str, float | int | str] = {
+        "train": found.train.losses[-1],
+        "other": found.other.losses[-1],
+        "sample": where,
+        "train_skill": train,
+        "other_skill": other,
+        "share_lost": found.share,
+        "best_step": best_step,
+        **known_bars(train=found.train.bar, other=found.other.bar),
+    }
+    sure = sureness(found.train.bar, found.other.bar)
+    return Finding(
+        severity=Severity.WARNING,
+        summary=f"training rows score {found.train} and {where} rows {found.other}{sure}, at rest: of the errors of a "
+        f"constant the network avoids {train:.0%} where it was trained and {max(0.0, other):.0%} elsewhere",
+        evidence=evidence,
+        remedy=regularise(history, best_step, capacity, evidence),
+        # Validation rows that differ in what the inputs mean look the same.
+        confidence=Confidence.CONFIRMED if found.sample == "holdout" else Confidence.SUSPECTED,
+        onset=found.other.steps[0],
+        signals=("val_loss", "train_loss"),
+    )
+
+
+def _turned(
+    history: History,
+    patience: int,
+    sigmas: float,
+    learned: float,
+    trifle: float,
+    share: float,
+    held: float,
+    capacity: float,
+) -> Finding | None:
+    """Finds a validation loss that has turned and rises while the training loss falls."""
     series = history["val_loss"]
     losses = series.values
     smooth = [median(losses[max(0, i - 1) : i + 2]) for i in range(len(losses))]
@@ -162,7 +215,7 @@ def overfitting(
         severity=severity,
         summary=summary,
         evidence=evidence,
-        remedy=_remedy(history, best_step, capacity, evidence),
+        remedy=regularise(history, best_step, capacity, evidence),
         confidence=confidence,
         onset=best_step,
         signals=("val_loss", "train_loss"),
@@ -272,42 +325,3 @@ def _metric(history: History, since: int, patience: int) -> str:
     known = isinstance(samples, int) and samples > 0 and 0 <= sign * then <= 1
     error = math.sqrt(abs(then) * (1 - abs(then)) / samples) if known else 0.0
     return "falls" if then - now > max(2 * error, 2 * noise(values)) else "holds"
-
-
-def _remedy(history: History, best_step: int, capacity: float, evidence: dict[str, float | int | str]) -> str:
-    """Names what this run is known to lack; more data, which every overfitted run lacks, comes last."""
-    advice = []
-    callbacks = history.fact("trainer.callbacks")
-    if evidence.get("metric_now") == "improves":
-        advice.append("judge by the metric, and soften the targets (label_smoothing=0.1) if the loss itself matters")
-    elif isinstance(callbacks, list) and not any("EarlyStopping" in str(name) for name in callbacks):
-        advice.append(f'add EarlyStopping(monitor="val_loss") and keep the checkpoint of step {best_step}')
-    else:
-        advice.append(f"keep the checkpoint of step {best_step}")
-    parameters, samples = history.fact("model.parameters"), history.fact("data.train_samples")
-    if isinstance(parameters, int) and isinstance(samples, int) and parameters > capacity * samples > 0:
-        evidence |= {"parameters": parameters, "train_samples": samples}
-        advice.append(f"make the network smaller ({parameters} parameters for {samples} samples)")
-    if is_dense_on_images(history):
-        advice.append("share parameters over the image: Conv2d layers in place of the first Linear")
-    decays = _weight_decays(history)
-    if decays is not None and not any(decays):
-        advice.append("set weight_decay (1e-2 with AdamW, 1e-3 with SGD)")
-    layers = history.fact("model.layers")
-    if isinstance(layers, dict) and layers and not any("Dropout" in str(name) for name in layers):
-        advice.append("add Dropout(0.2) before the last layer")
-    rates = history.fact("model.dropout")
-    if isinstance(rates, dict) and rates and not any(rates.values()):
-        advice.append("raise p of Dropout from 0 to 0.2")
-    augmented = history.fact("data.augmentation")
-    advice.append("train on more data" if augmented else "train on more or augmented data")
-    return "; ".join(advice)
-
-
-def _weight_decays(history: History) -> list[float] | None:
-    optimizers = history.fact("optimizers")
-    try:
-        decays = [float(group.get("weight_decay") or 0.0) for each in optimizers for group in each["groups"]]
-    except (AttributeError, KeyError, TypeError, ValueError):
-        return None
-    return decays or None

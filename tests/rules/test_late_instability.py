@@ -164,3 +164,13 @@ def test_healthy_a_few_early_losses_that_were_kept_for_being_extreme() -> None:
 def test_healthy_margins_that_are_kept_cost_nothing_and_now_and_then_a_little() -> None:
     losses = [1.0, *orders((100, -2.0)), *([0.0] * 300), *([0.0, 0.05, 0.01, 0.0, 0.03] * 60)]
     assert late_instability(run_of(losses)) is None
+
+
+@pytest.mark.parametrize(("best", "severity"), [(1e-5, "warning"), (0.1, "note")])
+def test_healthy_what_validation_rows_never_came_near_is_no_loss_to_them(best: float, severity: str) -> None:
+    history = run_of(BLOWN_UP, loss_head=HEAD)
+    for step, loss in ((0, 10.0), (500, best), (900, 2 * best)):
+        history.record("eval_loss/validation", step, loss)
+    finding = late_instability(history)
+    assert finding is not None
+    assert finding.severity == severity

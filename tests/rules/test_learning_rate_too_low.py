@@ -159,3 +159,11 @@ def test_scans_of_long_ago_tell_nothing_of_a_loss_that_has_fallen_far_since(fall
     else:
         with pytest.raises(Undecided, match="0 of 10 scans are of a loss like that of now"):
             learning_rate_too_low(history)
+
+
+def test_healthy_a_loss_that_has_come_under_half_of_a_constants_was_not_too_slow_whatever_scans_are_there() -> None:
+    # Where it is now none of the ten scans were taken, and none is needed.
+    losses = noisy([40.0] * 100 + [40.0 - 0.1 * step for step in range(300)], 0.02)
+    history = history_of(losses, run=COMPLETED)
+    scanned(history, [-0.01] * 10, smaller=-0.01, larger=-0.16, rate=1e-3)
+    assert learning_rate_too_low(history) is None

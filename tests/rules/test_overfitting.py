@@ -10,7 +10,7 @@ from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.rules.overfitting import overfitting
 from tests.histories import decay, gauss, noisy
-from tests.scored import scored
+from tests.scored import FAR, scored
 
 STEPS = 10
 BARE: dict[str, Any] = {
@@ -397,3 +397,78 @@ def test_few_held_out_rows_that_open_most_of_the_gap_do_not_deny_it(held_out: fl
     for sample, loss, error in (("train", 0.05, 0.01), ("validation", 0.8, 0.02), ("holdout", held_out, 0.24)):
         scored(history, sample, [0.69, 0.45, loss], skills=(0.3, 0.5, 0.5), error=error, every=130)
     assert (overfitting(history) is not None) is ill
+
+
+def at_rest(
+    *,
+    train_skill: float = 0.99,
+    other_skill: float = 0.25,
+    error: float = 0.02,
+    sample: str = "validation",
+    end: float = 0.5,
+    share: float = 1.0,
+    facts: dict[str, Any] | None = None,
+) -> History:
+    """A validation loss that falls by half and rests there, over training rows that are learned."""
+    validation = [*decay(1.0, 0.5, 2, 10), *noisy([0.5 + (end - 0.5) * i / 19 for i in range(20)], 0.002)]
+    history = run(validation, MEMORISED, facts=BARE)
+    history.facts |= {"trainer": {**BARE["trainer"], "planned_steps": round(300 / share)}, **(facts or {})}
+    history.record("baseline_loss", 0, 1.0)
+    for name, loss, skill in (("train", 0.01, train_skill), (sample, 0.75, other_skill)):
+        scored(history, name, [loss] * 3, skills=[skill] * 3, error=error, every=149)
+    return history
+
+
+def test_sick_a_validation_loss_that_rests_far_over_what_is_learned_by_heart_is_suspected() -> None:
+    finding = overfitting(at_rest())
+    assert finding is not None
+    assert (finding.severity, finding.confidence, finding.onset) == (Severity.WARNING, Confidence.SUSPECTED, 0)
+    assert "avoids 99% where it was trained and 25% elsewhere" in finding.summary
+    assert "make the network smaller (9000 parameters for 430 samples)" in finding.remedy
+
+
+def test_rows_that_were_held_out_confirm_it() -> None:
+    finding = overfitting(at_rest(sample="holdout"))
+    assert finding is not None
+    assert (finding.confidence, finding.evidence["sample"]) == (Confidence.CONFIRMED, "held-out")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        # Most of it holds elsewhere, or little is learned.
+        {"other_skill": 0.6},
+        {"train_skill": 0.7, "other_skill": 0.2},
+        # Few rows tell nothing, an early run will learn them yet, and so will one whose validation loss falls.
+        {"error": 0.2},
+        {"share": 0.2},
+        {"end": 0.4},
+        {"facts": {"comparison": {"inputs": FAR}}},
+    ],
+)
+def test_healthy_a_gap_that_is_small_unsure_young_closing_or_of_other_rows(options: dict[str, Any]) -> None:
+    assert overfitting(at_rest(**options)) is None
+
+
+@pytest.mark.parametrize(("apart", "ill"), [(0.7, True), (0.8, False)])
+def test_apart_is_what_of_the_skill_other_rows_must_lack(apart: float, ill: bool) -> None:
+    # 1 - 0.25 / 0.99.
+    assert (overfitting(at_rest(), apart=apart) is not None) is ill
+
+
+def test_a_small_rise_over_a_gap_is_more_than_a_note() -> None:
+    # The validation loss rises by a tenth of what it had gained.
+    finding = overfitting(at_rest(end=0.55))
+    assert finding is not None
+    assert finding.severity is Severity.WARNING
+    assert "elsewhere" in finding.summary
+
+
+def test_without_scores_of_now_a_gap_at_rest_is_not_seen() -> None:
+    history = at_rest()
+    early = run([1.0, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5], decay(2.0, 0.1, 1, 8), facts=BARE)
+    for name in ("eval_loss", "eval_skill", "eval_error"):
+        for sample in ("train", "validation"):
+            early.record(f"{name}/{sample}", 0, history[f"{name}/{sample}"].values[0])
+    early.record("baseline_loss", 0, 1.0)
+    assert overfitting(early) is None

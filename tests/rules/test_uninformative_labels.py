@@ -155,3 +155,15 @@ def test_where_no_simple_model_was_fitted_it_may_be_the_models_doing(compared: b
     assert finding is not None
     assert ("nothing that this model can express" in finding.summary) is not compared
     assert ("a model of another kind" in finding.remedy) is not compared
+
+
+@pytest.mark.parametrize(("skill", "ill"), [(0.02, True), (0.04, False)])
+def test_healthy_numbers_of_which_other_rows_were_surely_predicted(skill: float, ill: bool) -> None:
+    # Of 400 rows predictions that know nothing avoid 3.5² / 400 = 3.1 % of the squared errors at the very most.
+    history = headed(LOGITS, skill=0.2, losses=noisy([CHANCE] * 40 + [2.1] * 80, 0.02), baseline=CHANCE)
+    scored(history, "train", BY_HEART)
+    scored(history, "validation", AT_CHANCE, rows=400)
+    for sample, skills in (("train", [0.1, 0.3, 0.5]), ("validation", [-0.2, -0.1, skill])):
+        for index, value in enumerate(skills):
+            history.record(f"eval_skill/{sample}", 20 * index, value)
+    assert (uninformative_labels(history) is not None) is ill
