@@ -32,6 +32,8 @@ _ROWS, _PARTS = 500, 8
 _FEWEST = 32
 # More columns than this are thinned out.
 _COLUMNS = 256
+# How many times as far as others targets scatter that are not the same.
+_ANOTHER_SCALE = 3.0
 # What fitting may take, and what it mostly does [seconds].
 _FITTING, _USUAL = 0.25, 0.15
 # The first step at which a plateau is worth a look, and how many times longer a run must be for the next.
@@ -249,7 +251,18 @@ def _task(case: Case, sample: RowSample) -> tuple[Task, tuple[Place | None, Plac
         task = task_of(loss, outputs)
     if task is None or task.kind != kind or not 0 < task.outputs <= _COLUMNS or targets.ndim > 2:
         raise Unrehearsable(f"no simple model is fitted for {loss or 'this loss'} with these targets")
+    if _differ(head, targets):
+        raise Unrehearsable("the targets of the loss are not those of the batch")
     return task, (roles.inputs, roles.targets)
+
+
+def _differ(head: dict[str, Any], targets: Tensor) -> bool:
+    """Whether the loss sees other targets than the batch holds: scaled ones, or which sample belongs to which."""
+    mean, spread = head.get("target_mean"), head.get("target_std")
+    if mean is None or spread is None:
+        return False
+    here, own = float(targets.double().mean()), float(targets.double().std())
+    return bool(abs(mean - here) > max(spread, own)) or max(spread, own) > _ANOTHER_SCALE * min(spread, own)
 
 
 def _table(batch: Any, place: tuple[Place | None, Place | None], task: Task) -> tuple[Tensor, Tensor]:

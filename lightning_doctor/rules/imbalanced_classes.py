@@ -11,6 +11,9 @@ from lightning_doctor.loss_head import loss_head
 from lightning_doctor.progress import Standing, standing
 from lightning_doctor.rule import rule
 
+# How likely it may be that so few samples of a class were seen by accident.
+_BY_ACCIDENT = 0.01
+
 
 @rule(
     "LD308",
@@ -91,7 +94,11 @@ def _missed(
     history: History, state: Standing, counts: Mapping[str, float], ratio: float, found: float
 ) -> Finding | None:
     recall = _numbers(history.fact("predictions.recall", {}))
-    rare = {label: count for label, count in counts.items() if count * ratio <= max(counts.values())}
+    rare = {
+        label: count
+        for label, count in counts.items()
+        if count * ratio <= max(counts.values()) and _is_surely_rare(count, counts)
+    }
     wrong_way = _undercut(history, counts)
     # Where the newest samples hold none of them, weights that are wrong for sure and no such prediction are enough.
     predicted = history.fact("predictions.counts", {})
@@ -133,6 +140,16 @@ def _missed(
         onset=0,
         signals=("train_loss", "skill"),
     )
+
+
+def _is_surely_rare(count: float, counts: Mapping[str, float]) -> bool:
+    """Whether so few of a class are no accident among as many labels of classes that are all as frequent.
+
+    By the bound of Chernoff (1952) for a Poisson distribution, times the number of classes that may be the rare one.
+    """
+    mean = sum(counts.values()) / len(counts)
+    exponent = mean - count + (count * math.log(count / mean) if count > 0 else 0.0)
+    return count < mean and len(counts) * math.exp(-exponent) < _BY_ACCIDENT
 
 
 def _ranks(history: History) -> bool:

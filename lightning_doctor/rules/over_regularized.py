@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 from lightning_doctor.curvature import known
@@ -18,6 +18,8 @@ from lightning_doctor.rule import Undecided, is_recent, rule
 from lightning_doctor.scores import constants, scores
 
 _DECOUPLED = ("adamw", "nadamw", "lion")
+# Losses whose mean is set beside what rows score in eval mode.
+_AROUND = 32
 
 
 @rule(
@@ -91,31 +93,43 @@ def over_regularized(
 
 def _unlearned(history: History, taken: float, strong: float, outweighs: float, shrunk: float) -> Finding | None:
     state = standing(history)
-    learned = max((share for share in (_evaluated(history), held_out(history)) if share is not None), default=None)
+    modes = _modes(history)
+    learned = max((share for share in (modes and modes[0], held_out(history)) if share is not None), default=None)
     if not state.harmed or (learned is not None and learned >= 0.5):
         return None
     return (
-        _decayed(history, outweighs, shrunk) or _penalised(history, shrunk) or _dropped(history, learned, taken, strong)
+        _decayed(history, outweighs, shrunk) or _penalised(history, shrunk) or _dropped(history, modes, taken, strong)
     )
 
 
-def _evaluated(history: History) -> float | None:
-    """Returns the share of a constant prediction's loss that the recent loss in eval mode is under."""
+def _modes(history: History) -> tuple[float, float] | None:
+    """Returns the share of a constant prediction's loss that the loss is under in eval mode and in train mode, of late.
+
+    Both in the same unit and of the same time: a loss that still falls must not pose as what dropout takes away.
+    """
     state, gaps = standing(history), history.get("mode_gap").finite()
     if state.learned is not None and gaps and is_recent(history, gaps.steps[-1]):
-        return 1 - (1 - state.learned) / max(1 + median(gaps.values[-8:]), 1e-6)
+        return 1 - (1 - state.learned) / max(1 + median(gaps.values[-8:]), 1e-6), state.learned
     # Where batches were scanned at first only, many rows may have been scored since.
     train, baselines = scores(history, "train"), constants(history)
     if train is None or not baselines or not baselines[-1] > 0 or (gaps and train.steps[-1] < gaps.steps[-1]):
         return None
-    return 1 - train.losses[-1] / baselines[-1]
-
-
-def _dropped(history: History, learned: float | None, taken: float, strong: float) -> Finding | None:
-    rates = {name: rate for name, rate in history.fact("model.dropout", {}).items() if rate > 0}
-    trained = standing(history).learned
-    if not rates or learned is None or trained is None:
+    losses, at = history["train_loss"].finite(), train.steps[-1]
+    around = [loss for step, loss in zip(losses.steps, losses.values, strict=True) if step <= at][-_AROUND:]
+    if not around:
         return None
+    return 1 - train.losses[-1] / baselines[-1], 1 - fmean(around) / baselines[-1]
+
+
+def _dropped(history: History, modes: tuple[float, float] | None, taken: float, strong: float) -> Finding | None:
+    rates = {name: rate for name, rate in history.fact("model.dropout", {}).items() if rate > 0}
+    known_to_learn = standing(history).learned
+    if modes is None and known_to_learn is not None:
+        # Nothing tells the modes apart.
+        modes = known_to_learn, known_to_learn
+    if not rates or modes is None:
+        return None
+    learned, trained = modes
     share = 1 - trained / learned if learned >= 0.03 else 0.0
     highest = max(rates.values())
     confirmed = share >= taken

@@ -13,15 +13,22 @@ from lightning_doctor.loss_head import loss_head
 from lightning_doctor.noise import levels, noise, stretch
 from lightning_doctor.progress import standing
 from lightning_doctor.reference import has_hidden_layer
-from lightning_doctor.rule import rule
+from lightning_doctor.rule import Undecided, is_recent, rule
+from lightning_doctor.scores import scores
 
 # Of a run, whose medians tell when it had learned something, or how sure its level is.
 _PARTS = 12
+# Losses of the best constant without which it is not known.
+_FEWEST = 2
+_REMEDY = (
+    "overfit one batch first; if that fails, change lr tenfold either way and check input scale and dead units; if it "
+    "works, check that inputs and labels belong together"
+)
 
 
 @rule(
     "LD106",
-    needs={"train_loss": 32, "baseline_loss": 2},
+    needs={"train_loss": 32},
     explains=("loss_plateau", "undertrained", "stale_validation", "collapsed_output"),
 )
 def stuck_at_baseline(
@@ -31,7 +38,8 @@ def stuck_at_baseline(
 
     What it looks at:
         ``train_loss`` against ``baseline_loss``, what the best constant prediction scores in the units of the run's
-        own loss; ``skill``, the share of the constant predictor's errors that the predictions avoid.
+        own loss; ``skill``, the share of the constant predictor's errors that the predictions avoid. Where the former
+        is not known, ``eval_skill/train``, the skill on training rows in eval mode at the end.
 
     Why it matters:
         Nothing has been learned from the inputs: whatever the curve looks like, it is that of a guess.
@@ -57,7 +65,10 @@ def stuck_at_baseline(
         network without a hidden layer so does a signal so weak that as many weights fit as much of pure noise (Wilks
         1938: p of them take p / 2n off the mean log-likelihood of n samples).
     """
-    losses, baseline = history["train_loss"], history["baseline_loss"].values[-1]
+    losses, baselines = history["train_loss"], history.get("baseline_loss")
+    if len(baselines) < _FEWEST:
+        return _scored_like_one(history, learned)
+    baseline = _finite(baselines)
     now = standing(history)
     spent = losses.steps[-1] - losses.steps[0] + 1
     waited = now.ended or (spent >= least and (4 * least <= spent if now.share is None else now.share >= patience))
@@ -82,11 +93,38 @@ def stuck_at_baseline(
         summary=f"the training loss is {level:.4g} after {spent} steps, and the best constant prediction scores "
         f"{baseline:.4g}{aside}",
         evidence=evidence,
-        remedy="overfit one batch first; if that fails, change lr tenfold either way and check input scale and dead "
-        "units; if it works, check that inputs and labels belong together",
+        remedy=_REMEDY,
         confidence=Confidence.CONFIRMED,
         onset=_since(losses, baseline - max(learned * baseline, chance)),
         signals=("train_loss", "baseline_loss", "skill"),
+    )
+
+
+def _finite(baselines: Series) -> float:
+    broken = baselines.broken_at()
+    if broken is not None:
+        raise Undecided(f"baseline_loss is not finite at step {baselines.steps[broken]}")
+    return baselines.values[-1]
+
+
+def _scored_like_one(history: History, learned: float) -> Finding | None:
+    """Goes by the skill on rows that were scored, of a run that is over and whose constant's loss is not known."""
+    rows = [scores(history, sample) for sample in ("train", "validation")]
+    skills = [each.skills[-1] for each in rows if each is not None and each.skills]
+    train, now = rows[0], standing(history)
+    if train is None or not train.skills or not now.ended or not is_recent(history, train.skill_steps[-1]):
+        lack = history.absent.get("baseline_loss")
+        raise Undecided(lack or f"baseline_loss has {len(history.get('baseline_loss'))} of the {_FEWEST} values needed")
+    if now.improving or max(skills) > learned:
+        return None
+    return Finding(
+        severity=Severity.WARNING,
+        summary="training rows are predicted no better than by a constant: of its errors "
+        f"{max(0.0, skills[0]):.1%} are avoided",
+        evidence={"skill": skills[0], "train": train.losses[-1], "steps": history.last_step + 1},
+        remedy=_REMEDY,
+        onset=history["train_loss"].steps[0],
+        signals=("train_loss", "skill"),
     )
 
 

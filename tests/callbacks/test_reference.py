@@ -223,3 +223,27 @@ def test_after_its_last_turn_others_may_take_what_was_kept_for_it(
     assert probe.report is not None
     assert (probe.report.history.fact("reference") is not None) is (left > 0)
     assert kept == [0.0]
+
+
+class Contrast(DigitsNet):
+    """Tells which of two noisy views belong together: its classes are the samples of the batch."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        codes = self.net(batch[0] + 0.1 * torch.randn_like(batch[0]))
+        others = self.net(batch[0] + 0.1 * torch.randn_like(batch[0]))
+        return nn.functional.cross_entropy(codes @ others.T, torch.arange(len(codes)))
+
+
+class Standardised(Fitted):
+    """Scales its targets in the step."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return super().training_step((batch[0], (batch[1] - 300) / 60), batch_idx)
+
+
+def test_a_loss_of_other_targets_than_the_batch_holds_is_not_compared(tmp_path: Path) -> None:
+    told = "the targets of the loss are not those of the batch"
+    assert watch(tmp_path, Contrast(1e-3), max_epochs=5).absent["reference"] == told
+    rows = DataLoader(TensorDataset(IMAGES[:640], IMAGES[:640].sum(1, keepdim=True) * 16), 32, shuffle=True)
+    net = Standardised(nn.Linear(64, 1), nn.functional.mse_loss, 1e-3)
+    assert watch(tmp_path, net, rows, max_epochs=5).absent["reference"] == told

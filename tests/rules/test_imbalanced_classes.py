@@ -155,3 +155,11 @@ def test_sick_in_a_real_run_that_misses_its_rare_class_and_healthy_where_it_stan
     loss = functional.binary_cross_entropy_with_logits
     finding = found(tmp_path, "imbalanced_classes", lambda: nn.Linear(4, 1), loss, rare, inputs=inputs, max_epochs=8)
     assert (finding is not None) is ill
+
+
+@pytest.mark.parametrize(("scale", "ill"), [(1, False), (4, True)])
+def test_healthy_few_labels_make_no_class_surely_rare(scale: int, ill: bool) -> None:
+    # Of 64 labels of ten classes the least frequent has two by chance; of 256 as uneven ones hardly eight.
+    counts = {str(label): count * scale for label, count in enumerate([6, 8, 5, 10, 2, 6, 7, 8, 5, 7])}
+    finding = judge(counts, {"3": 64}, {label: float(label == "3") for label in counts}, head=LOGITS)
+    assert (finding is not None) is ill

@@ -249,3 +249,20 @@ def test_rows_that_are_scored_as_by_a_constant_tell_of_outputs_that_were_not_see
 def test_healthy_weights_that_have_grown_again_are_not_pulled_down(newest: float, ill: bool) -> None:
     history = decayed([6 * 0.9**i for i in range(8)] + [newest], run=COMPLETED)
     assert (over_regularized(history) is not None) is ill
+
+
+@pytest.mark.parametrize(("late", "ill"), [(2.06, False), (2.25, True)])
+def test_healthy_the_lag_of_a_loss_that_falls_is_nothing_that_dropout_takes_away(late: float, ill: bool) -> None:
+    # Scored 2.05 at the end, where the mean of the last fifth of the run is 2.16 and more.
+    losses = [*([2.3] * 280), *[2.3 - (2.3 - late) * i / 88 for i in range(88)], *([late] * 32)]
+    history = headed(LOGITS, losses=losses, skill=0.0, baseline=2.303, run=COMPLETED, **HALF)
+    finding = over_regularized(scored(history, "train", [2.3, 2.05], every=399))
+    assert (finding is not None) is ill
+
+
+def test_what_validation_tells_of_classes_is_not_set_against_the_loss() -> None:
+    # An accuracy of 0.28 of ten classes is a skill of 0.2; the loss has hardly moved.
+    labels = {"counts": {str(label): 10 for label in range(10)}}
+    history = headed(LOGITS, losses=[2.25] * 400, skill=0.1, baseline=2.303, run=COMPLETED, labels=labels, **HALF)
+    history.facts["validation"] = {"metric": "val_acc", "mode": "max"}
+    assert over_regularized(reading(history, "val_metric", [0.28] * 10, every=40)) is None

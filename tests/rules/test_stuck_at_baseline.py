@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 
 from lightning_doctor.history import History
+from lightning_doctor.rule import Undecided
 from lightning_doctor.rules.stuck_at_baseline import stuck_at_baseline
 from tests.histories import COMPLETED, decay, history_of, noisy, reading
+from tests.scored import scored
 
 BASELINE = math.log(10)
 FLAT = noisy([BASELINE] * 400, 0.05)
@@ -127,3 +130,33 @@ def test_where_some_is_chance_the_skill_of_a_batch_is_judged_by_how_skills_scatt
     facts = {"model": LINEAR, "loss_head": HEAD, "data": {"train_samples": 400}, "activations": SEEN}
     history = reading(run(skill=None, **facts), "skill", skills)
     assert (stuck_at_baseline(history) is not None) is ill
+
+
+def beside(train: float = 0.01, validation: float = 0.0, losses: list[float] = FLAT, **facts: object) -> History:
+    """A run whose loss has other terms, so that nobody knows what a constant scores."""
+    history = history_of(losses, **({"run": COMPLETED} | facts))
+    history.lack(["baseline_loss"], "the loss has other terms")
+    scored(history, "train", [2.4, 2.3], skills=[-1.0, train], every=399)
+    return scored(history, "validation", [2.4, 2.3], skills=[-1.0, validation], every=399)
+
+
+def test_sick_where_no_constant_is_known_rows_that_are_predicted_as_by_one() -> None:
+    finding = stuck_at_baseline(beside())
+    assert finding is not None
+    assert "of its errors 1.0% are avoided" in finding.summary
+
+
+@pytest.mark.parametrize(
+    "options", [{"train": 0.06}, {"validation": 0.06}, {"losses": noisy([4.0 - 0.005 * i for i in range(400)], 0.01)}]
+)
+def test_healthy_rows_of_either_kind_that_are_predicted_or_a_loss_that_falls(options: dict[str, Any]) -> None:
+    assert stuck_at_baseline(beside(**options)) is None
+
+
+def test_without_rows_that_were_scored_at_the_end_it_is_unassessed() -> None:
+    with pytest.raises(Undecided, match="the loss has other terms"):
+        stuck_at_baseline(beside(run={}))
+    with pytest.raises(Undecided, match="baseline_loss has 1 of the 2 values needed"):
+        stuck_at_baseline(reading(history_of(FLAT, run=COMPLETED), "baseline_loss", [BASELINE]))
+    with pytest.raises(Undecided, match="baseline_loss is not finite at step 10"):
+        stuck_at_baseline(reading(history_of(FLAT, run=COMPLETED), "baseline_loss", [BASELINE, math.inf]))
