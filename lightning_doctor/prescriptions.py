@@ -92,12 +92,12 @@ def is_dense_on_images(history: History) -> bool:
     return "Linear" in kinds and not any("Conv" in kind or "Attention" in kind for kind in kinds)
 
 
-def regularise(history: History, best_step: int, capacity: float, evidence: dict[str, float | int | str]) -> str:
+def regularise(history: History, best_step: int | None, capacity: float, evidence: dict[str, float | int | str]) -> str:
     """Names what an overfitted run is known to lack; more data, which every one of them lacks, comes last.
 
     Args:
         history: The run.
-        best_step: When it validated best.
+        best_step: When it validated best; None where it has not become worse since.
         capacity: From how many parameters a training sample on the network is called large for its data.
         evidence: What the rule found, which gets the size of network and data where that matters.
     """
@@ -105,9 +105,13 @@ def regularise(history: History, best_step: int, capacity: float, evidence: dict
     callbacks = history.fact("trainer.callbacks")
     if evidence.get("metric_now") == "improves":
         advice.append("judge by the metric, and soften the targets (label_smoothing=0.1) if the loss itself matters")
-    elif isinstance(callbacks, list) and not any("EarlyStopping" in str(name) for name in callbacks):
+    elif (
+        best_step is not None
+        and isinstance(callbacks, list)
+        and not any("EarlyStopping" in str(name) for name in callbacks)
+    ):
         advice.append(f'add EarlyStopping(monitor="val_loss") and keep the checkpoint of step {best_step}')
-    else:
+    elif best_step is not None:
         advice.append(f"keep the checkpoint of step {best_step}")
     parameters, samples = history.fact("model.parameters"), history.fact("data.train_samples")
     if isinstance(parameters, int) and isinstance(samples, int) and parameters > capacity * samples > 0:

@@ -37,7 +37,7 @@ _ROWS = 16
 # How sure that change must be [standard errors].
 _SURELY = 3.0
 # Losses that are meant to be indifferent to samples far off.
-_ROBUST = ("l1", "huber", "smooth_l1")
+ROBUST = ("l1", "huber", "smooth_l1")
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def _skill(history: History) -> float | None:
         return None
     skill = _recently(history, skills)
     errors = history.get("typical_error").finite()
-    if errors.values and history.fact("loss_head.loss") in _ROBUST:
+    if errors.values and history.fact("loss_head.loss") in ROBUST:
         skill = max(skill, 1 - _recently(history, errors) ** 2)
     if skills.steps[-1] >= _STALE * history.last_step:
         return skill

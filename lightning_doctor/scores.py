@@ -144,24 +144,27 @@ def kept_apart(history: History) -> Scores | None:
 
 def ever_learned(other: Scores, baseline: float, learned: float) -> bool:
     """Whether rows that were not trained on were ever predicted better than by a constant."""
+    if other.skills and not math.isfinite(other.skill_error) and other.rows > 0:
+        # Of numbers, beside the best constant of the same rows, which may be another than that of the training rows.
+        return any(
+            skill > _chance(sigmas, other.rows)
+            for skill, sigmas in ((max(other.skills), _BEST_LOOK), (median(other.skills), _ANY_LOOK))
+        )
     for loss, error in zip(other.losses, other.errors, strict=True):
         if baseline - loss > max(learned * baseline, 2 * error if math.isfinite(error) else 0.0):
             return True
-    if not other.skills:
+    if not other.skills or not math.isfinite(other.skill_error):
         return False
     # Of a dozen looks at the same rows the best is lucky.
-    return any(
-        skill > (sigmas * other.skill_error if math.isfinite(other.skill_error) else _chance(sigmas, other.rows))
-        for skill, sigmas in ((max(other.skills), _BEST_LOOK), (median(other.skills), _ANY_LOOK))
-    )
+    return max(other.skills) > _BEST_LOOK * other.skill_error or median(other.skills) > _ANY_LOOK * other.skill_error
 
 
 def _chance(sigmas: float, rows: float) -> float:
-    """Returns the share of squared errors that predictions which know nothing avoid by luck; NaN where unknown.
+    """Returns the share of squared errors that predictions which know nothing avoid by luck.
 
     Those of spread r, in that of the targets, avoid 2·r·z/√rows - r² at z standard errors: z²/rows at the most.
     """
-    return sigmas**2 / rows if rows > 0 else math.nan
+    return sigmas**2 / rows
 
 
 def learned_at_first(history: History, baseline: float, learned: float) -> bool:

@@ -133,14 +133,21 @@ class Case:
         """What training takes for a batch, in the quickest window [seconds]; 0 before there was one."""
         return self.pace.step_time / max(1, self.run.accumulate)
 
-    def forward_time(self, rows: int) -> float:
-        """Returns about what a forward pass of so many samples takes [seconds]; 0 where that is not known.
+    def forward_time(self, rows: int, at_once: int) -> float:
+        """Returns about what it takes to pass samples forward [seconds]; 0 where that is not known.
 
-        By training steps, of which small ones take longer a sample, or by validation passes, which may do more.
+        By training steps, of which small ones take longer a sample; how much longer validation passes tell.
+
+        Args:
+            rows: How many samples.
+            at_once: Those of a batch.
         """
-        size = self.history.fact("data.batch_size")
-        by_steps = _FORWARD * self.batch_time / size if isinstance(size, int) and size > 0 else 0.0
-        return rows * min((time for time in (by_steps, self.pace.validation_time) if time), default=0.0)
+        size, by_validation = self.history.fact("data.batch_size"), self.pace.validation_time
+        if not isinstance(size, int) or size <= 0:
+            return rows * by_validation
+        batch = _FORWARD * self.batch_time
+        # A batch takes no less than a smaller one, whatever the validation step does or does not do.
+        return rows * min(batch / size, max(batch / max(size, at_once), by_validation or batch / size))
 
     # --- the Trainer's hooks -------------------------------------------------------------------------------------
 

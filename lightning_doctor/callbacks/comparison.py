@@ -13,7 +13,7 @@ from lightning_doctor.callbacks.loaders import first, loader_size
 from lightning_doctor.callbacks.monitor import Monitor
 from lightning_doctor.callbacks.rehearsal import BY_HAND, Rehearsal, Step, alone, obstacle, why_not
 from lightning_doctor.callbacks.scoring import Score, Scorer
-from lightning_doctor.callbacks.scoring_plan import ScoringPlan
+from lightning_doctor.callbacks.scoring_plan import PARTS, ScoringPlan
 from lightning_doctor.measure.batches import Path, at, dense, key, leaves, roles_by_structure
 from lightning_doctor.measure.held_out_rows import Prints, RowSample, different_found, share_found, share_repeated
 from lightning_doctor.measure.rows import take, tensor_bytes
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 _CAPACITY = 256
 # Rows a side that are compared and scored, and that are told apart by their fingerprints.
 _ROWS, _PRINTED = 500, 1 << 16
-# Batches that a sample is scored in, so that its loss has a standard error, and the rows each must have.
-_PARTS, _FEWEST = 8, 8
+# The rows that a batch of them must have.
+_FEWEST = 8
 # What fingerprints may take of a run's first look [seconds].
 _FIRST_PRINTS = 0.15
 
@@ -123,7 +123,7 @@ class ComparisonProbe(Monitor):
         if not self._able:
             return
         held_out = 0 if case.held_out is None else min(_ROWS, case.history.fact("holdout.rows", 0))
-        sizes = [self._train.rows_of(_PARTS), self._validation.rows_of(_PARTS), held_out]
+        sizes = [self._train.rows_of(PARTS), self._validation.rows_of(PARTS), held_out]
         if self._plan.due(case, sizes, case.room(self)):
             began = case.budget.clock()
             self._score(case)
@@ -224,8 +224,8 @@ class ComparisonProbe(Monitor):
         classes = case.history.fact("loss_head.targets") in _CLASSES
         scorer = Scorer(rehearsal, step=step, classes=classes, may_go_on=lambda: case.together or clock() < deadline)
         samples = (self._train, self._validation)
-        held_out = _held_out(case, rehearsal, math.ceil(self._plan.rows / _PARTS))
-        batches = [sample.batches(self._part_rows(case, sample))[:_PARTS] for sample in samples]
+        held_out = _held_out(case, rehearsal, math.ceil(self._plan.rows / PARTS))
+        batches = [sample.batches(self._part_rows(case, sample))[:PARTS] for sample in samples]
         scores = [scorer.score(each) for each in (*batches, held_out)]
         scored = {name: score.rows for name, score in zip(SAMPLES, scores, strict=True) if score.rows}
         # Of what time did not suffice for now the earlier score is the newest.
@@ -241,7 +241,7 @@ class ComparisonProbe(Monitor):
         if case.history.fact("loss_head.reduction") != "mean":
             # As many on either side: a loss that adds up has no other unit.
             rows = min(rows, self._train.rows, self._validation.rows)
-        return max(min(_FEWEST, rows), math.ceil(rows / _PARTS))
+        return max(min(_FEWEST, rows), math.ceil(rows / PARTS))
 
     def _give_up(self, case: Case, reason: str) -> None:
         self._able = False

@@ -33,7 +33,7 @@ _FEWEST = 32
 # More columns than this are thinned out.
 _COLUMNS = 256
 # How many times as far as others targets scatter that are not the same.
-_ANOTHER_SCALE = 3.0
+_ANOTHER_SCALE = 30.0
 # What fitting may take, and what it mostly does [seconds].
 _FITTING, _USUAL = 0.25, 0.15
 # The first step at which a plateau is worth a look, and how many times longer a run must be for the next.
@@ -139,7 +139,7 @@ class ReferenceProbe(Monitor):
         fits = self._fitted is None
         room = case.room(self) if ends or fits else case.budget.earned()
         # Before the first time by what training and validation take.
-        scoring = self._scoring or case.forward_time(self._sample.rows // 2)
+        scoring = self._scoring or case.forward_time(self._sample.rows // 2, self._sample.rows // (2 * _PARTS))
         self._fitting = min(_FITTING, room - scoring)
         cost = scoring + _USUAL * fits
         if cost > room and fits and self._target is None:
@@ -262,7 +262,9 @@ def _differ(head: dict[str, Any], targets: Tensor) -> bool:
     if mean is None or spread is None:
         return False
     here, own = float(targets.double().mean()), float(targets.double().std())
-    return bool(abs(mean - here) > max(spread, own)) or max(spread, own) > _ANOTHER_SCALE * min(spread, own)
+    # Few batches of rare classes or heavy tails may be alike.
+    rescaled = min(spread, own) > 0 and max(spread, own) > _ANOTHER_SCALE * min(spread, own)
+    return bool(abs(mean - here) > max(spread, own)) or rescaled
 
 
 def _table(batch: Any, place: tuple[Place | None, Place | None], task: Task) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lightning_doctor.callbacks.case import Case
 
+# Batches that a sample is scored in, so that its loss has a standard error.
+PARTS = 8
 # Fewer rows of a sample than these are not worth a score, where there are more.
 _FEWEST = 60
 # What scores along the way may take of a run's first look, and what is kept of it for those at the end [seconds].
@@ -83,7 +85,7 @@ class ScoringPlan:
         # The loss of a batch that adds up its samples' losses has another unit where there are fewer of them.
         divides = case.history.fact("loss_head.reduction") == "mean"
         # Before the first score by what training and validation take.
-        rows, row_time = max(sizes), self._row_time or case.forward_time(1)
+        rows, row_time = max(sizes), self._row_time or case.forward_time(1, max(sizes) // PARTS)
         while True:
             scored = sum(min(size, rows) for size in sizes)
             if row_time * scored <= seconds:

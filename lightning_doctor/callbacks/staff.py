@@ -42,8 +42,8 @@ class Staff:
         if not listeners:
             return
         budget, device_time = self._case.budget, self.device_time
-        began = budget.begin()
         mark = device_time.begin() if device_time is not None else None
+        began = budget.begin()
         try:
             for part in listeners:
                 self.ask(part, hook, *args)

@@ -11,8 +11,8 @@ from lightning_doctor.loss_head import loss_head
 from lightning_doctor.progress import Standing, standing
 from lightning_doctor.rule import rule
 
-# How likely it may be that so few samples of a class were seen by accident.
-_BY_ACCIDENT = 0.01
+# How surely labels must be uneven [standard errors].
+_SIGMAS = 3.0
 
 
 @rule(
@@ -23,7 +23,7 @@ _BY_ACCIDENT = 0.01
     explains=("stuck_at_baseline", "collapsed_output", "loss_plateau", "undertrained", "stale_validation"),
 )
 def imbalanced_classes(
-    history: History, *, ratio: float = 4.0, found: float = 0.1, all_of_one: float = 0.9, samples: int = 64
+    history: History, *, ratio: float = 4.0, found: float = 0.1, all_of_one: float = 0.9, samples: int = 32
 ) -> Finding | None:
     """Predictions follow how frequent the classes are, and rare ones are never found.
 
@@ -94,11 +94,7 @@ def _missed(
     history: History, state: Standing, counts: Mapping[str, float], ratio: float, found: float
 ) -> Finding | None:
     recall = _numbers(history.fact("predictions.recall", {}))
-    rare = {
-        label: count
-        for label, count in counts.items()
-        if count * ratio <= max(counts.values()) and _is_surely_rare(count, counts)
-    }
+    rare = {label: count for label, count in counts.items() if count * ratio <= max(counts.values())}
     wrong_way = _undercut(history, counts)
     # Where the newest samples hold none of them, weights that are wrong for sure and no such prediction are enough.
     predicted = history.fact("predictions.counts", {})
@@ -106,7 +102,7 @@ def _missed(
     missed = [
         label for label in rare if recall.get(label, unseen) < found and (label in recall or label not in predicted)
     ]
-    if not missed or sum(rare[label] for label in missed) < 0.5 * sum(rare.values()):
+    if not missed or not _are_uneven(counts) or sum(rare[label] for label in missed) < 0.5 * sum(rare.values()):
         return None
     others = [value for label, value in recall.items() if label not in rare]
     # Several frequent classes are told apart: what is missing are the rare ones.
@@ -142,14 +138,14 @@ def _missed(
     )
 
 
-def _is_surely_rare(count: float, counts: Mapping[str, float]) -> bool:
-    """Whether so few of a class are no accident among as many labels of classes that are all as frequent.
+def _are_uneven(counts: Mapping[str, float]) -> bool:
+    """Whether labels of classes that are all as frequent are hardly ever as uneven as these.
 
-    By the bound of Chernoff (1952) for a Poisson distribution, times the number of classes that may be the rare one.
+    By Pearson's χ² (1900), whose quantile is approximated after Wilson and Hilferty (1931).
     """
-    mean = sum(counts.values()) / len(counts)
-    exponent = mean - count + (count * math.log(count / mean) if count > 0 else 0.0)
-    return count < mean and len(counts) * math.exp(-exponent) < _BY_ACCIDENT
+    mean, free = sum(counts.values()) / len(counts), len(counts) - 1
+    spread = sum((count - mean) ** 2 for count in counts.values()) / mean
+    return spread > free * (1 - 2 / (9 * free) + _SIGMAS * math.sqrt(2 / (9 * free))) ** 3
 
 
 def _ranks(history: History) -> bool:

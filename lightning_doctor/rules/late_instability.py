@@ -11,6 +11,7 @@ from lightning_doctor.noise import stretch
 from lightning_doctor.prescriptions import is_adaptive, optimizer, peak_rate
 from lightning_doctor.progress import standing
 from lightning_doctor.rule import rule
+from lightning_doctor.scores import scores, scoring_step
 
 # Blocks, and the values that one has at least.
 _BLOCKS, _FEWEST = 64, 9
@@ -82,8 +83,7 @@ def late_instability(history: History, *, gained: float = 6.0, lost: float = 0.3
     adaptive = is_adaptive(history)
     classes = history.fact("loss_head.targets") in ("class_index", "one_hot", "binary")
     severity = standing(history).unless_good(Severity.WARNING) if classes else Severity.WARNING
-    validation = history.get("eval_loss/validation").finite().values
-    if validation and min(validation) > _FAR * back:
+    if _is_far_from(history, best_step, back):
         severity = Severity.NOTE
     return Finding(
         severity=severity,
@@ -102,6 +102,15 @@ def late_instability(history: History, *, gained: float = 6.0, lost: float = 0.3
         onset=onset,
         signals=("train_loss", "learning_rate"),
     )
+
+
+def _is_far_from(history: History, best_step: int, back: float) -> bool:
+    """Whether validation rows, scored in the unit of the loss since it was at its best, lie far over that loss."""
+    validation = scores(history, "validation")
+    if validation is None or scoring_step(history) != "training_step":
+        return False
+    since = [loss for step, loss in zip(validation.steps, validation.losses, strict=True) if step >= best_step]
+    return bool(since) and min(since) > _FAR * back
 
 
 def _level(series: Series, share: float, least: float) -> tuple[float, float]:

@@ -120,7 +120,9 @@ def outlier_targets(
         # What outliers do to the mean error hides how the usual sample does; a heavy tail takes its time to be learned.
         fresh = state.ended and usually.steps[-1] >= 0.7 * history.last_step
         settled = not state.improving and (state.share is None or state.share >= 0.4)
-        well = state.skill is not None and state.skill >= GOOD
+        # Where no errors were seen of late, a loss that is nearly gone has none to speak of.
+        reached = state.skill if fresh or not state.ended else state.reached
+        well = reached is not None and reached >= GOOD
         harmed = (fresh or settled) and median(errors) >= usual and not well
     return Finding(
         severity=Severity.WARNING if harmed else Severity.NOTE,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from statistics import fmean, median
+from statistics import median
 from typing import Any
 
 from lightning_doctor.curvature import known
@@ -13,12 +13,12 @@ from lightning_doctor.history import History
 from lightning_doctor.layers import listed
 from lightning_doctor.loss_head import loss_head
 from lightning_doctor.prescriptions import optimizer, parameter_groups
-from lightning_doctor.progress import held_out, is_like_now, standing
+from lightning_doctor.progress import held_out, is_like_now, standing, typical
 from lightning_doctor.rule import Undecided, is_recent, rule
 from lightning_doctor.scores import constants, scores
 
 _DECOUPLED = ("adamw", "nadamw", "lion")
-# Losses whose mean is set beside what rows score in eval mode.
+# Losses whose level is set beside what rows score in eval mode.
 _AROUND = 32
 
 
@@ -102,10 +102,11 @@ def _unlearned(history: History, taken: float, strong: float, outweighs: float, 
     )
 
 
-def _modes(history: History) -> tuple[float, float] | None:
+def _modes(history: History) -> tuple[float, float | None] | None:
     """Returns the share of a constant prediction's loss that the loss is under in eval mode and in train mode, of late.
 
-    Both in the same unit and of the same time: a loss that still falls must not pose as what dropout takes away.
+    Both in the same unit and of the same time: a loss that still falls must not pose as what dropout takes away. The
+    latter is None where it is not known.
     """
     state, gaps = standing(history), history.get("mode_gap").finite()
     if state.learned is not None and gaps and is_recent(history, gaps.steps[-1]):
@@ -116,20 +117,20 @@ def _modes(history: History) -> tuple[float, float] | None:
         return None
     losses, at = history["train_loss"].finite(), train.steps[-1]
     around = [loss for step, loss in zip(losses.steps, losses.values, strict=True) if step <= at][-_AROUND:]
-    if not around:
-        return None
-    return 1 - train.losses[-1] / baselines[-1], 1 - fmean(around) / baselines[-1]
+    # What cannot be told of the run cannot be told of these either.
+    known_to_learn = state.learned is not None and bool(around)
+    return 1 - train.losses[-1] / baselines[-1], 1 - typical(around) / baselines[-1] if known_to_learn else None
 
 
-def _dropped(history: History, modes: tuple[float, float] | None, taken: float, strong: float) -> Finding | None:
+def _dropped(history: History, modes: tuple[float, float | None] | None, taken: float, strong: float) -> Finding | None:
     rates = {name: rate for name, rate in history.fact("model.dropout", {}).items() if rate > 0}
     known_to_learn = standing(history).learned
     if modes is None and known_to_learn is not None:
         # Nothing tells the modes apart.
         modes = known_to_learn, known_to_learn
-    if not rates or modes is None:
+    learned, trained = modes or (None, None)
+    if not rates or learned is None or trained is None:
         return None
-    learned, trained = modes
     share = 1 - trained / learned if learned >= 0.03 else 0.0
     highest = max(rates.values())
     confirmed = share >= taken

@@ -93,8 +93,6 @@ def _apart(history: History, least: float, capacity: float) -> Finding | None:
     found = memorised(history)
     if found is None or found.share < least:
         return None
-    series = history["val_loss"].finite()
-    best_step = series.steps[series.values.index(min(series.values))]
     train, other = found.train.skills[-1], found.other.skills[-1]
     where = "held-out" if found.sample == "holdout" else found.sample
     evidence: dict[str, float | int | str] = {
@@ -104,7 +102,6 @@ def _apart(history: History, least: float, capacity: float) -> Finding | None:
         "train_skill": train,
         "other_skill": other,
         "share_lost": found.share,
-        "best_step": best_step,
         **known_bars(train=found.train.bar, other=found.other.bar),
     }
     sure = sureness(found.train.bar, found.other.bar)
@@ -113,7 +110,7 @@ def _apart(history: History, least: float, capacity: float) -> Finding | None:
         summary=f"training rows score {found.train} and {where} rows {found.other}{sure}, at rest: of the errors of a "
         f"constant the network avoids {train:.0%} where it was trained and {max(0.0, other):.0%} elsewhere",
         evidence=evidence,
-        remedy=regularise(history, best_step, capacity, evidence),
+        remedy=regularise(history, None, capacity, evidence),
         # Validation rows that differ in what the inputs mean look the same.
         confidence=Confidence.CONFIRMED if found.sample == "holdout" else Confidence.SUSPECTED,
         onset=found.other.steps[0],

@@ -11,7 +11,7 @@ from lightning_doctor.history import History, Series
 from lightning_doctor.layers import is_linear
 from lightning_doctor.loss_head import loss_head
 from lightning_doctor.noise import levels, noise, stretch
-from lightning_doctor.progress import standing
+from lightning_doctor.progress import ROBUST, standing
 from lightning_doctor.reference import has_hidden_layer
 from lightning_doctor.rule import Undecided, is_recent, rule
 from lightning_doctor.scores import scores
@@ -112,6 +112,8 @@ def _scored_like_one(history: History, learned: float) -> Finding | None:
     rows = [scores(history, sample) for sample in ("train", "validation")]
     skills = [each.skills[-1] for each in rows if each is not None and each.skills]
     train, now = rows[0], standing(history)
+    if loss_head(history).loss in ROBUST:
+        raise Undecided("squares of errors tell little of a loss that is indifferent to outliers")
     if train is None or not train.skills or not now.ended or not is_recent(history, train.skill_steps[-1]):
         lack = history.absent.get("baseline_loss")
         raise Undecided(lack or f"baseline_loss has {len(history.get('baseline_loss'))} of the {_FEWEST} values needed")
@@ -123,6 +125,8 @@ def _scored_like_one(history: History, learned: float) -> Finding | None:
         f"{max(0.0, skills[0]):.1%} are avoided",
         evidence={"skill": skills[0], "train": train.losses[-1], "steps": history.last_step + 1},
         remedy=_REMEDY,
+        # Of squared errors, whatever the loss makes of them.
+        confidence=Confidence.SUSPECTED,
         onset=history["train_loss"].steps[0],
         signals=("train_loss", "skill"),
     )

@@ -26,7 +26,7 @@ def case_of(*, step_time: float, step: int, elapsed: float = 0.0, planned: int =
         history=history,
         pace=SimpleNamespace(steps=step, following=lambda steps: steps + 50),
         batch_time=step_time,
-        forward_time=lambda rows: 0.5 * step_time * rows / size,
+        forward_time=lambda rows, at_once: 0.5 * step_time * rows / size,
         together=False,
         run=SimpleNamespace(step=step, accumulate=1),
     )

@@ -467,6 +467,29 @@ def test_rows_of_small_batches_take_less_to_score_than_to_train_on(
     assert doctor.report.seconds < FIRST_LOOK
 
 
+class Idle(Timed):
+    """Takes as long for a row whatever the batch, and does nothing to validate."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        # Half of a step is the way back.
+        Timed.now += (0.02 if self.training else 0.01) * len(batch[0]) - 0.01
+        return super().training_step(batch, batch_idx)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> Any:
+        return None
+
+
+def test_a_validation_step_that_does_nothing_makes_no_score_cheap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(case, "Budget", partial(Budget, clock=lambda: Timed.now))
+    monitor = ComparisonProbe()
+    monitor.settings.overhead = 1e-6
+    trainer(tmp_path, HeadMonitor(), monitor, max_epochs=1).fit(Idle(), digits(0, 640), validation_digits())
+    assert monitor.report is not None
+    assert monitor.report.seconds < FIRST_LOOK
+
+
 class RandomShift:
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
         return image

@@ -247,3 +247,16 @@ def test_a_loss_of_other_targets_than_the_batch_holds_is_not_compared(tmp_path: 
     rows = DataLoader(TensorDataset(IMAGES[:640], IMAGES[:640].sum(1, keepdim=True) * 16), 32, shuffle=True)
     net = Standardised(nn.Linear(64, 1), nn.functional.mse_loss, 1e-3)
     assert watch(tmp_path, net, rows, max_epochs=5).absent["reference"] == told
+
+
+def test_targets_of_which_few_batches_show_only_one_kind_are_compared_all_the_same(tmp_path: Path) -> None:
+    seed_everything(0, verbose=False)
+    rare = (torch.rand(640, 1) < 0.01).float()
+    heavy = torch.randn(640, 1).mul(2).exp()
+    for targets, loss in (
+        (rare, nn.functional.binary_cross_entropy_with_logits),
+        (heavy, nn.functional.mse_loss),
+    ):
+        rows = DataLoader(TensorDataset(IMAGES[:640], targets), 8, shuffle=True)
+        net = Fitted(nn.Linear(64, 1), loss, 1e-3)
+        assert watch(tmp_path, net, rows, max_epochs=2).fact("reference") is not None

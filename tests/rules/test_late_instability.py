@@ -174,3 +174,12 @@ def test_healthy_what_validation_rows_never_came_near_is_no_loss_to_them(best: f
     finding = late_instability(history)
     assert finding is not None
     assert finding.severity == severity
+
+
+@pytest.mark.parametrize(("step", "by"), [(60, "training_step"), (900, "validation_step")])
+def test_scores_of_before_or_in_another_unit_say_nothing_of_it(step: int, by: str) -> None:
+    history = run_of(BLOWN_UP, loss_head=HEAD, scored={"step": by})
+    history.record("eval_loss/validation", step, 3.0)
+    finding = late_instability(history)
+    assert finding is not None
+    assert finding.severity == "warning"

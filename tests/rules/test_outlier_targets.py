@@ -150,3 +150,13 @@ def test_of_batches_that_were_not_looked_into_a_loss_as_large_tells(others: tupl
     for step in (30, *others):
         losses[step] = 100.0
     assert (judge(shares, ratios, losses=losses) is not None) is ill
+
+
+@pytest.mark.parametrize(("last", "severity"), [(399, Severity.WARNING), (81, Severity.NOTE)])
+def test_healthy_a_loss_that_is_nearly_gone_where_no_errors_were_seen_of_late(last: int, severity: Severity) -> None:
+    history = run(typical=None, skill=None, run=COMPLETED)
+    for step in (31, last):
+        history.record("typical_error", step, 0.8)
+    finding = outlier_targets(history)
+    assert finding is not None
+    assert finding.severity is severity

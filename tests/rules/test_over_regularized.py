@@ -266,3 +266,10 @@ def test_what_validation_tells_of_classes_is_not_set_against_the_loss() -> None:
     history = headed(LOGITS, losses=[2.25] * 400, skill=0.1, baseline=2.303, run=COMPLETED, labels=labels, **HALF)
     history.facts["validation"] = {"metric": "val_acc", "mode": "max"}
     assert over_regularized(reading(history, "val_metric", [0.28] * 10, every=40)) is None
+
+
+def test_healthy_a_spike_among_the_last_losses_is_nothing_that_dropout_takes_away() -> None:
+    losses = [1.7] * 399
+    losses[380] = 60.0
+    history = headed(LOGITS, losses=losses, skill=0.0, baseline=2.303, run=COMPLETED, **HALF)
+    assert over_regularized(scored(history, "train", [2.3, 1.7], every=398)) is None

@@ -407,11 +407,12 @@ def at_rest(
     sample: str = "validation",
     end: float = 0.5,
     share: float = 1.0,
+    passes: Sequence[float] = (),
     facts: dict[str, Any] | None = None,
 ) -> History:
     """A validation loss that falls by half and rests there, over training rows that are learned."""
     validation = [*decay(1.0, 0.5, 2, 10), *noisy([0.5 + (end - 0.5) * i / 19 for i in range(20)], 0.002)]
-    history = run(validation, MEMORISED, facts=BARE)
+    history = run(passes or validation, MEMORISED, facts=BARE)
     history.facts |= {"trainer": {**BARE["trainer"], "planned_steps": round(300 / share)}, **(facts or {})}
     history.record("baseline_loss", 0, 1.0)
     for name, loss, skill in (("train", 0.01, train_skill), (sample, 0.75, other_skill)):
@@ -472,3 +473,23 @@ def test_without_scores_of_now_a_gap_at_rest_is_not_seen() -> None:
             early.record(f"{name}/{sample}", 0, history[f"{name}/{sample}"].values[0])
     early.record("baseline_loss", 0, 1.0)
     assert overfitting(early) is None
+
+
+def test_healthy_a_validation_loss_that_falls_on_after_a_huge_first_pass_does_not_rest() -> None:
+    assert overfitting(at_rest(passes=[20.0, *decay(1.0, 0.5, 30, 29)])) is None
+
+
+def test_healthy_the_skill_of_few_rows_of_a_rare_class_may_be_luck() -> None:
+    # Of 20 rows 11 are right, a skill of 0.5 within 0.25: as likely as not more than half of what is learned holds.
+    history = at_rest(other_skill=0.45)
+    history.facts["scored"] = {"train": 500, "validation": 20}
+    assert overfitting(history) is None
+    history.facts["scored"] = {"train": 500, "validation": 5000}
+    assert overfitting(history) is not None
+
+
+def test_a_gap_at_rest_is_no_matter_of_stopping_early() -> None:
+    finding = overfitting(at_rest())
+    assert finding is not None
+    assert "EarlyStopping" not in finding.remedy
+    assert "checkpoint" not in finding.remedy

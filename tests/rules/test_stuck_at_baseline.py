@@ -160,3 +160,8 @@ def test_without_rows_that_were_scored_at_the_end_it_is_unassessed() -> None:
         stuck_at_baseline(reading(history_of(FLAT, run=COMPLETED), "baseline_loss", [BASELINE]))
     with pytest.raises(Undecided, match="baseline_loss is not finite at step 10"):
         stuck_at_baseline(reading(history_of(FLAT, run=COMPLETED), "baseline_loss", [BASELINE, math.inf]))
+
+
+def test_healthy_squares_tell_little_of_a_loss_that_is_indifferent_to_outliers() -> None:
+    with pytest.raises(Undecided, match="indifferent to outliers"):
+        stuck_at_baseline(beside(loss_head={"loss": "l1"}))

@@ -166,7 +166,8 @@ class _Bounded(Patient):
         net: Any = self.net
         means, logs = net.encode(inputs).chunk(2, 1)
         logits = net.decode(means + (0.5 * logs).exp() * torch.randn_like(means))
-        pixels = nn.functional.binary_cross_entropy_with_logits(logits, inputs, reduction="sum")
+        # A neighbour's noise goes beyond what is a probability.
+        pixels = nn.functional.binary_cross_entropy_with_logits(logits, inputs.clamp(0, 1), reduction="sum")
         return (pixels - 0.5 * (1 + logs - means.square() - logs.exp()).sum()) / len(inputs)
 
 
