@@ -34,9 +34,11 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from lightning_doctor.callbacks.case import Case
+    from lightning_doctor.gradient_noise import NoiseScale
 
 # What a verdict leaves.
 _ENDS = ("curvature", "curvature/high", "curvature/low")
+_Gauges = dict[str, float]
 
 
 class CurvatureProbe(Monitor):
@@ -227,22 +229,25 @@ class CurvatureProbe(Monitor):
         else:
             gauges |= noise_gauges(noise)
             case.history.lack(NOISE, noise.reason or "the noise of the gradient is undefined")
-        step = case.run.step
         if most:
+            gauges |= self._judge(case, point, noise, notes, most)
+            # Last, for what it tells more of is read by few rules.
             gauges["curvature/preconditioned"] = _preconditioned(case, point, most)
-            verdict = point.judge(most)
-            if verdict.ends is not None:
-                gauges |= {"curvature/high": verdict.ends.high, "curvature/low": verdict.ends.low}
-            line = point.line(verdict)
-            earlier = standing_probe(case.history)
-            # One that time cut short says less than an earlier one that still stands.
-            if not verdict.cut_short or earlier is None or earlier.kind == "inconclusive":
-                way = {"step": step, "backend": point.backend, "notes": [*notes, *point.notes]}
-                found = {**way, **described(verdict, noise), **({"line": line} if line else {})}
-                case.history.facts["curvature"] = found
-                case.history.absent.pop("curvature", None)
         numbers = torch.tensor([gauges.get(name, math.nan) for name in GAUGES], dtype=torch.float64)
-        case.window.put(step, numbers, partial(receive_gauges, case))
+        case.window.put(case.run.step, numbers, partial(receive_gauges, case))
+
+    def _judge(self, case: Case, point: Point, noise: NoiseScale | str, notes: list[str], most: int) -> _Gauges:
+        """Gives a verdict, and returns the ends of the spectrum."""
+        verdict = point.judge(most)
+        line = point.line(verdict)
+        earlier = standing_probe(case.history)
+        # One that time cut short says less than an earlier one that still stands.
+        if not verdict.cut_short or earlier is None or earlier.kind == "inconclusive":
+            way = {"step": case.run.step, "backend": point.backend, "notes": [*notes, *point.notes]}
+            found = {**way, **described(verdict, noise), **({"line": line} if line else {})}
+            case.history.facts["curvature"] = found
+            case.history.absent.pop("curvature", None)
+        return {} if verdict.ends is None else {"curvature/high": verdict.ends.high, "curvature/low": verdict.ends.low}
 
     def _fail(self, case: Case, error: Exception) -> None:
         """Keeps what went wrong until this rank meets the others, who would wait for it; alone it is told at once."""

@@ -26,8 +26,8 @@ from lightning_doctor.measure.verdict import CriticalPoint, judge
 
 # Of a preconditioned spectrum only the largest eigenvalue is wanted: negative ones matter where they are as large.
 _LARGEST, _MOST_LARGEST = 0.5, 30
-# Vectors that scaling takes: the diagonal, and what it has scaled.
-_SCALED = 2
+# Vectors that scaling takes: the diagonal, what it has scaled, and the gradient that is kept of a verdict.
+_SCALED = 3
 # Pairs of gradients, of whose noise they tell.
 _PAIRS = 4
 # Of a line, on each side of where the weights are.
@@ -204,15 +204,23 @@ class Point:
         return noise_scale(small, big, size, 2 * size)
 
     def preconditioned(self, root: Tensor, most: int) -> float:
-        """Returns the largest eigenvalue of P^½HP^½ for a diagonal P^½ [n]; NaN for none.
+        """Returns the largest eigenvalue of P^½HP^½ for a diagonal P^½ [n]; NaN for none, and where time is over.
 
         By at most so many products, less those whose memory the diagonal and what it scales take.
         """
+        if not self._meeting.may_go_on():
+            return math.nan
         hessian = self._hessian(self._samples.choosing[:1])
         product = preconditioned(hessian, root.to(self._land.like))
-        found = ends(product, self._land.like, share=_LARGEST, most=min(most - _SCALED, _MOST_LARGEST))
+        found = ends(
+            product,
+            self._land.like,
+            share=_LARGEST,
+            most=min(most - _SCALED, _MOST_LARGEST),
+            may_go_on=self._meeting.may_go_on,
+        )
         hessian.release()
-        return math.nan if found is None else found.high
+        return math.nan if found is None or found.stopped == "time" else found.high
 
     def judge(self, most: int) -> CriticalPoint:
         """Says what kind of point this is, by at most so many products, each of which keeps a vector."""

@@ -20,6 +20,7 @@ from lightning_doctor.budget import Budget
 from lightning_doctor.callbacks.allowance import Allowance
 from lightning_doctor.callbacks.curvature import CurvatureProbe
 from lightning_doctor.callbacks.gauges import GAUGES
+from lightning_doctor.callbacks.meeting import Meeting
 from lightning_doctor.callbacks.point import Point
 from lightning_doctor.history import History
 from lightning_doctor.measure.verdict import CriticalPoint
@@ -463,3 +464,21 @@ def test_a_doctor_takes_the_probe_that_the_user_made(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert doctor.report.notes == []
+
+
+def test_the_preconditioned_curvature_comes_last_and_heeds_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    judge, scaled = Point.judge, Point.preconditioned
+    monkeypatch.setattr(Point, "judge", lambda *args: asked.append("judge") or judge(*args))
+    monkeypatch.setattr(Point, "preconditioned", lambda *args: asked.append("scaled") or scaled(*args))
+    monkeypatch.setattr(Meeting, "may_go_on", lambda self: False)
+    probe = CurvatureProbe(every_n_steps=20)
+    probe.settings.strict = True
+    trainer(tmp_path, probe, max_epochs=30).fit(DigitsNet(1e-3, torch.optim.Adam), digits(0, 320, 320))
+    assert probe.report is not None
+    history = probe.report.history
+    assert asked[:2] == ["judge", "scaled"]
+    assert "curvature/sharpness" in history
+    assert "curvature/preconditioned" not in history
