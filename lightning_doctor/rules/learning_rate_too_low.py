@@ -76,7 +76,7 @@ def learning_rate_too_low(
     # Where nothing tells how low the loss can come, a fall that fades has come down to what there is.
     if now.most is None and not idle and _fades(losses):
         return None
-    late = stretch(losses, 0.5)
+    late = stretch(losses, 0.5) or losses.values[-2:]
     half = len(late) // 2
     fall, level = shift(late[:half], late[half:]), median(late[half:])
     # Medians a quarter of the run apart; what noise hides, the scans tell.
