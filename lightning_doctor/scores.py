@@ -146,25 +146,28 @@ def ever_learned(other: Scores, baseline: float, learned: float) -> bool:
     """Whether rows that were not trained on were ever predicted better than by a constant."""
     if other.skills and not math.isfinite(other.skill_error) and other.rows > 0:
         # Of numbers, beside the best constant of the same rows, which may be another than that of the training rows.
-        return any(
-            skill > _chance(sigmas, other.rows)
-            for skill, sigmas in ((max(other.skills), _BEST_LOOK), (median(other.skills), _ANY_LOOK))
-        )
+        return _surely_skilled(other)
     for loss, error in zip(other.losses, other.errors, strict=True):
         if baseline - loss > max(learned * baseline, 2 * error if math.isfinite(error) else 0.0):
             return True
-    if not other.skills or not math.isfinite(other.skill_error):
-        return False
+    return _surely_skilled(other)
+
+
+def _surely_skilled(other: Scores) -> bool:
+    """Whether more is avoided of a constant's errors than predictions which know nothing avoid by luck."""
     # Of a dozen looks at the same rows the best is lucky.
-    return max(other.skills) > _BEST_LOOK * other.skill_error or median(other.skills) > _ANY_LOOK * other.skill_error
+    best, usual = _luck(other, _BEST_LOOK), _luck(other, _ANY_LOOK)
+    return bool(other.skills) and (max(other.skills) > best or median(other.skills) > usual)
 
 
-def _chance(sigmas: float, rows: float) -> float:
-    """Returns the share of squared errors that predictions which know nothing avoid by luck.
+def _luck(other: Scores, sigmas: float) -> float:
+    """Returns the skill that luck may bring at so many standard errors; NaN where unknown.
 
-    Those of spread r, in that of the targets, avoid 2·r·z/√rows - r² at z standard errors: z²/rows at the most.
+    Of numbers, predictions of spread r, in that of the targets, avoid 2·r·z/√rows - r²: z²/rows at the most.
     """
-    return sigmas**2 / rows
+    if math.isfinite(other.skill_error):
+        return sigmas * other.skill_error
+    return sigmas**2 / other.rows if other.rows > 0 else math.nan
 
 
 def learned_at_first(history: History, baseline: float, learned: float) -> bool:
