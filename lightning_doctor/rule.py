@@ -70,24 +70,15 @@ class Rule:
         for name, least in self.needs.items():
             # The family first: "several optimizers" is a reason to lack `train_loss`, but not all of its members.
             members = history.family(name[:-2]) if name.endswith("/*") else []
-            lacks = [self._lacks(history, member, least) for member in members or [name.removesuffix("/*")]]
+            lacks = [
+                lacking(history, member, least, non_finite=self.non_finite)
+                for member in members or [name.removesuffix("/*")]
+            ]
             if None not in lacks:
                 return lacks[0]
         newest = {name: history[name].steps[-1] for name in self.recent if name in history}
         old = next((name for name, step in newest.items() if not is_recent(history, step)), None)
         return None if old is None else f"the newest {old} is of step {newest[old]}: too old to tell of now"
-
-    def _lacks(self, history: History, name: str, least: int) -> str | None:
-        reason = history.absent.get(name) or history.absent.get(name.partition("/")[0])
-        if reason and name not in history:
-            return reason
-        series = history.get(name)
-        bad = series.broken_at()
-        if bad is not None and not self.non_finite:
-            return f"{name} is not finite at step {series.steps[bad]}"
-        if len(series) < least:
-            return f"{name} has {len(series)} of the {least} values needed"
-        return None
 
 
 def rule(
@@ -123,6 +114,27 @@ def rule(
         )
 
     return decorate
+
+
+def lacking(history: History, name: str, least: int, *, non_finite: bool = False) -> str | None:
+    """Returns why a series does not suffice, as a clause; None where it does.
+
+    Args:
+        history: The run.
+        name: Of the series.
+        least: How many values are needed.
+        non_finite: Whether NaN and infinite ones will do.
+    """
+    reason = history.absent.get(name) or history.absent.get(name.partition("/")[0])
+    if reason and name not in history:
+        return reason
+    series = history.get(name)
+    bad = series.broken_at()
+    if bad is not None and not non_finite:
+        return f"{name} is not finite at step {series.steps[bad]}"
+    if len(series) < least:
+        return f"{name} has {len(series)} of the {least} values needed"
+    return None
 
 
 def is_recent(history: History, step: int) -> bool:

@@ -13,7 +13,7 @@ from lightning_doctor.loss_head import loss_head
 from lightning_doctor.noise import levels, noise, stretch
 from lightning_doctor.progress import ROBUST, standing
 from lightning_doctor.reference import has_hidden_layer
-from lightning_doctor.rule import Undecided, is_recent, rule
+from lightning_doctor.rule import Undecided, is_recent, lacking, rule
 from lightning_doctor.scores import scores
 
 # Of a run, whose medians tell when it had learned something, or how sure its level is.
@@ -65,10 +65,13 @@ def stuck_at_baseline(
         network without a hidden layer so does a signal so weak that as many weights fit as much of pure noise (Wilks
         1938: p of them take p / 2n off the mean log-likelihood of n samples).
     """
-    losses, baselines = history["train_loss"], history.get("baseline_loss")
-    if len(baselines) < _FEWEST:
-        return _scored_like_one(history, learned)
-    baseline = _finite(baselines)
+    losses, baselines = history["train_loss"], history.get("baseline_loss").values
+    lack = lacking(history, "baseline_loss", _FEWEST)
+    if lack is not None:
+        if len(baselines) < _FEWEST:
+            return _scored_like_one(history, learned, lack)
+        raise Undecided(lack)
+    baseline = baselines[-1]
     now = standing(history)
     spent = losses.steps[-1] - losses.steps[0] + 1
     waited = now.ended or (spent >= least and (4 * least <= spent if now.share is None else now.share >= patience))
@@ -100,14 +103,7 @@ def stuck_at_baseline(
     )
 
 
-def _finite(baselines: Series) -> float:
-    broken = baselines.broken_at()
-    if broken is not None:
-        raise Undecided(f"baseline_loss is not finite at step {baselines.steps[broken]}")
-    return baselines.values[-1]
-
-
-def _scored_like_one(history: History, learned: float) -> Finding | None:
+def _scored_like_one(history: History, learned: float, lack: str) -> Finding | None:
     """Goes by the skill on rows that were scored, of a run that is over and whose constant's loss is not known."""
     rows = [scores(history, sample) for sample in ("train", "validation")]
     skills = [each.skills[-1] for each in rows if each is not None and each.skills]
@@ -115,8 +111,7 @@ def _scored_like_one(history: History, learned: float) -> Finding | None:
     if loss_head(history).loss in ROBUST:
         raise Undecided("squares of errors tell little of a loss that is indifferent to outliers")
     if train is None or not train.skills or not now.ended or not is_recent(history, train.skill_steps[-1]):
-        lack = history.absent.get("baseline_loss")
-        raise Undecided(lack or f"baseline_loss has {len(history.get('baseline_loss'))} of the {_FEWEST} values needed")
+        raise Undecided(lack)
     if now.improving or max(skills) > learned:
         return None
     return Finding(
