@@ -70,16 +70,13 @@ def noise_floor(
     start, level, change = median(losses.values[:8]), median(late), shift(late[:half], late[half:])
     falls = change.sigmas < -sigmas and -change.change > moved * level
     rises = change.sigmas > sigmas and change.change > moved * level
-    if half < 16 or falls or rises or not level < (1 - _PROGRESS) * start:
+    if half < 16 or falls or rises or not (level < (1 - _PROGRESS) * start or (now.learned or 0) > _PROGRESS):
         return None
     least = _least_scale(history)
     if least < dominance * batch:
         return None
     held_up = _held_up(history, batch, level) if level > 0 else None
     longer, made = _longer_is_worse(history), _mean(history, "scan/1")
-    if made is not None and made[0] < -_SURE * made[1]:
-        # On other samples the steps still go down: it is not noise that ends the fall.
-        return None
     if held_up is None and not longer:
         return None
     if held_up is not None and not held_up >= gain * level:
