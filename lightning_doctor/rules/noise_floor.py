@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from statistics import fmean, median, stdev
 
 from lightning_doctor.curvature import is_full_batch, known, noise_bounds, step_batch
+from lightning_doctor.error_bars import student_quantile
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.noise import shift, stretch
@@ -15,10 +17,13 @@ from lightning_doctor.rule import Undecided, rule
 
 # Scans that tell a mean with its error; standard errors that make it sure.
 _SCANS, _SURE = 6, 2.0
-# Share of its start that the loss must have lost to be on a floor and not still on its first plateau.
+# Share of its start, or of what a constant scores, that the loss must be under to be on a floor and not still on its
+# first plateau.
 _PROGRESS = 0.05
 # How often a bound of the noise scale may err at most, and how many of them together.
 _ERRS, _SELDOM = 0.1, 0.05
+# How seldom scans may be so low by luck, to count against a loss that rests.
+_UNLIKELY = 0.001
 
 
 @rule(
@@ -77,6 +82,9 @@ def noise_floor(
         return None
     held_up = _held_up(history, batch, level) if level > 0 else None
     longer, made = _longer_is_worse(history), _mean(history, "scan/1")
+    if made is not None and made.mean < -made.error * student_quantile(1 - _UNLIKELY, made.count - 1):
+        # On other samples the steps still go down, whatever the losses say: they may be of a kind that changes.
+        return None
     if held_up is None and not longer:
         return None
     if held_up is not None and not held_up >= gain * level:
@@ -94,7 +102,7 @@ def noise_floor(
             "rate": rate,
             "batch": batch,
             **known(least_noise_scale=least, held_up=math.nan if held_up is None else held_up),
-            **({} if made is None else known(scanned_change=made[0])),
+            **({} if made is None else known(scanned_change=made.mean)),
         },
         remedy=f"decay lr from {rate:.3g} towards zero over the rest of the run (`CosineAnnealingLR`), or use batches "
         f"of {4 * batch} or more (`accumulate_grad_batches`)",
@@ -154,11 +162,18 @@ def _held_up(history: History, batch: int, level: float) -> float | None:
     return held_up if held_up <= 2 * level else None
 
 
-def _mean(history: History, name: str) -> tuple[float, float] | None:
+@dataclass(frozen=True)
+class _Mean:
+    mean: float
+    error: float
+    count: int
+
+
+def _mean(history: History, name: str) -> _Mean | None:
     """Returns the mean of the later scans and its standard error; None where they are too few."""
     series = history.get(name).finite()
     values = [max(-1e6, min(1e6, value)) for value in stretch(series, 0.5)]
-    return (fmean(values), stdev(values) / math.sqrt(len(values))) if len(values) >= _SCANS else None
+    return _Mean(fmean(values), stdev(values) / math.sqrt(len(values)), len(values)) if len(values) >= _SCANS else None
 
 
 def _longer_is_worse(history: History) -> bool:

@@ -10,7 +10,7 @@ from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History, Series
 from lightning_doctor.layers import is_linear
 from lightning_doctor.loss_head import loss_head
-from lightning_doctor.noise import levels, noise, stretch
+from lightning_doctor.noise import levels, noise, shift, stretch
 from lightning_doctor.progress import ROBUST, standing
 from lightning_doctor.reference import has_hidden_layer
 from lightning_doctor.rule import Undecided, is_recent, lacking, rule
@@ -98,7 +98,7 @@ def stuck_at_baseline(
         evidence=evidence,
         remedy=_REMEDY,
         confidence=Confidence.CONFIRMED,
-        onset=_since(losses, baseline - max(learned * baseline, chance)),
+        onset=_since(losses, baseline - max(learned * baseline, chance), sigmas),
         signals=("train_loss", "baseline_loss", "skill"),
     )
 
@@ -183,8 +183,16 @@ def _by_chance(history: History, baseline: float, sigmas: float) -> float:
     return 2 * gain * baseline if head.loss == "mse" else gain
 
 
-def _since(losses: Series, learned: float) -> int:
-    """Returns the step since which nothing is learned: of a run that had learned something, where that was lost."""
-    medians = [median(part) for i in range(_PARTS) if (part := stretch(losses, i / _PARTS, (i + 1) / _PARTS))]
-    under = max((index for index, level in enumerate(medians, 1) if level < learned), default=0)
-    return losses.steps[0] + under * (losses.steps[-1] - losses.steps[0]) // len(medians)
+def _since(losses: Series, learned: float, sigmas: float) -> int:
+    """Returns the step since which nothing is learned: where what had been learned was lost, or the loss came to rest.
+
+    Args:
+        losses: The training losses.
+        learned: Under which something was learned.
+        sigmas: How surely the loss must have fallen since for a part of the run not to be at rest [standard errors].
+    """
+    parts = [part for i in range(_PARTS) if (part := stretch(losses, i / _PARTS, (i + 1) / _PARTS))]
+    lost = max((index for index, part in enumerate(parts, 1) if median(part) < learned), default=0)
+    late = stretch(losses, 0.6) or parts[-1]
+    fell = next((index for index, part in enumerate(parts) if shift(part, late).sigmas > -sigmas), 0)
+    return losses.steps[0] + max(lost, fell) * (losses.steps[-1] - losses.steps[0]) // len(parts)

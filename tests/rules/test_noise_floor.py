@@ -115,6 +115,19 @@ def test_healthy_steps_that_still_lower_the_loss_of_other_samples() -> None:
     assert noise_floor(scans(run(), -0.004, -0.001)) is None
 
 
+def test_a_few_scans_that_went_down_by_luck_do_not_outweigh_a_loss_that_rests() -> None:
+    # Six of them, 4.6 standard errors under zero: with five degrees of freedom three in a thousand are.
+    down = [0.0] * 6 + [-0.127, -0.101, -0.076, -0.217, -0.228, -0.056]
+    assert noise_floor(scanned(run(), down, smaller=-0.2)) is not None
+    assert noise_floor(scanned(run(), [0.0] * 6 + [-0.127, -0.101] * 3, smaller=-0.2)) is None
+
+
+def test_sick_a_loss_whose_first_values_were_low_by_luck() -> None:
+    assert noise_floor(run(noisy([0.9] * 400, 0.1))) is None
+    low = reading(run(noisy([0.9] * 400, 0.1), skill=None), "baseline_loss", [1.3] * 40)
+    assert noise_floor(low) is not None
+
+
 def test_healthy_a_run_that_does_well() -> None:
     assert noise_floor(run(skill=0.9)) is None
 

@@ -37,6 +37,12 @@ def test_what_was_learned_and_lost_began_where_it_was_lost() -> None:
     assert never.onset == 0
 
 
+def test_it_began_where_the_loss_came_to_rest() -> None:
+    finding = stuck_at_baseline(run(noisy([BASELINE + 1 - step / 200 for step in range(200)] + [BASELINE] * 200, 0.05)))
+    assert finding is not None
+    assert 167 <= finding.onset <= 200  # type: ignore[operator]
+
+
 def test_sick_a_loss_over_it() -> None:
     finding = stuck_at_baseline(run([8.0] * 400))
     assert finding is not None
