@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from lightning_doctor.measure.batches import at, dense, leaves, roles_by_structu
 from lightning_doctor.measure.held_out_rows import RowSample, columns
 from lightning_doctor.measure.references import HIDDEN, References, Task, task_of
 from lightning_doctor.measure.rows import take, tensor_bytes
+from lightning_doctor.measure.tokens import Tokens, stands_for_kinds
 from lightning_doctor.progress import standing
 from lightning_doctor.sinks.report import read
 
@@ -196,18 +198,19 @@ class ReferenceProbe(Monitor):
         fitted, scored = torch.arange(0, rows, 2), torch.arange(1, rows, 2)
         if getattr(getattr(case.trainer.train_dataloader, "sampler", None), "replacement", False):
             # The same row may have been drawn for both halves.
-            like = torch.unique(_table(whole, place, task)[0], dim=0, return_inverse=True)[1]
+            like = torch.unique(_inputs(whole, place), dim=0, return_inverse=True)[1]
             scored = scored[~torch.isin(like[scored], like[fitted])]
             if len(scored) < _FEWEST:
                 raise Unrehearsable(f"{len(scored)} rows are drawn once only: too few to score a fitted model on")
-        inputs, targets = _table(take(whole, rows, fitted), place, task)
+        encoded = _encoding(_inputs(take(whole, rows, fitted), place))
+        inputs, targets = _table(take(whole, rows, fitted), place, task, encoded)
         clock = case.budget.clock
         deadline = clock() + self._fitting
         models = References(task, inputs, targets, lambda: clock() < deadline)
         # Of all rows that were not fitted, some from everywhere in each part.
         places = [scored[part::_PARTS] for part in range(_PARTS)]
         self._parts = [(take(whole, rows, index), len(index)) for index in places]
-        tables = [_table(batch, place, task) for batch, _ in self._parts]
+        tables = [_table(batch, place, task, encoded) for batch, _ in self._parts]
         self._fitted = {name: [float(models.losses(name, *table).mean()) for table in tables] for name in _NAMES}
         self._constant = fmean(self._fitted["constant"])
         self._shallow_parameters = models.parameters("shallow")
@@ -243,13 +246,14 @@ def _task(case: Case, sample: RowSample) -> tuple[Task, tuple[Place | None, Plac
     inputs, targets = at(found, roles.inputs), at(found, roles.targets)
     if inputs is None or targets is None:
         raise Unrehearsable("which part of the batch is the input and which the target cannot be told")
-    if not inputs.is_floating_point():
-        raise Unrehearsable("the inputs are no real numbers")
+    if inputs.is_complex():
+        raise Unrehearsable("the inputs are complex numbers")
     task = None
     if kind is not None and targets.numel() == rows * (targets.numel() // rows):
         outputs = int(head.get("classes") or 0) if kind == "classes" else targets.numel() // rows
         task = task_of(loss, outputs)
-    if task is None or task.kind != kind or not 0 < task.outputs <= _COLUMNS or targets.ndim > 2:
+    several = kind == "classes" and targets.numel() != rows
+    if task is None or task.kind != kind or not 0 < task.outputs <= _COLUMNS or targets.ndim > 2 or several:
         raise Unrehearsable(f"no simple model is fitted for {loss or 'this loss'} with these targets")
     if _differ(head, targets):
         raise Unrehearsable("the targets of the loss are not those of the batch")
@@ -267,14 +271,25 @@ def _differ(head: dict[str, Any], targets: Tensor) -> bool:
     return bool(abs(mean - here) > max(spread, own)) or rescaled
 
 
-def _table(batch: Any, place: tuple[Place | None, Place | None], task: Task) -> tuple[Tensor, Tensor]:
-    found = dense(leaves(batch))
-    inputs, targets = at(found, place[0]), at(found, place[1])
+def _inputs(batch: Any, place: tuple[Place | None, Place | None]) -> Tensor:
+    inputs = at(dense(leaves(batch)), place[0])
     assert inputs is not None
+    return inputs.reshape(len(inputs), -1).cpu()
+
+
+def _encoding(rows: Tensor) -> Callable[[Tensor], Tensor]:
+    """Returns what makes columns of finite numbers of rows like these."""
+    return Tokens(rows, _COLUMNS) if stands_for_kinds(rows) else partial(columns, most=_COLUMNS)
+
+
+def _table(
+    batch: Any, place: tuple[Place | None, Place | None], task: Task, encoded: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    rows, targets = encoded(_inputs(batch, place)), at(dense(leaves(batch)), place[1])
     assert targets is not None
-    rows, wanted = columns(inputs, _COLUMNS).cpu(), targets.cpu()
     if not rows.isfinite().all():
         raise Unrehearsable("not every input is finite")
+    wanted = targets.cpu()
     return rows, wanted.reshape(-1) if task.kind == "classes" else wanted.reshape(len(rows), -1)
 
 
