@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lightning_doctor.budget import too_dear
 from lightning_doctor.callbacks.loaders import loader_size
 from lightning_doctor.callbacks.monitor import Monitor
 from lightning_doctor.callbacks.rehearsal import Rehearsal, Unrehearsable, obstacle, why_not
+from lightning_doctor.callbacks.simple_task import Places, encoding, find_task, inputs_of, table
 from lightning_doctor.logs.runs import NothingToJudgeError, find_runs, read_run
-from lightning_doctor.measure.batches import Path as Place
-from lightning_doctor.measure.batches import at, dense, leaves, roles_by_structure
-from lightning_doctor.measure.held_out_rows import RowSample, columns
-from lightning_doctor.measure.references import HIDDEN, References, Task, task_of
+from lightning_doctor.measure.held_out_rows import RowSample
+from lightning_doctor.measure.references import HIDDEN, References, Task
 from lightning_doctor.measure.rows import take, tensor_bytes
-from lightning_doctor.measure.tokens import Tokens, stands_for_kinds
 from lightning_doctor.progress import standing
 from lightning_doctor.sinks.report import read
 
@@ -32,15 +29,10 @@ if TYPE_CHECKING:
 # Rows that are kept, half of which are fitted, and the batches that the other half is scored in.
 _ROWS, _PARTS = 500, 8
 _FEWEST = 32
-# More columns than this are thinned out.
-_COLUMNS = 256
-# How many times as far as others targets scatter that are not the same.
-_ANOTHER_SCALE = 30.0
 # What fitting may take, and what it mostly does [seconds].
 _FITTING, _USUAL = 0.25, 0.15
 # The first step at which a plateau is worth a look, and how many times longer a run must be for the next.
 _FIRST, _GROWTH = 128, 2.0
-_KINDS = {"class_index": "classes", "binary": "binary", "real": "numbers"}
 _NAMES = ("constant", "linear", "shallow")
 
 
@@ -50,8 +42,9 @@ class ReferenceProbe(Monitor):
     The network was trained on both halves, the simple models on the first only: where one of them still does better,
     the network could. A constant, a linear model and a network with one hidden layer, with penalties on their weights
     that a quarter of the rows chooses; for cross-entropy, binary cross-entropy, squared and absolute errors that are
-    means and weigh all samples alike. The fact ``reference`` holds the losses, in the units of the training loss. A
-    model that is given is scored for every loss whose best constant is known, and beside it the others where they can.
+    means and weigh all samples alike. Of whole numbers, as words, they weigh what stands where and how often it occurs.
+    The fact ``reference`` holds the losses, in the units of the training loss. A model that is given is scored for
+    every loss whose best constant is known, and beside it the others where they can.
 
     Args:
         reference: What else to compare with: a loss that can be had, the log directory of another run, whose newest
@@ -180,7 +173,7 @@ class ReferenceProbe(Monitor):
 
     def _fit(self, case: Case) -> None:
         try:
-            self._fit_simple(case, *_task(case, self._sample))
+            self._fit_simple(case, *find_task(case.history, self._sample))
         except Unrehearsable:
             baselines = case.history.get("baseline_loss").finite().values
             if not isinstance(self.reference, nn.Module) or self._sample.rows < _FEWEST or not baselines:
@@ -191,26 +184,26 @@ class ReferenceProbe(Monitor):
                 raise
             self._fitted, self._constant = {}, baselines[-1]
 
-    def _fit_simple(self, case: Case, task: Task, place: tuple[Place | None, Place | None]) -> None:
+    def _fit_simple(self, case: Case, task: Task, place: Places) -> None:
         whole, rows = self._sample.batches(self._sample.rows)[0]
         if rows < 2 * _FEWEST:
             raise Unrehearsable(f"{rows} rows are too few to fit a model to half of them")
         fitted, scored = torch.arange(0, rows, 2), torch.arange(1, rows, 2)
         if getattr(getattr(case.trainer.train_dataloader, "sampler", None), "replacement", False):
             # The same row may have been drawn for both halves.
-            like = torch.unique(_inputs(whole, place), dim=0, return_inverse=True)[1]
+            like = torch.unique(inputs_of(whole, place), dim=0, return_inverse=True)[1]
             scored = scored[~torch.isin(like[scored], like[fitted])]
             if len(scored) < _FEWEST:
                 raise Unrehearsable(f"{len(scored)} rows are drawn once only: too few to score a fitted model on")
-        encoded = _encoding(_inputs(take(whole, rows, fitted), place))
-        inputs, targets = _table(take(whole, rows, fitted), place, task, encoded)
+        encoded = encoding(inputs_of(take(whole, rows, fitted), place))
+        inputs, targets = table(take(whole, rows, fitted), place, task, encoded)
         clock = case.budget.clock
         deadline = clock() + self._fitting
         models = References(task, inputs, targets, lambda: clock() < deadline)
         # Of all rows that were not fitted, some from everywhere in each part.
         places = [scored[part::_PARTS] for part in range(_PARTS)]
         self._parts = [(take(whole, rows, index), len(index)) for index in places]
-        tables = [_table(batch, place, task, encoded) for batch, _ in self._parts]
+        tables = [table(batch, place, task, encoded) for batch, _ in self._parts]
         self._fitted = {name: [float(models.losses(name, *table).mean()) for table in tables] for name in _NAMES}
         self._constant = fmean(self._fitted["constant"])
         self._shallow_parameters = models.parameters("shallow")
@@ -224,73 +217,6 @@ class ReferenceProbe(Monitor):
         self._able, self.kept = False, 0.0
         if self._target is None:
             case.history.lack(self.signals, reason)
-
-
-def _task(case: Case, sample: RowSample) -> tuple[Task, tuple[Place | None, Place | None]]:
-    """Returns what is to be predicted, and where inputs and targets are in a batch.
-
-    Raises:
-        Unrehearsable: Where that is not known, or none of those that simple models are fitted for.
-    """
-    head = case.history.fact("loss_head", {})
-    kind, loss = _KINDS.get(str(head.get("targets"))), str(head.get("loss"))
-    if not sample.rows or not head:
-        raise Unrehearsable(sample.reason or case.history.absent.get("loss_head", "the loss is not known"))
-    if head.get("reduction") != "mean" or head.get("weighted") or head.get("label_smoothing"):
-        raise Unrehearsable("the loss is no plain mean over samples")
-    if head.get("terms") != 1 or head.get("broadcast") or "baseline_loss" not in case.history:
-        raise Unrehearsable("the loss is more than that of its predictions")
-    whole, rows = sample.batches(sample.rows)[0]
-    found = dense(leaves(whole))
-    roles = roles_by_structure(found)
-    inputs, targets = at(found, roles.inputs), at(found, roles.targets)
-    if inputs is None or targets is None:
-        raise Unrehearsable("which part of the batch is the input and which the target cannot be told")
-    if inputs.is_complex():
-        raise Unrehearsable("the inputs are complex numbers")
-    task = None
-    if kind is not None and targets.numel() == rows * (targets.numel() // rows):
-        outputs = int(head.get("classes") or 0) if kind == "classes" else targets.numel() // rows
-        task = task_of(loss, outputs)
-    several = kind == "classes" and targets.numel() != rows
-    if task is None or task.kind != kind or not 0 < task.outputs <= _COLUMNS or targets.ndim > 2 or several:
-        raise Unrehearsable(f"no simple model is fitted for {loss or 'this loss'} with these targets")
-    if _differ(head, targets):
-        raise Unrehearsable("the targets of the loss are not those of the batch")
-    return task, (roles.inputs, roles.targets)
-
-
-def _differ(head: dict[str, Any], targets: Tensor) -> bool:
-    """Whether the loss sees other targets than the batch holds: scaled ones, or which sample belongs to which."""
-    mean, spread = head.get("target_mean"), head.get("target_std")
-    if mean is None or spread is None:
-        return False
-    here, own = float(targets.double().mean()), float(targets.double().std())
-    # Few batches of rare classes or heavy tails may be alike.
-    rescaled = min(spread, own) > 0 and max(spread, own) > _ANOTHER_SCALE * min(spread, own)
-    return bool(abs(mean - here) > max(spread, own)) or rescaled
-
-
-def _inputs(batch: Any, place: tuple[Place | None, Place | None]) -> Tensor:
-    inputs = at(dense(leaves(batch)), place[0])
-    assert inputs is not None
-    return inputs.reshape(len(inputs), -1).cpu()
-
-
-def _encoding(rows: Tensor) -> Callable[[Tensor], Tensor]:
-    """Returns what makes columns of finite numbers of rows like these."""
-    return Tokens(rows, _COLUMNS) if stands_for_kinds(rows) else partial(columns, most=_COLUMNS)
-
-
-def _table(
-    batch: Any, place: tuple[Place | None, Place | None], task: Task, encoded: Callable[[Tensor], Tensor]
-) -> tuple[Tensor, Tensor]:
-    rows, targets = encoded(_inputs(batch, place)), at(dense(leaves(batch)), place[1])
-    assert targets is not None
-    if not rows.isfinite().all():
-        raise Unrehearsable("not every input is finite")
-    wanted = targets.cpu()
-    return rows, wanted.reshape(-1) if task.kind == "classes" else wanted.reshape(len(rows), -1)
 
 
 def _scored(rehearsal: Rehearsal, parts: Sequence[tuple[Any, int]]) -> list[float]:

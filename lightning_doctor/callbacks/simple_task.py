@@ -1,0 +1,95 @@
+"""What simple models are to predict, and from which columns: rows of a batch as tables of numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from lightning_doctor.callbacks.rehearsal import Unrehearsable
+from lightning_doctor.history import History
+from lightning_doctor.measure.batches import Path as Place
+from lightning_doctor.measure.batches import at, dense, leaves, roles_by_structure
+from lightning_doctor.measure.held_out_rows import RowSample, columns
+from lightning_doctor.measure.references import Task, task_of
+from lightning_doctor.measure.tokens import Tokens, stands_for_kinds
+
+# More columns than this are thinned out.
+_COLUMNS = 256
+# How many times as far as others targets scatter that are not the same.
+_ANOTHER_SCALE = 30.0
+_KINDS = {"class_index": "classes", "binary": "binary", "real": "numbers"}
+Places = tuple[Place | None, Place | None]
+
+
+def find_task(history: History, sample: RowSample) -> tuple[Task, Places]:
+    """Returns what is to be predicted, and where inputs and targets are in a batch.
+
+    Raises:
+        Unrehearsable: Where that is not known, or none of those that simple models are fitted for.
+    """
+    head = history.fact("loss_head", {})
+    kind, loss = _KINDS.get(str(head.get("targets"))), str(head.get("loss"))
+    if not sample.rows or not head:
+        raise Unrehearsable(sample.reason or history.absent.get("loss_head", "the loss is not known"))
+    if head.get("reduction") != "mean" or head.get("weighted") or head.get("label_smoothing"):
+        raise Unrehearsable("the loss is no plain mean over samples")
+    if head.get("terms") != 1 or head.get("broadcast") or "baseline_loss" not in history:
+        raise Unrehearsable("the loss is more than that of its predictions")
+    whole, rows = sample.batches(sample.rows)[0]
+    found = dense(leaves(whole))
+    roles = roles_by_structure(found)
+    inputs, targets = at(found, roles.inputs), at(found, roles.targets)
+    if inputs is None or targets is None:
+        raise Unrehearsable("which part of the batch is the input and which the target cannot be told")
+    if inputs.is_complex():
+        raise Unrehearsable("the inputs are complex numbers")
+    task = None
+    if kind is not None and targets.numel() == rows * (targets.numel() // rows):
+        outputs = int(head.get("classes") or 0) if kind == "classes" else targets.numel() // rows
+        task = task_of(loss, outputs)
+    several = kind == "classes" and targets.numel() != rows
+    if task is None or task.kind != kind or not 0 < task.outputs <= _COLUMNS or targets.ndim > 2 or several:
+        raise Unrehearsable(f"no simple model is fitted for {loss or 'this loss'} with these targets")
+    if _differ(head, targets):
+        raise Unrehearsable("the targets of the loss are not those of the batch")
+    return task, (roles.inputs, roles.targets)
+
+
+def _differ(head: dict[str, Any], targets: Tensor) -> bool:
+    """Whether the loss sees other targets than the batch holds: scaled ones, or which sample belongs to which."""
+    mean, spread = head.get("target_mean"), head.get("target_std")
+    if mean is None or spread is None:
+        return False
+    here, own = float(targets.double().mean()), float(targets.double().std())
+    # Few batches of rare classes or heavy tails may be alike.
+    rescaled = min(spread, own) > 0 and max(spread, own) > _ANOTHER_SCALE * min(spread, own)
+    return bool(abs(mean - here) > max(spread, own)) or rescaled
+
+
+def inputs_of(batch: Any, place: Places) -> Tensor:
+    """Returns a batch's inputs ``[N, F]``, as they come."""
+    inputs = at(dense(leaves(batch)), place[0])
+    assert inputs is not None
+    return inputs.reshape(len(inputs), -1).cpu()
+
+
+def encoding(rows: Tensor) -> Callable[[Tensor], Tensor]:
+    """Returns what makes columns of finite numbers of rows like these."""
+    return Tokens(rows, _COLUMNS) if stands_for_kinds(rows) else partial(columns, most=_COLUMNS)
+
+
+def table(batch: Any, place: Places, task: Task, encoded: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """Returns a batch's inputs as columns ``[N, C]``, and its targets as the task has them.
+
+    Raises:
+        Unrehearsable: For inputs that are not finite.
+    """
+    rows, targets = encoded(inputs_of(batch, place)), at(dense(leaves(batch)), place[1])
+    assert targets is not None
+    if not rows.isfinite().all():
+        raise Unrehearsable("not every input is finite")
+    wanted = targets.cpu()
+    return rows, wanted.reshape(-1) if task.kind == "classes" else wanted.reshape(len(rows), -1)
