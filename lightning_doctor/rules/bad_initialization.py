@@ -9,6 +9,7 @@ from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.layers import measured, of_kind
 from lightning_doctor.loss_head import loss_head
+from lightning_doctor.prescriptions import is_adaptive, peak_rate
 from lightning_doctor.progress import Standing, costs_held_out, standing
 from lightning_doctor.rule import rule
 
@@ -135,7 +136,10 @@ def _loud(history: History, how: Standing, loud: float, enlarged: float) -> Find
     spoiled = _costs_more(how, history)
     # A last layer alone unlearns its weights soon.
     lasting = is_deep or how.ended or (how.share or 0.0) >= 0.5
-    if how.harmed or (spoiled and lasting):
+    # Inputs far under one are themselves to blame for what biases make of them.
+    if spoiled and lasting and _rate_would_do(history, hidden / max(inputs, 1.0)):
+        severity = Severity.ERROR
+    elif how.harmed or (spoiled and lasting):
         severity = Severity.WARNING
     else:
         severity = how.unless_good(Severity.WARNING) if is_deep else Severity.NOTE
@@ -188,6 +192,19 @@ def _loud_outputs(history: History, how: Standing, loud: float, enlarged: float)
         onset=0,
         signals=("train_loss", "baseline_loss", "output_level"),
     )
+
+
+def _rate_would_do(history: History, enlarged: float) -> bool:
+    """Whether the learning rate is too high for these weights only: not for some that do not enlarge what passes.
+
+    The curvature along the weights of a layer goes with the square of what it gets: 2 over it is what a rate of SGD may
+    be. Adam's steps do not go with their gradient, and change what is put out in proportion to it.
+    """
+    rate, limits, adaptive = peak_rate(history), history.get("scan_limit").finite().values, is_adaptive(history)
+    if rate is None or not limits or adaptive is None:
+        return False
+    limit = min(limits)
+    return limit < rate <= limit * (enlarged if adaptive else enlarged**2)
 
 
 def _costs_more(how: Standing, history: History) -> bool:

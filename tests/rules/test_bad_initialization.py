@@ -12,7 +12,7 @@ from lightning_doctor import Doctor
 from lightning_doctor.findings import Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.rules.bad_initialization import bad_initialization
-from tests.histories import COMPLETED, decay, history_of, noisy, reading
+from tests.histories import ADAM, COMPLETED, SGD, decay, history_of, noisy, reading
 from tests.runs import DigitsNet, fit
 
 FLAT = noisy([2.3] * 400, 0.02)
@@ -80,6 +80,27 @@ def test_sick_scars_that_only_held_out_data_show() -> None:
     finding = judge(GROWING, learned, skill=0.95, validation=200.0, run=COMPLETED)
     assert finding is not None
     assert finding.severity is Severity.WARNING
+
+
+@pytest.mark.parametrize(
+    ("optimizers", "limit", "severity"),
+    # Hidden values of 50 make the curvature 2500 times and the steps of Adam 50 times too large: a rate of 0.1 is too
+    # high for these weights only where the limit is 4e-5 or more, or 2e-3, and not too high at all over itself.
+    [
+        (SGD, 5e-5, Severity.ERROR),
+        (SGD, 3e-5, Severity.WARNING),
+        (SGD, 0.2, Severity.WARNING),
+        (ADAM, 3e-3, Severity.ERROR),
+        (ADAM, 1e-3, Severity.WARNING),
+    ],
+)
+def test_a_rate_that_would_do_for_other_weights_is_not_to_blame(
+    optimizers: Any, limit: float, severity: Severity
+) -> None:
+    history = run([50.0, 60.0], decay(100.0, 12.0, 20, 400), rates=(0.1,), optimizers=optimizers)
+    finding = bad_initialization(reading(history, "scan_limit", [limit, 10 * limit]))
+    assert finding is not None
+    assert finding.severity is severity
 
 
 def test_healthy_a_loud_start_that_is_unlearned_is_a_note() -> None:
