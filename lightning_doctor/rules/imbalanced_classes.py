@@ -38,7 +38,8 @@ def imbalanced_classes(
         95 of 100 labels are 0 and all predictions are 0
 
     Healthy:
-        95 of 100 labels are 0 and most of the others are found; ten classes as frequent as each other, all hard
+        95 of 100 labels are 0 and most of the others are found; ten classes as frequent as each other, all hard; a
+        network that finds no class but one, other frequent ones neither
 
     Remedy:
         Weights in inverse proportion to the counts, or a sampler that balances.
@@ -105,6 +106,9 @@ def _missed(
     if not missed or not _are_uneven(counts) or sum(rare[label] for label in missed) < 0.5 * sum(rare.values()):
         return None
     others = [value for label, value in recall.items() if label not in rare]
+    if not wrong_way and sum(value < found for value in others) > 0:
+        # Where frequent classes are not found either, it is not for being rare.
+        return None
     # Several frequent classes are told apart: what is missing are the rare ones.
     learns = len(others) > 1 and min(others) >= 0.5
     share = sum(rare[label] for label in missed) / sum(counts.values())

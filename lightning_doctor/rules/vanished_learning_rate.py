@@ -17,6 +17,8 @@ from lightning_doctor.step_sizes import longer_lowers
 
 # Three decays to a tenth may round to a little more than a thousandth.
 _ROUNDED = 1.000001
+# Share of its highest value over which a rate is one to speak of.
+_LIVE = 0.1
 # How many times longer steps must lower the loss, in what share of the scans since then, and how many tell.
 _LONGER, _MOST, _SCANS = 16.0, 0.8, 4
 
@@ -136,7 +138,7 @@ def vanished_learning_rate(
         evidence=evidence,
         remedy=_remedy(history, at, planned, signal, evidence),
         confidence=Confidence.CONFIRMED if still and signal == "learning_rate" else Confidence.SUSPECTED,
-        onset=at,
+        onset=_small_since(history, at, peak, signal),
         signals=(signal, "train_loss"),
     )
 
@@ -188,12 +190,7 @@ def _was_falling(history: History, losses: Series, at: int, peak: float, signal:
 
     A decay slows the loss down before it ends, so the last steps before the end say little.
     """
-    end = at
-    if signal == "learning_rate":
-        rates = history["learning_rate"]
-        live = [step for step, rate in zip(rates.steps, rates.values, strict=True) if step < at and rate > 0.1 * peak]
-        following = bisect_left(rates.steps, live[-1] + 1) if live else len(rates)
-        end = min(at, rates.steps[following]) if live and following < len(rates) else at
+    end = _small_since(history, at, peak, signal)
     values = losses.values[: max(4, bisect_left(losses.steps, end))]
     half = len(values) // 2
     # The second half of that stretch against the first quarter would still see a fall that ended long before.
@@ -205,6 +202,16 @@ def _was_falling(history: History, losses: Series, at: int, peak: float, signal:
     # So few values show a fall only over all of them.
     whole = shift(values[: len(values) // 3], values[-(len(values) // 3) :])
     return min(recent, whole.sigmas) if noise(values) > 0 else recent
+
+
+def _small_since(history: History, at: int, peak: float, signal: str) -> int:
+    """Returns since when the rate that was gone by a step was no longer one to speak of."""
+    if signal != "learning_rate":
+        return at
+    rates = history[signal]
+    live = [step for step, rate in zip(rates.steps, rates.values, strict=True) if step < at and rate > _LIVE * peak]
+    following = bisect_left(rates.steps, live[-1] + 1) if live else len(rates)
+    return min(at, rates.steps[following]) if live and following < len(rates) else at
 
 
 def _scheduler(history: History) -> str:

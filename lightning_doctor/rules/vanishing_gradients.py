@@ -105,7 +105,9 @@ def _through_layers(history: History, decay: float, reach: float, moved: float, 
     loss = abs(median(stretch(losses, 0.8) or losses.values[-1:]))
     if not norm and _is_cut_off(history):
         return None
-    if norms[last] < decay * norm or paths[last] < rewritten or not within <= reach * loss:
+    # Beside layers that do not move at all even one that moves little is free to.
+    free = paths[last] >= (rewritten if path else moved)
+    if norms[last] < decay * norm or not free or not within <= reach * loss:
         return None
     if path > moved and not (how.ended or (how.share or 0.0) >= 0.5):
         return None

@@ -161,5 +161,11 @@ def test_sick_in_a_real_run_that_misses_its_rare_class_and_healthy_where_it_stan
 def test_healthy_few_labels_make_no_class_surely_rare(scale: int, ill: bool) -> None:
     # Of 64 labels of ten classes the least frequent has two by chance; of 512 as uneven ones hardly 16.
     counts = {str(label): count * scale for label, count in enumerate([6, 8, 5, 10, 2, 6, 7, 8, 5, 7])}
-    finding = judge(counts, {"3": 64}, {label: float(label == "3") for label in counts}, head=LOGITS)
+    finding = judge(counts, {"0": 32, "3": 32}, {label: float(label != "4") for label in counts}, head=LOGITS)
     assert (finding is not None) is ill
+
+
+@pytest.mark.parametrize(("second", "ill"), [(0.0, False), (0.5, True)])
+def test_healthy_where_frequent_classes_are_missed_too_it_is_not_for_being_rare(second: float, ill: bool) -> None:
+    labels = {"0": 918, "1": 484, "2": 35}
+    assert (judge(labels, {"0": 400, "1": 200}, {"0": 1.0, "1": second, "2": 0.0}, LOGITS) is not None) is ill

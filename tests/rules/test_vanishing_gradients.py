@@ -55,6 +55,12 @@ def judge(*args: Any, **kwargs: Any) -> Finding | None:
     return vanishing_gradients(run(*args, **kwargs))
 
 
+@pytest.mark.parametrize(("early", "ill"), [(0.0, True), (1e-7, False)])
+def test_beside_layers_that_never_move_a_last_one_that_moves_little_is_free_to(early: float, ill: bool) -> None:
+    # 600 steps of 5e-4: 0.3 of its weights, where 0.5 is asked of one beside layers that move at all.
+    assert (judge(ratios=[early] * 5 + [5e-4]) is not None) is ill
+
+
 def test_sick_a_deep_sigmoid_stack_whose_early_layers_stay_where_they_began() -> None:
     finding = judge()
     assert finding is not None
