@@ -64,7 +64,7 @@ def dead_units(history: History, *, share: float = 0.5) -> Finding | None:
     """
     relus = of_kind(history, "relu")
     for entry in relus:
-        finding = _whole_layer(history, entry)
+        finding = _whole_layer(history, entry, share)
         if finding is not None:
             return finding
     shares = [(now, entry) for entry in relus if (now := _newest(history, str(entry.get("layer")))) is not None]
@@ -95,7 +95,7 @@ def dead_units(history: History, *, share: float = 0.5) -> Finding | None:
     )
 
 
-def _whole_layer(history: History, entry: dict[str, Any]) -> Finding | None:
+def _whole_layer(history: History, entry: dict[str, Any], share: float) -> Finding | None:
     layer, output = str(entry.get("layer")), entry.get("last") is True
     since = _all_zero_since(history, layer)
     if since is None:
@@ -115,7 +115,7 @@ def _whole_layer(history: History, entry: dict[str, Any]) -> Finding | None:
         evidence={"layer": layer, "dead": 1.0, "spread": 0.0, "since": since, "layers_cut_off": len(before)},
         remedy=_remedy(history, entry, began=began),
         confidence=Confidence.CONFIRMED if newest else Confidence.SUSPECTED,
-        onset=since,
+        onset=_dying_since(history, layer, share, since),
         signals=(f"activation_std/{layer}", *(f"grad_norm/{name}" for name in before[-1:])),
     )
 
@@ -135,6 +135,14 @@ def _all_zero_since(history: History, layer: str) -> int | None:
     whole = history.fact("trainer.batches_per_epoch") == 1
     seen = whole or (isinstance(batch, int) and batch * count >= _SAMPLES)
     return since if seen or 1.0 in history.get(f"dead_share/{layer}").since(since) else None
+
+
+def _dying_since(history: History, layer: str, share: float, dead: int) -> int:
+    """Returns since when most units of a layer were dead that is dead as a whole since a step."""
+    series = history.get(f"dead_share/{layer}").finite()
+    alive = [step for step, value in zip(series.steps, series.values, strict=True) if step < dead and value < share]
+    following = [step for step in series.steps if step < dead and (not alive or step > alive[-1])]
+    return min(following, default=dead)
 
 
 def _newest(history: History, layer: str) -> float | None:
