@@ -15,10 +15,10 @@ from lightning_doctor.budget import too_dear
 from lightning_doctor.callbacks.loaders import loader_size
 from lightning_doctor.callbacks.monitor import Monitor
 from lightning_doctor.callbacks.rehearsal import Rehearsal, Unrehearsable, obstacle, why_not
-from lightning_doctor.callbacks.simple_task import Places, encoding, find_task, inputs_of, table
+from lightning_doctor.callbacks.simple_task import SimpleTask, find_task
 from lightning_doctor.logs.runs import NothingToJudgeError, find_runs, read_run
 from lightning_doctor.measure.held_out_rows import RowSample
-from lightning_doctor.measure.references import HIDDEN, References, Task
+from lightning_doctor.measure.references import HIDDEN, References
 from lightning_doctor.measure.rows import take, tensor_bytes
 from lightning_doctor.progress import standing
 from lightning_doctor.sinks.report import read
@@ -42,7 +42,7 @@ class ReferenceProbe(Monitor):
     The network was trained on both halves, the simple models on the first only: where one of them still does better,
     the network could. A constant, a linear model and a network with one hidden layer, with penalties on their weights
     that a quarter of the rows chooses; for cross-entropy, binary cross-entropy, squared and absolute errors that are
-    means and weigh all samples alike. Of whole numbers, as words, they weigh what stands where and how often it occurs.
+    means and weigh all samples alike. Of what an embedding reads they weigh which kind is where and how often.
     The fact ``reference`` holds the losses, in the units of the training loss. A model that is given is scored for
     every loss whose best constant is known, and beside it the others where they can.
 
@@ -173,7 +173,7 @@ class ReferenceProbe(Monitor):
 
     def _fit(self, case: Case) -> None:
         try:
-            self._fit_simple(case, *find_task(case.history, self._sample))
+            self._fit_simple(case, find_task(case.history, self._sample))
         except Unrehearsable:
             baselines = case.history.get("baseline_loss").finite().values
             if not isinstance(self.reference, nn.Module) or self._sample.rows < _FEWEST or not baselines:
@@ -184,26 +184,27 @@ class ReferenceProbe(Monitor):
                 raise
             self._fitted, self._constant = {}, baselines[-1]
 
-    def _fit_simple(self, case: Case, task: Task, place: Places) -> None:
+    def _fit_simple(self, case: Case, simple: SimpleTask) -> None:
         whole, rows = self._sample.batches(self._sample.rows)[0]
         if rows < 2 * _FEWEST:
             raise Unrehearsable(f"{rows} rows are too few to fit a model to half of them")
         fitted, scored = torch.arange(0, rows, 2), torch.arange(1, rows, 2)
         if getattr(getattr(case.trainer.train_dataloader, "sampler", None), "replacement", False):
             # The same row may have been drawn for both halves.
-            like = torch.unique(inputs_of(whole, place), dim=0, return_inverse=True)[1]
+            like = torch.unique(simple.rows(whole), dim=0, return_inverse=True)[1]
             scored = scored[~torch.isin(like[scored], like[fitted])]
             if len(scored) < _FEWEST:
                 raise Unrehearsable(f"{len(scored)} rows are drawn once only: too few to score a fitted model on")
-        encoded = encoding(inputs_of(take(whole, rows, fitted), place))
-        inputs, targets = table(take(whole, rows, fitted), place, task, encoded)
+        half = take(whole, rows, fitted)
+        encoded = simple.encoding(half)
+        inputs, targets = simple.table(half, encoded)
         clock = case.budget.clock
         deadline = clock() + self._fitting
-        models = References(task, inputs, targets, lambda: clock() < deadline)
+        models = References(simple.task, inputs, targets, lambda: clock() < deadline)
         # Of all rows that were not fitted, some from everywhere in each part.
         places = [scored[part::_PARTS] for part in range(_PARTS)]
         self._parts = [(take(whole, rows, index), len(index)) for index in places]
-        tables = [table(batch, place, task, encoded) for batch, _ in self._parts]
+        tables = [simple.table(batch, encoded) for batch, _ in self._parts]
         self._fitted = {name: [float(models.losses(name, *table).mean()) for table in tables] for name in _NAMES}
         self._constant = fmean(self._fitted["constant"])
         self._shallow_parameters = models.parameters("shallow")

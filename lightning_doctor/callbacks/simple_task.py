@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -14,18 +15,68 @@ from lightning_doctor.measure.batches import Path as Place
 from lightning_doctor.measure.batches import at, dense, leaves, roles_by_structure
 from lightning_doctor.measure.held_out_rows import RowSample, columns
 from lightning_doctor.measure.references import Task, task_of
-from lightning_doctor.measure.tokens import Tokens, stands_for_kinds
+from lightning_doctor.measure.tokens import Tokens
 
 # More columns than this are thinned out.
 _COLUMNS = 256
 # How many times as far as others targets scatter that are not the same.
 _ANOTHER_SCALE = 30.0
 _KINDS = {"class_index": "classes", "binary": "binary", "real": "numbers"}
-Places = tuple[Place | None, Place | None]
+# Layers that take whole numbers for kinds, whose order means nothing.
+_EMBEDDINGS = ("Embedding", "EmbeddingBag")
 
 
-def find_task(history: History, sample: RowSample) -> tuple[Task, Places]:
-    """Returns what is to be predicted, and where inputs and targets are in a batch.
+@dataclass(frozen=True)
+class SimpleTask:
+    """What is to be predicted, and where in a batch.
+
+    Attributes:
+        task: What is predicted, and how that is scored.
+        inputs: Where the inputs are.
+        targets: Where the targets are.
+        kinds: Whether inputs stand for kinds, as words or categories.
+    """
+
+    task: Task
+    inputs: Place
+    targets: Place
+    kinds: bool
+
+    def rows(self, batch: Any) -> Tensor:
+        """Returns a batch's inputs ``[N, F]``, as they come."""
+        inputs = at(dense(leaves(batch)), self.inputs)
+        assert inputs is not None
+        return inputs.reshape(len(inputs), -1).cpu()
+
+    def encoding(self, batch: Any) -> Callable[[Tensor], Tensor]:
+        """Returns what makes columns of numbers ``[N, C]`` of rows like those of a batch.
+
+        Raises:
+            Unrehearsable: Where these rows are all alike.
+        """
+        if not self.kinds:
+            return partial(columns, most=_COLUMNS)
+        tokens = Tokens(self.rows(batch), _COLUMNS)
+        if not tokens.columns:
+            raise Unrehearsable("the inputs are the same in all rows")
+        return tokens
+
+    def table(self, batch: Any, encoded: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        """Returns a batch's inputs as columns ``[N, C]``, and its targets as the task has them.
+
+        Raises:
+            Unrehearsable: For inputs that are not finite.
+        """
+        rows, targets = encoded(self.rows(batch)), at(dense(leaves(batch)), self.targets)
+        assert targets is not None
+        if not rows.isfinite().all():
+            raise Unrehearsable("not every input is finite")
+        wanted = targets.cpu()
+        return rows, wanted.reshape(-1) if self.task.kind == "classes" else wanted.reshape(len(rows), -1)
+
+
+def find_task(history: History, sample: RowSample) -> SimpleTask:
+    """Returns what simple models are to predict.
 
     Raises:
         Unrehearsable: Where that is not known, or none of those that simple models are fitted for.
@@ -42,7 +93,7 @@ def find_task(history: History, sample: RowSample) -> tuple[Task, Places]:
     found = dense(leaves(whole))
     roles = roles_by_structure(found)
     inputs, targets = at(found, roles.inputs), at(found, roles.targets)
-    if inputs is None or targets is None:
+    if roles.inputs is None or roles.targets is None or inputs is None or targets is None:
         raise Unrehearsable("which part of the batch is the input and which the target cannot be told")
     if inputs.is_complex():
         raise Unrehearsable("the inputs are complex numbers")
@@ -55,7 +106,8 @@ def find_task(history: History, sample: RowSample) -> tuple[Task, Places]:
         raise Unrehearsable(f"no simple model is fitted for {loss or 'this loss'} with these targets")
     if _differ(head, targets):
         raise Unrehearsable("the targets of the loss are not those of the batch")
-    return task, (roles.inputs, roles.targets)
+    kinds = not inputs.is_floating_point() and history.fact("inputs.layer_class") in _EMBEDDINGS
+    return SimpleTask(task, roles.inputs, roles.targets, kinds)
 
 
 def _differ(head: dict[str, Any], targets: Tensor) -> bool:
@@ -67,29 +119,3 @@ def _differ(head: dict[str, Any], targets: Tensor) -> bool:
     # Few batches of rare classes or heavy tails may be alike.
     rescaled = min(spread, own) > 0 and max(spread, own) > _ANOTHER_SCALE * min(spread, own)
     return bool(abs(mean - here) > max(spread, own)) or rescaled
-
-
-def inputs_of(batch: Any, place: Places) -> Tensor:
-    """Returns a batch's inputs ``[N, F]``, as they come."""
-    inputs = at(dense(leaves(batch)), place[0])
-    assert inputs is not None
-    return inputs.reshape(len(inputs), -1).cpu()
-
-
-def encoding(rows: Tensor) -> Callable[[Tensor], Tensor]:
-    """Returns what makes columns of finite numbers of rows like these."""
-    return Tokens(rows, _COLUMNS) if stands_for_kinds(rows) else partial(columns, most=_COLUMNS)
-
-
-def table(batch: Any, place: Places, task: Task, encoded: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    """Returns a batch's inputs as columns ``[N, C]``, and its targets as the task has them.
-
-    Raises:
-        Unrehearsable: For inputs that are not finite.
-    """
-    rows, targets = encoded(inputs_of(batch, place)), at(dense(leaves(batch)), place[1])
-    assert targets is not None
-    if not rows.isfinite().all():
-        raise Unrehearsable("not every input is finite")
-    wanted = targets.cpu()
-    return rows, wanted.reshape(-1) if task.kind == "classes" else wanted.reshape(len(rows), -1)

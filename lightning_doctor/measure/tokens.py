@@ -5,14 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Under these whole numbers are levels, as of an image's pixels, or answers.
-_LEVELS = (torch.uint8, torch.bool)
-
-
-def stands_for_kinds(values: Tensor) -> bool:
-    """Whether numbers of this type usually stand for words or categories, whose order means nothing."""
-    return not values.is_floating_point() and not values.is_complex() and values.dtype not in _LEVELS
-
 
 class Tokens:
     """Says of rows which kind is at a place, and how often each occurs anywhere.
@@ -22,6 +14,9 @@ class Tokens:
     Args:
         rows: Whole numbers ``[N, …]``, as many at each row.
         most: How many columns, at most.
+
+    Attributes:
+        columns: How many there are.
     """
 
     def __init__(self, rows: Tensor, most: int) -> None:
@@ -34,6 +29,7 @@ class Tokens:
         counts = torch.cat([counts, anywhere])
         uneven = counts * (len(rows) - counts)
         best = uneven.topk(min(most, int((uneven > 0).sum()))).indices
+        self.columns = len(best)
         chosen = here[best[best < len(here)]]
         self._place, self._kind = chosen // len(kinds), kinds[chosen % len(kinds)]
         self._counted = kinds[(best[best >= len(here)] - len(here)).sort().values]

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler
 
 from lightning_doctor import Doctor, budget
 from lightning_doctor.callbacks import case
+from lightning_doctor.callbacks.batches import BatchMonitor
 from lightning_doctor.callbacks.heads import HeadMonitor
 from lightning_doctor.callbacks.reference import ReferenceProbe
 from lightning_doctor.history import History
@@ -26,7 +27,7 @@ def watch(folder: Path, net: Any, loader: Any = None, reference: Any = None, **o
     probe = ReferenceProbe(reference)
     probe.settings.strict = True
     probe.settings.overhead = 1.0
-    trainer(folder, HeadMonitor(), probe, **options).fit(net, loader or digits(0, 640))
+    trainer(folder, BatchMonitor(), HeadMonitor(), probe, **options).fit(net, loader or digits(0, 640))
     assert probe.report is not None
     return probe.report.history
 
