@@ -60,6 +60,7 @@ class Reference:
         rivals: The models it was compared with, whether or not simpler than it.
         hidden: The units of the network of one hidden layer.
         shallow_parameters: Its weights; 0 where they are not known.
+        kinds: Whether the simple models weigh which word or category is where: more than some networks can read.
     """
 
     step: int
@@ -69,6 +70,7 @@ class Reference:
     rivals: dict[str, Rival]
     hidden: int
     shallow_parameters: int = 0
+    kinds: bool = False
 
     def outweighs(self, parameters: object) -> bool:
         """Whether the network of one hidden layer has far more weights than the one that it was compared with."""
@@ -92,7 +94,8 @@ def read_reference(history: History) -> Reference | None:
         name: int(value) if math.isfinite(value := number(fact.get(name))) else 0
         for name in ("step", "rows", "hidden", "shallow_parameters")
     }
-    return Reference(constant=constant, network=network, rivals=rivals, **whole)
+    kinds = fact.get("kinds") is True
+    return Reference(constant=constant, network=network, rivals=rivals, kinds=kinds, **whole)
 
 
 def target(history: History) -> tuple[float, str] | None:

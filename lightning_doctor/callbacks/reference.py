@@ -71,7 +71,7 @@ class ReferenceProbe(Monitor):
         self._epoch = run.trainer.current_epoch
         self._fitted: dict[str, list[float]] | None = None
         self._constant = math.nan
-        self._shallow_parameters = 0
+        self._shallow_parameters, self._kinds = 0, False
         self._parts: list[tuple[Any, int]] = []
         self._look_at, self._fitting, self._scoring = _FIRST, _FITTING, 0.0
         planned = case.history.fact("trainer.planned_steps")
@@ -150,7 +150,7 @@ class ReferenceProbe(Monitor):
         network = _scored(rehearsal, self._parts)
         fact = {**(self._target or {}), "step": case.run.step, "rows": sum(rows for _, rows in self._parts)}
         fact |= {"hidden": HIDDEN, "shallow_parameters": self._shallow_parameters}
-        fact |= {"network": fmean(network), "constant": self._constant}
+        fact |= {"network": fmean(network), "constant": self._constant, "kinds": self._kinds}
         others = dict(self._fitted)
         if isinstance(self.reference, nn.Module):
             try:
@@ -206,7 +206,7 @@ class ReferenceProbe(Monitor):
         self._parts = [(take(whole, rows, index), len(index)) for index in places]
         tables = [simple.table(batch, encoded) for batch, _ in self._parts]
         self._fitted = {name: [float(models.losses(name, *table).mean()) for table in tables] for name in _NAMES}
-        self._constant = fmean(self._fitted["constant"])
+        self._constant, self._kinds = fmean(self._fitted["constant"]), simple.kinds
         self._shallow_parameters = models.parameters("shallow")
 
     def _other(self, case: Case) -> list[float]:

@@ -90,11 +90,10 @@ class Rest:
         """Returns what a batch's end is left with while every batch is a step that rests: the step is counted."""
         case, pace, budget, leader, staff = self._case, self._case.pace, self._case.budget, self._leader, self._staff
         clock, last = budget.clock, self._until - 1
-        # Looked up once: between two training steps every look-up misses the processor's caches.
+        # Looked up once: between two training steps every look-up misses the processor's caches. Who is lost wakes it.
         calls = [(part, part.rested) for part in staff.listening("rested")]
 
         def count(trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-            nonlocal calls
             if batch is None:
                 # Nothing was trained on.
                 return
@@ -110,7 +109,6 @@ class Rest:
                     call(case, outputs, batch_idx)
                 except Exception as error:  # noqa: BLE001, PERF203
                     staff.lose(part, error)
-                    calls = [kept for kept in calls if kept[0] is not part]
             case.stepped = False
             pace.steps = steps + 1
             budget.spent += clock() - began

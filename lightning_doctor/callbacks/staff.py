@@ -75,6 +75,7 @@ class Staff:
         if part in self._parts:
             self._parts.remove(part)
         self._listeners.clear()
+        self._case.rest.wake()
         self._case.consultation.failed(type(part).__name__, error)
 
     def attempt(self, part: str, act: Callable[[], T]) -> T | None:

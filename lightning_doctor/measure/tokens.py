@@ -5,11 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+# Of longer rows evenly spread places are looked at.
+_PLACES = 2048
+
 
 class Tokens:
     """Says of rows which kind is at a place, and how often each occurs anywhere.
 
-    Of all such columns those that differ most between the rows given: no row differs in what all or none have.
+    Of either sort of columns those that differ most between the rows given, as many of each where there are enough.
 
     Args:
         rows: Whole numbers ``[N, …]``, as many at each row.
@@ -20,23 +23,22 @@ class Tokens:
     """
 
     def __init__(self, rows: Tensor, most: int) -> None:
-        flat = rows.reshape(len(rows), -1)
-        kinds, places = torch.unique(flat), flat.shape[1]
-        index = torch.searchsorted(kinds, flat.contiguous())
-        codes = index + len(kinds) * torch.arange(places, device=flat.device)
-        here, counts = torch.unique(codes, return_counts=True)
-        anywhere = torch.bincount(_once_a_row(index), minlength=len(kinds)) if places > 1 else counts.new_zeros(0)
-        counts = torch.cat([counts, anywhere])
-        uneven = counts * (len(rows) - counts)
-        best = uneven.topk(min(most, int((uneven > 0).sum()))).indices
-        self.columns = len(best)
-        chosen = here[best[best < len(here)]]
-        self._place, self._kind = chosen // len(kinds), kinds[chosen % len(kinds)]
-        self._counted = kinds[(best[best >= len(here)] - len(here)).sort().values]
+        flat = _flat(rows)
+        count, places = flat.shape
+        kinds, index = torch.unique(flat, return_inverse=True)
+        codes, here = torch.unique(index + len(kinds) * torch.arange(places), return_counts=True)
+        # The variance of what is there or not; that of how often it occurs.
+        there = _best(here * (count - here), most if places == 1 else most // 2)
+        self._place, self._kind = codes[there] // len(kinds), kinds[codes[there] % len(kinds)]
+        often = torch.zeros(0, dtype=torch.long)
+        if places > 1:
+            often = _best(_spread(index, len(kinds)), most - len(there)).sort().values
+        self._counted = kinds[often]
+        self.columns = len(there) + len(often)
 
     def __call__(self, rows: Tensor) -> Tensor:
         """Returns the columns ``[N, C]`` of other rows of that shape."""
-        flat = rows.reshape(len(rows), -1).contiguous()
+        flat = _flat(rows)
         here: Tensor = (flat[:, self._place] == self._kind).float()
         if not len(self._counted):
             return here
@@ -46,10 +48,20 @@ class Tokens:
         return torch.cat([here, counts], dim=1)
 
 
-def _once_a_row(index: Tensor) -> Tensor:
-    """Returns each row's different kinds, those of all rows in one line."""
-    ordered = index.sort(1).values
-    first = torch.ones_like(ordered, dtype=torch.bool)
-    first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
-    chosen: Tensor = ordered[first]
-    return chosen
+def _flat(rows: Tensor) -> Tensor:
+    flat = rows.reshape(len(rows), -1).long()
+    return flat[:, :: max(1, -(-flat.shape[1] // _PLACES))].contiguous()
+
+
+def _best(values: Tensor, most: int) -> Tensor:
+    """Returns where the largest are, of those over zero."""
+    return values.topk(min(most, int((values > 0).sum()))).indices
+
+
+def _spread(index: Tensor, kinds: int) -> Tensor:
+    """Returns how far the number of each kind's occurrences varies between rows ``[kinds]``."""
+    rows = len(index)
+    pairs, often = torch.unique(index + kinds * torch.arange(rows)[:, None], return_counts=True)
+    often = often.double()
+    total, squares = (torch.bincount(pairs % kinds, power, minlength=kinds) for power in (often, often.square()))
+    return (squares / rows - (total / rows).square()).clamp(min=0.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from statistics import median
 from typing import Any
 
 from lightning_doctor.findings import Confidence, Finding, Severity
@@ -15,6 +16,8 @@ from lightning_doctor.rule import rule
 
 # Layers over which what passes must drown.
 _DEPTH = 3
+# Limits of the learning rate that tell of the first weights.
+_FIRST_LIMITS = 3
 
 
 @rule(
@@ -137,7 +140,7 @@ def _loud(history: History, how: Standing, loud: float, enlarged: float) -> Find
     # A last layer alone unlearns its weights soon.
     lasting = is_deep or how.ended or (how.share or 0.0) >= 0.5
     # Inputs far under one are themselves to blame for what biases make of them.
-    if spoiled and lasting and _rate_would_do(history, hidden / max(inputs, 1.0)):
+    if is_deep and spoiled and how.harmed and _rate_would_do(history, hidden / max(inputs, 1.0)):
         severity = Severity.ERROR
     elif how.harmed or (spoiled and lasting):
         severity = Severity.WARNING
@@ -203,7 +206,8 @@ def _rate_would_do(history: History, enlarged: float) -> bool:
     rate, limits, adaptive = peak_rate(history), history.get("scan_limit").finite().values, is_adaptive(history)
     if rate is None or not limits or adaptive is None:
         return False
-    limit = min(limits)
+    # At first: the weights are others later.
+    limit = median(limits[:_FIRST_LIMITS])
     return limit < rate <= limit * (enlarged if adaptive else enlarged**2)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import median
 from typing import Any
 
 from lightning_doctor.findings import Confidence, Finding, Severity
@@ -64,7 +65,7 @@ def dead_units(history: History, *, share: float = 0.5) -> Finding | None:
     """
     relus = of_kind(history, "relu")
     for entry in relus:
-        finding = _whole_layer(history, entry, share)
+        finding = _whole_layer(history, entry)
         if finding is not None:
             return finding
     shares = [(now, entry) for entry in relus if (now := _newest(history, str(entry.get("layer")))) is not None]
@@ -95,7 +96,7 @@ def dead_units(history: History, *, share: float = 0.5) -> Finding | None:
     )
 
 
-def _whole_layer(history: History, entry: dict[str, Any], share: float) -> Finding | None:
+def _whole_layer(history: History, entry: dict[str, Any]) -> Finding | None:
     layer, output = str(entry.get("layer")), entry.get("last") is True
     since = _all_zero_since(history, layer)
     if since is None:
@@ -115,7 +116,7 @@ def _whole_layer(history: History, entry: dict[str, Any], share: float) -> Findi
         evidence={"layer": layer, "dead": 1.0, "spread": 0.0, "since": since, "layers_cut_off": len(before)},
         remedy=_remedy(history, entry, began=began),
         confidence=Confidence.CONFIRMED if newest else Confidence.SUSPECTED,
-        onset=_dying_since(history, layer, share, since),
+        onset=_dying_since(history, layer, since),
         signals=(f"activation_std/{layer}", *(f"grad_norm/{name}" for name in before[-1:])),
     )
 
@@ -137,12 +138,15 @@ def _all_zero_since(history: History, layer: str) -> int | None:
     return since if seen or 1.0 in history.get(f"dead_share/{layer}").since(since) else None
 
 
-def _dying_since(history: History, layer: str, share: float, dead: int) -> int:
-    """Returns since when most units of a layer were dead that is dead as a whole since a step."""
+def _dying_since(history: History, layer: str, dead: int) -> int:
+    """Returns since when most of the units were dead that were not, as a rule, before the layer was dead as a whole."""
     series = history.get(f"dead_share/{layer}").finite()
-    alive = [step for step, value in zip(series.steps, series.values, strict=True) if step < dead and value < share]
-    following = [step for step in series.steps if step < dead and (not alive or step > alive[-1])]
-    return min(following, default=dead)
+    before = [(step, value) for step, value in zip(series.steps, series.values, strict=True) if step < dead]
+    if not before:
+        return dead
+    half = (1 + median(value for _, value in before)) / 2
+    alive = [step for step, value in before if value < half]
+    return min((step for step, _ in before if not alive or step > alive[-1]), default=dead)
 
 
 def _newest(history: History, layer: str) -> float | None:

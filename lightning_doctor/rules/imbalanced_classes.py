@@ -106,8 +106,7 @@ def _missed(
     if not missed or not _are_uneven(counts) or sum(rare[label] for label in missed) < 0.5 * sum(rare.values()):
         return None
     others = [value for label, value in recall.items() if label not in rare]
-    if not wrong_way and sum(value < found for value in others) > 0:
-        # Where frequent classes are not found either, it is not for being rare.
+    if not wrong_way and _misses_frequent_ones(counts, recall, rare, found):
         return None
     # Several frequent classes are told apart: what is missing are the rare ones.
     learns = len(others) > 1 and min(others) >= 0.5
@@ -140,6 +139,19 @@ def _missed(
         onset=0,
         signals=("train_loss", "skill"),
     )
+
+
+def _misses_frequent_ones(
+    counts: Mapping[str, float], recall: Mapping[str, float], rare: Mapping[str, float], found: float
+) -> bool:
+    """Whether most samples of frequent classes but the first are missed too, and that one has no majority.
+
+    Then it is not for being rare that a class is not found.
+    """
+    first = max(counts, key=counts.__getitem__)
+    frequent = {label: count for label, count in counts.items() if label not in rare and label != first}
+    missed = sum(count for label, count in frequent.items() if recall.get(label, 1.0) < found)
+    return 2 * missed > sum(frequent.values()) and 2 * counts[first] < sum(counts.values())
 
 
 def _are_uneven(counts: Mapping[str, float]) -> bool:

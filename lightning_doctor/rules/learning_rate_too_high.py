@@ -109,13 +109,13 @@ def learning_rate_too_high(
     bounces = bounces and len(over) >= _BOUNCED * len(scans)
     shown = seen is not None or (early and _rose(history, early[0].step)) or bounces
     if not shown or not over:
-        if "train_loss" not in history or not _finite(history):
+        if "train_loss" not in history:
             return None
         # A loss may be lost for other reasons: then steps lower it as they should, or something is learned.
         lowered = sum(scan.change < 0 for scan in scans)
         if lost and ((most is not None and most >= LITTLE) or lowered >= _LOWERED * len(scans)):
             return None
-        return _climbed(history, rise) or _unlearned(history)
+        return _climbed(history, rise) or (_unlearned(history) if _finite(history) else None)
     limit = smallest_limit(over)
     rate = over[0].rate
     evidence: dict[str, float | int | str] = {
@@ -174,11 +174,12 @@ def _is_decaying(history: History) -> bool:
 
 def _climbed(history: History, rise: float) -> Finding | None:
     """A run that its own steps took up, and that learned nothing: at first, again and again, or to stay up there."""
-    losses = history["train_loss"]
+    losses, finite = history["train_loss"].finite(), _finite(history)
+    # One that is lost at once is lost for many a reason.
+    if not losses.values or min(losses.values) < 0 or (not finite and len(losses) < 4 * _YOUNG):
+        return None
     first = stretch(losses, 0.0, 0.3) or losses.values[:1]
     start, late = max(losses.values[:2]), stretch(losses, 0.5) or losses.values[-1:]
-    if min(losses.values) < 0:
-        return None
     baseline = history["baseline_loss"].values[-1] if "baseline_loss" in history else 0.0
     # A single loss may be that of a bad batch, and what a constant prediction costs is how far batches may lie apart.
     highest = _third_largest(first)
@@ -190,16 +191,18 @@ def _climbed(history: History, rise: float) -> Finding | None:
     most = standing(history).most
     surged = surged and (most is None or most < LITTLE)
     # A constant prediction is within reach of any step that is small enough.
-    stays = shift(losses.values[:8], late).sigmas > 4 and median(late) > 1.03 * max(*losses.values[:2], baseline)
+    reach = 1.03 * max(*losses.values[:2], baseline)
+    # Medians tell little of losses that grow by orders of magnitude.
+    stays = median(late) > reach and (shift(losses.values[:8], late).sigmas > 4 or min(late[-4 * _YOUNG :]) > reach)
     bounces = baseline > 0 and not stays and _throws(late, max(_at_most(losses.values[:8]), 2 * baseline))
-    if not surged and not stays and not bounces:
+    if not stays and (not finite or not (surged or bounces)):
         return None
     rate = peak_rate(history)
-    what = f"up to {max(first):.4g} at first" if surged else f"to {median(late):.4g}, where it stays"
+    what = f"up to {max(first):.4g} at first" if surged and finite else f"to {median(late):.4g}, where it stays"
     if bounces and not surged:
         what = f"up to {max(late):.4g} again and again, to {fmean(late):.4g} in the mean"
     return Finding(
-        severity=Severity.WARNING,
+        severity=Severity.WARNING if finite else Severity.ERROR,
         summary=f"the steps took the training loss from {start:.4g} {what}, and the run has learned nothing",
         evidence={"start": start, "peak": max(first), "now": median(late)} | ({"rate": rate} if rate else {}),
         remedy=_remedy(rate, None),

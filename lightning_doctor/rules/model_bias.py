@@ -60,7 +60,8 @@ def model_bias(
     if _is_worse_than_nothing(history, compared.constant, sigmas, alike):
         return None
     shallow, linear = compared.rivals.get("shallow"), compared.rivals.get("linear")
-    if shallow is None or linear is None:
+    # Of words it may be their order that the model lacks.
+    if shallow is None or linear is None or compared.kinds:
         return None
     few = compared.outweighs(history.fact("model.parameters"))
     if has_hidden_layer(history) is not False and not few:

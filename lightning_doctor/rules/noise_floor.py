@@ -82,7 +82,9 @@ def noise_floor(
         return None
     held_up = _held_up(history, batch, level) if level > 0 else None
     longer, made = _longer_is_worse(history), _mean(history, "scan/1")
-    if made is not None and made.mean < -made.error * student_quantile(1 - _UNLIKELY, made.count - 1):
+    # Of a loss that surely rests only what is no luck at all counts.
+    rests = not now.improving and change.sigmas > -_SURE
+    if made is not None and made.mean < -made.error * (_beyond_luck(made.count) if rests else _SURE):
         # On other samples the steps still go down, whatever the losses say: they may be of a kind that changes.
         return None
     if held_up is None and not longer:
@@ -160,6 +162,11 @@ def _held_up(history: History, batch: int, level: float) -> float | None:
     held_up = history["learning_rate"].values[-1] / (1 - beta) / 4 * median(noises) / batch if noises else math.inf
     # Of an estimate for the whole loss: by more than that this is no valley such as the theory has.
     return held_up if held_up <= 2 * level else None
+
+
+def _beyond_luck(count: int) -> float:
+    """Returns how far under zero the mean of so many scans hardly ever is by luck [standard errors]."""
+    return student_quantile(1 - _UNLIKELY, count - 1)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ from lightning_doctor.scores import scores
 
 # Of a run, whose medians tell when it had learned something, or how sure its level is.
 _PARTS = 12
+# What share of what would count as learned a fall must be for the run not to rest yet.
+_MOVED = 0.2
 # Losses of the best constant without which it is not known.
 _FEWEST = 2
 _REMEDY = (
@@ -98,7 +100,7 @@ def stuck_at_baseline(
         evidence=evidence,
         remedy=_REMEDY,
         confidence=Confidence.CONFIRMED,
-        onset=_since(losses, baseline - max(learned * baseline, chance), sigmas),
+        onset=_since(losses, baseline - max(learned * baseline, chance), _MOVED * learned * baseline, sigmas),
         signals=("train_loss", "baseline_loss", "skill"),
     )
 
@@ -183,16 +185,18 @@ def _by_chance(history: History, baseline: float, sigmas: float) -> float:
     return 2 * gain * baseline if head.loss == "mse" else gain
 
 
-def _since(losses: Series, learned: float, sigmas: float) -> int:
+def _since(losses: Series, learned: float, moved: float, sigmas: float) -> int:
     """Returns the step since which nothing is learned: where what had been learned was lost, or the loss came to rest.
 
     Args:
         losses: The training losses.
         learned: Under which something was learned.
-        sigmas: How surely the loss must have fallen since for a part of the run not to be at rest [standard errors].
+        moved: How far the loss must have fallen since for a part of the run not to be at rest.
+        sigmas: How surely [standard errors].
     """
     parts = [part for i in range(_PARTS) if (part := stretch(losses, i / _PARTS, (i + 1) / _PARTS))]
     lost = max((index for index, part in enumerate(parts, 1) if median(part) < learned), default=0)
     late = stretch(losses, 0.6) or parts[-1]
-    fell = next((index for index, part in enumerate(parts) if shift(part, late).sigmas > -sigmas), 0)
+    falls = [shift(part, late) for part in parts]
+    fell = next((i for i, fall in enumerate(falls) if fall.sigmas > -sigmas or -fall.change < moved), 0)
     return losses.steps[0] + max(lost, fell) * (losses.steps[-1] - losses.steps[0]) // len(parts)

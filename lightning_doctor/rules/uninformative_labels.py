@@ -104,8 +104,10 @@ def uninformative_labels(
     bar = other.bar_of_best
     best, sure = told(min(other.losses), bar), sureness(train.bar, bar, looked_at=len(other.losses))
     where = "held-out" if sample == "holdout" else sample
-    # Where simple models found nothing either it is not this model's doing.
-    unless = "" if read_reference(history) is not None else ", or nothing that this model can express"
+    # Where simple models found nothing either it is not this model's doing; of words they miss most of what is said.
+    compared = read_reference(history)
+    blind = compared is None or compared.kinds
+    unless = ", or nothing that this model can express" if blind else ""
     return Finding(
         severity=Severity.WARNING,
         summary=f"training rows are learned by heart, from {baseline:.4g} for a constant to {train}, while {where} "

@@ -17,7 +17,7 @@ from lightning_doctor.step_sizes import longer_lowers
 
 # Three decays to a tenth may round to a little more than a thousandth.
 _ROUNDED = 1.000001
-# Share of its highest value over which a rate is one to speak of.
+# Share of its highest value from which on a rate is one to speak of.
 _LIVE = 0.1
 # How many times longer steps must lower the loss, in what share of the scans since then, and how many tell.
 _LONGER, _MOST, _SCANS = 16.0, 0.8, 4
@@ -208,8 +208,8 @@ def _small_since(history: History, at: int, peak: float, signal: str) -> int:
     """Returns since when the rate that was gone by a step was no longer one to speak of."""
     if signal != "learning_rate":
         return at
-    rates = history[signal]
-    live = [step for step, rate in zip(rates.steps, rates.values, strict=True) if step < at and rate > _LIVE * peak]
+    rates, least = history[signal], _LIVE * peak / _ROUNDED
+    live = [step for step, rate in zip(rates.steps, rates.values, strict=True) if step < at and rate >= least]
     following = bisect_left(rates.steps, live[-1] + 1) if live else len(rates)
     return min(at, rates.steps[following]) if live and following < len(rates) else at
 

@@ -19,6 +19,10 @@ _AROUND = 64
 _LATE = 0.8
 # The share of its weights from which on a network counts as partly frozen.
 _KEPT = 0.1
+_BY_ORDER = (
+    "check that the network can tell which word or category is where, as these models do: a bag of words, a mean over "
+    "positions and attention without positions cannot; if it can, treat its training: lr, warm-up, initialization"
+)
 
 
 @rule(
@@ -54,9 +58,10 @@ def worse_than_reference(history: History, *, sigmas: float = 4.0, share: float 
         share: How much of what the simpler model gains over a constant the network must lack [share].
 
     Blind spots:
-        Weighted, summed and unread losses, tokens and several ranks are not compared. Augmented rows are compared as
-        they were served. A penalty in the training step counts against the network. A network of which a part is
-        frozen cannot copy a simpler one: that is but a note.
+        Weighted, summed and unread losses, several targets to a row and several ranks are not compared. Augmented rows
+        are compared as they were served. A penalty in the training step counts against the network. A network of which
+        a part is frozen cannot copy a simpler one, and one that reads words may not know their order: that is but a
+        note.
     """
     now = standing(history)
     if not now.rests:
@@ -78,9 +83,11 @@ def worse_than_reference(history: History, *, sigmas: float = 4.0, share: float 
         best = min(better, key=lambda rival: rival.loss, default=None)
     if compared is None or best is None:
         return _under_target(history, sigmas, share)
+    by_order = compared.kinds and best.name != "model"
+    cannot_copy = by_order or _is_partly_frozen(history)
     return Finding(
         # A loss that still falls, or a run that is not over, may get there: that is for undertrained to say.
-        severity=Severity.NOTE if _is_partly_frozen(history) else _severity(history, now, best.gap),
+        severity=Severity.NOTE if cannot_copy else _severity(history, now, best.gap),
         summary=f"{best.title} scores {best.loss:.3g} on {compared.rows} training rows that it was not fitted to, and "
         f"the network, which was, {compared.network:.3g} (a constant {compared.constant:.3g}); the difference is known "
         f"to ± {best.bar:.2g} ({CONFIDENCE:.0%})",
@@ -92,7 +99,7 @@ def worse_than_reference(history: History, *, sigmas: float = 4.0, share: float 
             "bar": best.bar,
             "rows": compared.rows,
         },
-        remedy=_remedy(history),
+        remedy=_BY_ORDER if by_order else _remedy(history),
         # That it could do better is sure; what keeps it from that another finding may say, and goes first.
         confidence=Confidence.SUSPECTED,
         signals=("train_loss", "baseline_loss"),

@@ -98,7 +98,7 @@ def test_a_rate_that_would_do_for_other_weights_is_not_to_blame(
     optimizers: Any, limit: float, severity: Severity
 ) -> None:
     history = run([50.0, 60.0], decay(100.0, 12.0, 20, 400), rates=(0.1,), optimizers=optimizers)
-    finding = bad_initialization(reading(history, "scan_limit", [limit, 10 * limit]))
+    finding = bad_initialization(reading(history, "scan_limit", [limit] * 3 + [limit / 100]))
     assert finding is not None
     assert finding.severity is severity
 

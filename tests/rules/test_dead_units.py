@@ -61,6 +61,12 @@ def test_sick_a_layer_that_died_early_cuts_off_what_comes_before_it_and_is_an_er
     assert "LeakyReLU" in finding.remedy
 
 
+def test_a_layer_half_of_which_was_dead_all_along_began_to_die_where_the_rest_did() -> None:
+    finding = judge([0.55] * 7 + [1] * 4)
+    assert finding is not None
+    assert finding.onset == 273
+
+
 def test_sick_a_layer_that_was_never_on_is_told_to_be_initialised() -> None:
     finding = judge([1, 1, 1])
     assert finding is not None

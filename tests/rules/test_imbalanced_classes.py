@@ -167,5 +167,15 @@ def test_healthy_few_labels_make_no_class_surely_rare(scale: int, ill: bool) -> 
 
 @pytest.mark.parametrize(("second", "ill"), [(0.0, False), (0.5, True)])
 def test_healthy_where_frequent_classes_are_missed_too_it_is_not_for_being_rare(second: float, ill: bool) -> None:
-    labels = {"0": 918, "1": 484, "2": 35}
+    labels = {"0": 500, "1": 484, "2": 35}
     assert (judge(labels, {"0": 400, "1": 200}, {"0": 1.0, "1": second, "2": 0.0}, LOGITS) is not None) is ill
+
+
+def test_where_one_class_is_most_of_the_labels_it_is_for_being_rare_all_the_same() -> None:
+    assert judge({"0": 700, "1": 240, "2": 60}, {"0": 600}, {"0": 1.0, "1": 0.0, "2": 0.0}, LOGITS) is not None
+
+
+def test_one_frequent_class_that_is_missed_hides_no_rare_ones() -> None:
+    labels = {str(label): round(500 / (label + 1)) for label in range(100)}
+    recall = {label: 0.7 * (count >= 30) for label, count in labels.items()}
+    assert judge(labels, dict.fromkeys(labels, 6), recall | {"2": 0.05}, LOGITS) is not None

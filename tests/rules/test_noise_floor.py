@@ -122,6 +122,13 @@ def test_a_few_scans_that_went_down_by_luck_do_not_outweigh_a_loss_that_rests() 
     assert noise_floor(scanned(run(), [0.0] * 6 + [-0.127, -0.101] * 3, smaller=-0.2)) is None
 
 
+def test_healthy_a_loss_that_slowly_falls_as_the_scans_say() -> None:
+    # 4 % a quarter of the run; scans 2.5 standard errors under zero.
+    falling = noisy([1.2 - 0.0005 * step for step in range(400)], 0.05)
+    down = [0.0] * 20 + [-0.01 + 0.018 * (-1) ** index for index in range(20)]
+    assert noise_floor(scanned(run(falling), down, smaller=-0.2)) is None
+
+
 def test_sick_a_loss_whose_first_values_were_low_by_luck() -> None:
     assert noise_floor(run(noisy([0.9] * 400, 0.1))) is None
     low = reading(run(noisy([0.9] * 400, 0.1), skill=None), "baseline_loss", [1.3] * 40)

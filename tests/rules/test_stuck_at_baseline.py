@@ -43,6 +43,13 @@ def test_it_began_where_the_loss_came_to_rest() -> None:
     assert 167 <= finding.onset <= 200  # type: ignore[operator]
 
 
+def test_a_drift_far_below_what_counts_as_learned_is_none() -> None:
+    # From ln 10 down by 0.02, where 0.115 would be learned.
+    finding = stuck_at_baseline(run(noisy([BASELINE + 0.02 - step / 200_000 for step in range(4000)], 0.005)))
+    assert finding is not None
+    assert finding.onset == 0
+
+
 def test_sick_a_loss_over_it() -> None:
     finding = stuck_at_baseline(run([8.0] * 400))
     assert finding is not None

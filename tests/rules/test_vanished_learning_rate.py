@@ -31,7 +31,7 @@ def test_sick_schedule_counted_in_epochs_but_stepped_per_batch_is_seen_soon() ->
     losses = frozen_after(20, 50)
     finding = vanished_learning_rate(run_of(losses, linear(20, 50), planned=400))
     assert finding is not None
-    assert (finding.code, finding.severity, finding.onset) == ("LD109", "warning", 18)
+    assert (finding.code, finding.severity, finding.onset) == ("LD109", "warning", 19)
     assert "400 steps" in finding.remedy
     assert "counted in epochs (20) but stepped per batch" in finding.remedy
 
