@@ -11,6 +11,7 @@ from statistics import fmean, median, stdev
 from lightning_doctor.history import History, Series
 
 _SMALLER = ("scan/0.015625", "scan/0.0625", "scan/0.25")
+_LONGER = (4.0, 16.0, 64.0)
 # Beyond this a limit is no closer to the step than chance: the search stops at the first length that raises the loss.
 _FAR = 1.0
 # The share of a layer's outputs beyond which no gradient passes it.
@@ -26,7 +27,8 @@ class ScannedStep:
         rate: Its learning rate; None where it is unknown.
         change: What it did to the loss of those samples, as a share of it.
         smaller: The least change at a smaller step.
-        limit: The smallest learning rate along it that raised the loss; None where none was found.
+        limit: The smallest learning rate along it that raised the loss, as every longer step that was tried; None where
+            none was found.
     """
 
     step: int
@@ -48,13 +50,23 @@ def scanned_steps(history: History) -> list[ScannedStep]:
     made = history.get("scan/1")
     smaller = [_table(history.get(name)) for name in _SMALLER]
     limits = _table(history.get("scan_limit"))
+    longer = [(factor, _table(history.get(f"scan/{factor:g}"))) for factor in _LONGER]
+
+    def limit(step: int, rate: float | None) -> float | None:
+        found = limits.get(step)
+        if found is None or not rate:
+            return found
+        # What a longer step along the same direction lowers again is no limit, but chance or rounding.
+        lowered = any(table.get(step, 0.0) < 0 for factor, table in longer if factor * rate > found)
+        return None if lowered else found
+
     return [
         ScannedStep(
             step,
             rate_at(history, step),
             change,
             min((table[step] for table in smaller if step in table), default=math.inf),
-            limits.get(step),
+            limit(step, rate_at(history, step)),
         )
         for step, change in zip(made.steps, made.values, strict=True)
     ]

@@ -44,3 +44,10 @@ def test_the_median_change_is_that_of_the_later_scans() -> None:
     history = scanned(History(), [9.0, 9.0, -0.1, -0.2, -0.3])
     assert median_change(history, 1.0, 20) == -0.2
     assert median_change(history, 7.0, 0) is None
+
+
+def test_what_a_longer_step_lowers_again_is_no_limit() -> None:
+    history = scanned(History(), [1e-5, 1e-5], larger=0.5, limit=0.09)
+    assert smallest_limit(scanned_steps(history)) == 0.09
+    history = scanned(History(), [1e-5], larger=-0.001, limit=0.09)
+    assert smallest_limit(scanned_steps(history)) is None

@@ -32,6 +32,10 @@ def test_healthy_a_limit_was_seen_near_the_rate() -> None:
     near, far = run(), run()
     near.record("scan_limit", 0, 0.002)
     far.record("scan_limit", 0, 0.02)
+    for history in (near, far):
+        # Longer steps than that raised the loss there.
+        for factor in (4, 16, 64):
+            history[f"scan/{factor}"].values[0] = 0.5
     assert learning_rate_too_low(near) is None
     finding = learning_rate_too_low(far)
     assert finding is not None
