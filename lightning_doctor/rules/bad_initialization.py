@@ -208,7 +208,7 @@ def _rate_would_do(history: History, enlarged: float) -> bool:
         return False
     # At first: the weights are others later.
     limit = median(limits[:_FIRST_LIMITS])
-    return limit < rate <= limit * (enlarged if adaptive else enlarged**2)
+    return limit < rate <= limit * enlarged * (1.0 if adaptive else enlarged)
 
 
 def _costs_more(how: Standing, history: History) -> bool:
