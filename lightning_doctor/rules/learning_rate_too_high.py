@@ -193,7 +193,8 @@ def _climbed(history: History, rise: float) -> Finding | None:
     # A constant prediction is within reach of any step that is small enough.
     reach = 1.03 * max(*losses.values[:2], baseline)
     # Medians tell little of losses that grow by orders of magnitude.
-    stays = median(late) > reach and (shift(losses.values[:8], late).sigmas > 4 or min(late[-4 * _YOUNG :]) > reach)
+    far = min(late[-4 * _YOUNG :]) > rise * reach
+    stays = median(late) > reach and (far or shift(losses.values[:8], late).sigmas > 4)
     bounces = baseline > 0 and not stays and _throws(late, max(_at_most(losses.values[:8]), 2 * baseline))
     if not stays and (not finite or not (surged or bounces)):
         return None

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from lightning_doctor.findings import Confidence, Severity
@@ -36,6 +38,20 @@ def test_a_loss_that_is_lost_makes_it_an_error() -> None:
     finding = learning_rate_too_high(run([2.0, 9.0, float("nan")], [5.0, 5.0], limit=0.01))
     assert finding is not None
     assert finding.severity is Severity.ERROR
+
+
+@pytest.mark.parametrize(("growth", "ill"), [(0.1, True), (0.0, False)])
+def test_a_loss_that_climbed_for_long_before_it_was_out_of_all_numbers_is_the_steps_doing(
+    growth: float, ill: bool
+) -> None:
+    # By e^30 in 300 steps of single samples, which raise the loss of others as often as not, and so do shorter ones.
+    losses = [math.exp(growth * step + value) for step, value in enumerate(noisy([0.0] * 300, 1.0))]
+    history = run([*losses, *[math.inf] * 20], [0.4, -0.5] * 16, smaller=0.1, skill=None)
+    finding = learning_rate_too_high(history)
+    assert (finding is not None) is ill
+    if finding is not None:
+        assert finding.severity is Severity.ERROR
+        assert "where it stays" in finding.summary
 
 
 def test_sick_first_steps_that_broke_the_network_leave_a_suspicion() -> None:
