@@ -51,25 +51,16 @@ def scanned_steps(history: History) -> list[ScannedStep]:
     smaller = [_table(history.get(name)) for name in _SMALLER]
     limits = _table(history.get("scan_limit"))
     longer = [(factor, _table(history.get(f"scan/{factor:g}"))) for factor in _LONGER]
-
-    def limit(step: int, rate: float | None) -> float | None:
-        found = limits.get(step)
-        if found is None or not rate:
-            return found
-        # What a longer step along the same direction lowers again is no limit, but chance or rounding.
-        lowered = any(table.get(step, 0.0) < 0 for factor, table in longer if factor * rate > found)
-        return None if lowered else found
-
-    return [
-        ScannedStep(
-            step,
-            rate_at(history, step),
-            change,
-            min((table[step] for table in smaller if step in table), default=math.inf),
-            limit(step, rate_at(history, step)),
-        )
-        for step, change in zip(made.steps, made.values, strict=True)
-    ]
+    scans = []
+    for step, change in zip(made.steps, made.values, strict=True):
+        rate, limit = rate_at(history, step), limits.get(step)
+        least = min((table[step] for table in smaller if step in table), default=math.inf)
+        if limit is not None and rate:
+            # What a longer step along the same direction lowers again is no limit, but chance or rounding.
+            lowered = any(table.get(step, 0.0) < 0 for factor, table in longer if factor * rate > limit)
+            limit = None if lowered else limit
+        scans.append(ScannedStep(step, rate, change, least, limit))
+    return scans
 
 
 def rate_at(history: History, step: int) -> float | None:

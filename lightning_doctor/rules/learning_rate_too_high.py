@@ -189,17 +189,17 @@ def _climbed(history: History, rise: float) -> Finding | None:
     surged = surged and not (as_high and median(late) < (1 - _SOMETHING) * baseline)
     # Of a run that learned something all the same batches may be the reason, whose losses lie far apart.
     most = standing(history).most
-    surged = surged and (most is None or most < LITTLE)
+    surged = surged and finite and (most is None or most < LITTLE)
     # A constant prediction is within reach of any step that is small enough.
     reach = 1.03 * max(*losses.values[:2], baseline)
     # Medians tell little of losses that grow by orders of magnitude.
     far = min(late[-4 * _YOUNG :]) > rise * reach
     stays = median(late) > reach and (far or shift(losses.values[:8], late).sigmas > 4)
-    bounces = baseline > 0 and not stays and _throws(late, max(_at_most(losses.values[:8]), 2 * baseline))
-    if not stays and (not finite or not (surged or bounces)):
+    bounces = finite and baseline > 0 and not stays and _throws(late, max(_at_most(losses.values[:8]), 2 * baseline))
+    if not surged and not stays and not bounces:
         return None
     rate = peak_rate(history)
-    what = f"up to {max(first):.4g} at first" if surged and finite else f"to {median(late):.4g}, where it stays"
+    what = f"up to {max(first):.4g} at first" if surged else f"to {median(late):.4g}, where it stays"
     if bounces and not surged:
         what = f"up to {max(late):.4g} again and again, to {fmean(late):.4g} in the mean"
     return Finding(

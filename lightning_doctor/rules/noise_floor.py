@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from statistics import fmean, median, stdev
 
 from lightning_doctor.curvature import is_full_batch, known, noise_bounds, step_batch
-from lightning_doctor.error_bars import student_quantile
+from lightning_doctor.error_bars import standard_error, student_quantile
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.noise import shift, stretch
@@ -81,10 +80,10 @@ def noise_floor(
     if least < dominance * batch:
         return None
     held_up = _held_up(history, batch, level) if level > 0 else None
-    longer, made = _longer_is_worse(history), _mean(history, "scan/1")
+    longer, made = _longer_is_worse(history), _late_scans(history, "scan/1")
     # Of a loss that surely rests only what is no luck at all counts.
     rests = not now.improving and change.sigmas > -_SURE
-    if made is not None and made.mean < -made.error * (_beyond_luck(made.count) if rests else _SURE):
+    if made and fmean(made) < -standard_error(made) * (_beyond_luck(len(made)) if rests else _SURE):
         # On other samples the steps still go down, whatever the losses say: they may be of a kind that changes.
         return None
     if held_up is None and not longer:
@@ -104,7 +103,7 @@ def noise_floor(
             "rate": rate,
             "batch": batch,
             **known(least_noise_scale=least, held_up=math.nan if held_up is None else held_up),
-            **({} if made is None else known(scanned_change=made.mean)),
+            **(known(scanned_change=fmean(made)) if made else {}),
         },
         remedy=f"decay lr from {rate:.3g} towards zero over the rest of the run (`CosineAnnealingLR`), or use batches "
         f"of {4 * batch} or more (`accumulate_grad_batches`)",
@@ -169,18 +168,10 @@ def _beyond_luck(count: int) -> float:
     return student_quantile(1 - _UNLIKELY, count - 1)
 
 
-@dataclass(frozen=True)
-class _Mean:
-    mean: float
-    error: float
-    count: int
-
-
-def _mean(history: History, name: str) -> _Mean | None:
-    """Returns the mean of the later scans and its standard error; None where they are too few."""
-    series = history.get(name).finite()
-    values = [max(-1e6, min(1e6, value)) for value in stretch(series, 0.5)]
-    return _Mean(fmean(values), stdev(values) / math.sqrt(len(values)), len(values)) if len(values) >= _SCANS else None
+def _late_scans(history: History, name: str) -> list[float]:
+    """Returns what the later scans changed; nothing where they are too few."""
+    values = [max(-1e6, min(1e6, value)) for value in stretch(history.get(name).finite(), 0.5)]
+    return values if len(values) >= _SCANS else []
 
 
 def _longer_is_worse(history: History) -> bool:
