@@ -292,6 +292,8 @@ class Case:
         if self.pace.closes_early:
             self.close()
             self.consult()
+            self.rest.wake()
+            self.rest.plan()
 
     def finish(self, exception: BaseException | None = None) -> None:
         """The fit is over, well or badly."""

@@ -67,8 +67,12 @@ class LossMonitor(Monitor):
             # What no step followed belongs to none.
             self._sent.clear()
             return
-        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        # A dict needs no look at what counts as a mapping, which takes as long as all the rest.
+        loss = outputs.get("loss") if type(outputs) is dict or isinstance(outputs, Mapping) else outputs
         if isinstance(loss, Tensor) and loss.numel() == 1:
+            if self._automatic and case.stepped and case.run.accumulate == 1:
+                self._kept.append((case.run.step, loss, loss._version))
+                return
             # In automatic optimization Lightning has copied it: a captured graph overwrites its outputs.
             self._returned.append(loss if self._automatic else loss.detach().clone())
         if not case.stepped:

@@ -20,6 +20,7 @@ _LATE = 0.25
     explains=(
         "loss_spike",
         "learning_rate_too_high",
+        "learning_rate_too_low",
         "diverging_loss",
         "exploding_gradients",
         "missing_warmup",
@@ -32,6 +33,7 @@ _LATE = 0.25
         "collapsed_output",
         "dead_units",
         "saturated_units",
+        "vanishing_gradients",
         "stuck_at_baseline",
         "loss_plateau",
         "undertrained",

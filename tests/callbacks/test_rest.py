@@ -120,6 +120,20 @@ def test_where_each_batch_is_a_step_a_resting_one_has_one_light_hook(
     assert not set(CHANGED) & set(vars(resting))
 
 
+def test_a_window_that_a_validation_pass_ends_is_followed_by_a_plan_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def heed(self: Pace, means: list[float]) -> None:
+        self._sample_every, self._affordable = (1000 if self.steps < 200 else 8), False
+
+    monkeypatch.setattr(Pace, "heed", heed)
+    doctor = GradientMonitor()
+    doctor.settings.strict = True
+    fit(tmp_path, DigitsNet(), doctor, max_epochs=24)
+    # Ten steps an epoch. After the sixteenth most begin at rest, so that validation alone ends windows.
+    assert [step for step in doctor.report.history["grad_norm"].steps if step > 180] == [208, 216, 224, 232]
+
+
 @pytest.mark.usefixtures("sparing")
 def test_accumulated_batches_have_no_light_hook(tmp_path: Path) -> None:
     doctor = GradientMonitor()
@@ -406,7 +420,7 @@ def test_windows_grow_where_their_ends_cost_too_much_but_not_in_a_short_run() ->
     # Eight times at most, however dear.
     pace.heed([0.0, 1e-4, 1e-3, 1.0, 1.0])
     assert pace._length == 400
-    assert pace._sample_every == 13
+    assert pace._sample_every == 25
     pace.heed([1.0, 1e-4, 1e-3, 1.0, 1.0])
     assert pace._length == 50
     assert pace.closes_early

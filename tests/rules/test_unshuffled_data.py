@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from lightning.pytorch import seed_everything
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_doctor import Doctor
+from lightning_doctor.diagnose import rank
 from lightning_doctor.history import History
 from lightning_doctor.rules.unshuffled_data import unshuffled_data
 from tests.histories import HEAD, LOGITS, headed, reading
@@ -52,6 +54,14 @@ def test_sick_data_sorted_by_label_are_confirmed_by_their_sampler() -> None:
     assert finding is not None
     assert (finding.code, finding.severity, finding.confidence, finding.onset) == ("LD604", "warning", "confirmed", 0)
     assert "shuffle=True" in finding.remedy
+
+
+@pytest.mark.parametrize(("code", "name"), [("LD104", "learning_rate_too_low"), ("LD201", "vanishing_gradients")])
+def test_what_scans_and_gradients_of_one_class_at_a_time_say_goes_under_it(code: str, name: str) -> None:
+    finding = unshuffled_data(run_of(31.0, 1.0))
+    assert finding is not None
+    ranked = rank([replace(finding, code=code, name=name), finding])
+    assert [(each.code, each.explained_by) for each in ranked] == [("LD604", None), (code, "LD604")]
 
 
 def test_healthy_shuffled_batches_are_as_unlike_as_chance_makes_them() -> None:
