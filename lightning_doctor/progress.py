@@ -8,7 +8,7 @@ from statistics import median
 
 from lightning_doctor.findings import Severity
 from lightning_doctor.history import History, Series
-from lightning_doctor.noise import shift, stretch
+from lightning_doctor.noise import noise, shift, stretch
 from lightning_doctor.reference import read_reference
 
 # Shares of what there is to learn, above which a run does well and under which it does badly.
@@ -34,6 +34,10 @@ _AROUND, _ANOTHER = 32, 0.2
 _SEVERAL = 8
 # Rows fewer than which tell no share of errors.
 _ROWS = 16
+# Share of the loss that must go within as many steps again for a run to be improving.
+_WORTH = 0.05
+# Validation passes whose last three tell a fall from noise.
+_PASSES = 5
 # How sure that change must be [standard errors].
 _SURELY = 3.0
 # Losses that are meant to be indifferent to samples far off.
@@ -50,7 +54,7 @@ class Standing:
         learned: The share of the constant predictor's loss that the recent training loss is under; None where either
             is unknown, the loss may be negative, or its least value is not zero.
         improving: Whether the training loss still falls beyond noise, at a pace that would take at least a twentieth
-            off it within as many steps again.
+            off it within as many steps again; or the validation loss has begun to, which is the mean of more rows.
         share: How much of the planned steps the run has had; None where no end is planned.
         ended: Whether the run is over.
         matched: Whether the network scores as well as the best simple model, within the error of the rows that they
@@ -135,7 +139,7 @@ def _standing(history: History) -> Standing:
     return Standing(
         skill=_skill(history),
         learned=_learned(history),
-        improving=_improving(losses.values, stretch(losses, 0.5)),
+        improving=_improving(losses.values, stretch(losses, 0.5)) or _falls_of_late(history),
         share=share,
         ended=history.fact("run.ended") is not None,
         matched=_matched(history),
@@ -242,7 +246,30 @@ def _improving(losses: list[float], late: list[float]) -> bool:
         return len(losses) >= 2 and losses[-1] < losses[0]
     fall = shift(late[:half], late[half:])
     # The two medians lie a quarter of the run apart.
-    return fall.sigmas < -3 and -4 * fall.change > 0.05 * abs(median(late[half:]))
+    return fall.sigmas < -3 and -4 * fall.change > _WORTH * abs(median(late[half:]))
+
+
+def validated_pace(history: History) -> float:
+    """Returns the share of itself that the validation loss loses a step, over the last two passes; 0 where none.
+
+    They must be the lowest so far, one below the other, by more than noise makes of so few.
+    """
+    losses = history.get("val_loss").finite()
+    steps, values = losses.steps[-3:], losses.values[-3:]
+    if len(losses) < _PASSES or not values[0] > values[1] > values[2] > 0 or steps[0] == steps[2]:
+        return 0.0
+    fall = values[0] - values[2]
+    if (
+        values[2] > min(losses.values)
+        or fall <= _SURELY * noise(losses.values)
+        or steps[2] < _RECENT * history.last_step
+    ):
+        return 0.0
+    return fall / values[0] / (steps[2] - steps[0])
+
+
+def _falls_of_late(history: History) -> bool:
+    return validated_pace(history) * history.last_step > _WORTH
 
 
 def lowest_part(losses: Series) -> tuple[list[float], int]:

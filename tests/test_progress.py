@@ -65,6 +65,23 @@ def test_a_loss_that_may_be_negative_has_no_share() -> None:
     assert standing(run([1.0, -1.0] * 50, baseline=1.0)).learned is None
 
 
+@pytest.mark.parametrize(
+    ("scores", "improving"),
+    [
+        ([2.30, 2.31, 2.29, 2.27, 2.2], True),
+        ([2.30, 2.32, 2.31, 2.29, 2.28], False),
+        ([2.30, 2.31, 2.19, 2.27, 2.2], False),
+        ([2.30, 2.31, 2.29, 2.2, 2.27], False),
+        ([2.30, 2.299, 2.298, 2.297, 2.29], False),
+        ([2.31, 2.29, 2.2], False),
+    ],
+    ids=["begins to fall", "as far as noise", "was lower before", "rose again", "too slowly", "too few"],
+)
+def test_a_run_improves_once_its_validation_loss_has_begun_to_fall(scores: list[float], improving: bool) -> None:
+    history = reading(run(noisy([2.3] * 400, 0.1)), "val_loss", scores, every=399 // (len(scores) - 1))
+    assert standing(history).improving is improving
+
+
 @pytest.mark.parametrize(("time", "improving"), [(150, True), (12, False)])
 def test_a_loss_improves_while_it_falls_at_a_pace_that_matters(time: int, improving: bool) -> None:
     assert standing(run(noisy(decay(2.0, 0.2, time, 400), 0.01))).improving is improving

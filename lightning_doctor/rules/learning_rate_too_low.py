@@ -10,7 +10,7 @@ from lightning_doctor.curvature import standing_probe
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History, Series
 from lightning_doctor.noise import Trend, shift, stretch
-from lightning_doctor.progress import is_like_now, standing
+from lightning_doctor.progress import is_like_now, standing, validated_pace
 from lightning_doctor.rule import Undecided, rule
 from lightning_doctor.sharpness import largest_rate
 from lightning_doctor.step_sizes import longer_lowers, scanned_steps, smallest_limit
@@ -83,7 +83,8 @@ def learning_rate_too_low(
     seen = fall.sigmas < -sigmas
     fell = -fall.change / max(1.0, (losses.steps[-1] - losses.steps[0]) / 4) if seen else 0.0
     target = 0.5 * (history["baseline_loss"].values[-1] if "baseline_loss" in history else losses.values[0])
-    if level - fell * left < target:
+    # What has begun to fall shows in the mean of many rows first.
+    if level - max(fell, level * validated_pace(history)) * left < target:
         return None
     scans = scanned_steps(history)
     alike = [scan for scan in scans if is_like_now(history, scan.step)]

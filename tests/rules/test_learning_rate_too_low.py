@@ -92,6 +92,13 @@ def test_healthy_a_pace_that_takes_it_there_in_time() -> None:
     assert learning_rate_too_low(slow) is not None
 
 
+@pytest.mark.parametrize(("newest", "ill"), [(38.5, True), (28.0, False)])
+def test_healthy_a_fall_that_the_mean_of_many_rows_shows_to_gather_pace(newest: float, ill: bool) -> None:
+    history = run(run={}, trainer={"planned_steps": 800})
+    reading(history, "val_loss", [40.0, 39.5, 39.0, 38.75 if ill else 36.0, newest], every=99)
+    assert (learning_rate_too_low(history) is not None) is ill
+
+
 def test_nothing_is_said_in_the_first_quarter() -> None:
     assert learning_rate_too_low(run(SLOW, run={}, trainer={"planned_steps": 1601})) is None
     assert learning_rate_too_low(run(SLOW, run={}, trainer={"planned_steps": 1600})) is not None
