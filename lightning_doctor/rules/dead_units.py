@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from statistics import median
 from typing import Any
 
@@ -106,6 +107,9 @@ def _whole_layer(history: History, entry: dict[str, Any]) -> Finding | None:
     newest = [history[f"grad_norm/{name}"].values[-1] for name in before]
     if any(newest):
         # There is a way around this layer, or it was dead on these batches only.
+        return None
+    if output and median(history.get("train_loss").since(since) or [math.nan]) == 0:
+        # As with margins that all samples keep: a loss that is gone has no gradient.
         return None
     began = since == history[f"activation_std/{layer}"].steps[0]
     what = f"every output of {layer}, the last layer, is zero" if output else f"every unit of {layer} is zero"

@@ -44,7 +44,8 @@ def uncertain_validation(history: History, *, coarse: float = 0.15) -> Finding |
             the scatter of its samples, to be mentioned [share of the range of the metric, or of the first loss].
 
     Blind spots:
-        The inequality holds for any distribution and is wide for most. A sample's loss may be larger than the first
+        Passes over the same samples count as one look for each time that the run has doubled, which is a guess. The
+        inequality holds for any distribution and is wide for most. A sample's loss may be larger than the first
         mean loss: where their scatter is not known, the bar of a loss is at least as wide as is said. Samples that
         are alike, such as frames of one video, count as fewer than they are. A loss that weighs its classes is made by
         few of the samples, and models are hardly chosen by it: that is but a note.
@@ -57,7 +58,8 @@ def uncertain_validation(history: History, *, coarse: float = 0.15) -> Finding |
     if bar < coarse:
         return None
     passes = len(history["val_loss"])
-    luck, gain = figure.bar(passes), figure.gain
+    # Passes over the same samples are alike: it is another network after twice as long.
+    luck, gain = figure.bar(passes.bit_length()), figure.gain
     evidence: dict[str, float | int | str] = {"val_samples": samples, "bar": bar, "confidence": CONFIDENCE}
     summary = f"{figure.name} rests on {samples} samples, which leaves it uncertain by {bar:.2f}{figure.of}"
     severity, fine, reach = Severity.NOTE, _FINE, bar

@@ -9,6 +9,7 @@ from lightning_doctor.history import History
 from lightning_doctor.noise import stretch
 from lightning_doctor.progress import GOOD, LITTLE, held_out, standing
 from lightning_doctor.rule import rule
+from lightning_doctor.scores import scores
 
 # Share of the run after which numbers in their order must have been learned.
 _LATE = 0.25
@@ -108,7 +109,10 @@ def unshuffled_data(history: History, *, concentration: float = 0.3, same: float
 
 def _severity(history: History, fixed: bool, evidence: dict[str, float | int | str]) -> Severity | None:
     """Judges by other data, or by the mean loss: on a batch of the class just learned any network looks good."""
-    gain, how = held_out(history), standing(history)
+    validated = scores(history, "validation")
+    # The constant's loss is read off batches that are all alike here: what scored rows tell may be more.
+    gains = [held_out(history), validated.skills[-1] if validated is not None and validated.skills else None]
+    gain, how = max((gain for gain in gains if gain is not None), default=None), standing(history)
     losses, baselines = history.get("train_loss").finite(), history.get("baseline_loss").finite().values
     if gain is None and len(losses) and baselines and baselines[-1] > 0 and min(losses.values) >= 0:
         recent = stretch(losses, 0.8) or losses.values

@@ -131,6 +131,14 @@ def test_sick_table_in_the_order_of_its_targets_teaches_nothing() -> None:
     assert (finding.severity, finding.confidence) == ("warning", "confirmed")
 
 
+@pytest.mark.parametrize(("skill", "ill"), [(0.1, True), (0.4, False)])
+def test_healthy_a_table_in_order_is_learned_where_scored_rows_say_so(skill: float, ill: bool) -> None:
+    history = run_of(15.0, 1.0, head=HEAD)
+    reading(history, "eval_loss/validation", [1.4])
+    reading(history, "eval_skill/validation", [skill])
+    assert (unshuffled_data(history) is not None) is ill
+
+
 @pytest.mark.parametrize(("level", "ill"), [(1.7, False), (1.95, True)])
 def test_healthy_series_in_time_comes_in_its_order_and_is_learned(level: float, ill: bool) -> None:
     # A quarter and a sixth of the 2.3 that guessing costs are learned, a fifth is asked for.
