@@ -21,6 +21,8 @@ _NOTHING = 0.1
 # The share of the run whose median tells where it has come, and how much of what the first half brought the second
 # must bring to fall as steadily.
 _END, _FADING = 0.1, 0.25
+# Steps before which nothing is said of a run without a planned end.
+_UNPLANNED = 400
 # The fewest scans of the run as it is now that tell anything.
 _SCANS = 4
 
@@ -66,6 +68,8 @@ def learning_rate_too_low(
     losses, rates = history["train_loss"], history["learning_rate"].values
     now = standing(history)
     if now.good or (now.share is not None and now.share < patience) or min(losses.values) < 0:
+        return None
+    if now.share is None and not now.ended and losses.steps[-1] < _UNPLANNED:
         return None
     if _goes_nowhere(history):
         return None

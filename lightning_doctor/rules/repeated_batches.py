@@ -102,7 +102,12 @@ def _duplicates(history: History, alike: float, always: float) -> Finding | None
     repeated = number(history.fact("overlap.repeated"), 0.0)
     in_batch = len(twins) >= 3 and median(twins) >= alike
     held = held_out(history)
-    if not (in_batch or repeated >= always) or held is None or held >= POOR or not standing(history).good:
+    how = standing(history)
+    if not (in_batch or repeated >= always) or held is None or held >= POOR or not how.good:
+        return None
+    scores = history.get("val_loss").finite().values
+    if scores and scores[-1] <= min(scores) and not how.ended:
+        # Others are learned with them, only later.
         return None
     usual, limit, of = (median(twins), alike, "a batch") if in_batch else (repeated, always, "an epoch")
     return Finding(

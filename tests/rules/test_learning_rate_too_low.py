@@ -92,6 +92,12 @@ def test_healthy_a_pace_that_takes_it_there_in_time() -> None:
     assert learning_rate_too_low(slow) is not None
 
 
+@pytest.mark.parametrize(("steps", "ill"), [(300, False), (500, True)])
+def test_a_run_without_a_planned_end_is_given_hundreds_of_steps(steps: int, ill: bool) -> None:
+    losses = noisy([40.0 - 0.01 * step for step in range(steps)], 0.02)
+    assert (learning_rate_too_low(run(losses, run={}, trainer={})) is not None) is ill
+
+
 @pytest.mark.parametrize(("newest", "ill"), [(38.5, True), (28.0, False)])
 def test_healthy_a_fall_that_the_mean_of_many_rows_shows_to_gather_pace(newest: float, ill: bool) -> None:
     history = run(run={}, trainer={"planned_steps": 800})
