@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from statistics import fmean, median, stdev
+from statistics import median
 
 from lightning_doctor.curvature import late_values
 from lightning_doctor.findings import Confidence, Finding, Severity
-from lightning_doctor.history import History, Series
-from lightning_doctor.noise import shift, stretch
-from lightning_doctor.prescriptions import peak_rate
-from lightning_doctor.progress import LITTLE, lowest_part, standing
+from lightning_doctor.history import History
+from lightning_doctor.lost_ground import YOUNG, climbed, is_finite, recent, unlearned
+from lightning_doctor.noise import stretch
+from lightning_doctor.progress import LITTLE, standing
 from lightning_doctor.rule import rule
 from lightning_doctor.step_sizes import ScannedStep, began_dead, began_saturated, scanned_steps, smallest_limit
 
@@ -21,11 +21,6 @@ _OPENING = 4
 _BOUNCED = 0.1
 # The share of the scanned steps that lowered the loss, from which on their length is not what a run is lost by.
 _LOWERED = 0.8
-# Losses under which a run has no course yet, only single noisy values.
-_YOUNG = 32
-# The share of the baseline that is something learned, and the share of that which may be left where it is lost;
-# standard errors that the loss must have risen by.
-_SOMETHING, _REST, _SURE = 0.05, 0.25, 5.0
 
 
 @rule(
@@ -115,7 +110,7 @@ def learning_rate_too_high(
         lowered = sum(scan.change < 0 for scan in scans)
         if lost and ((most is not None and most >= LITTLE) or lowered >= _LOWERED * len(scans)):
             return None
-        return _climbed(history, rise) or (_unlearned(history) if _finite(history) else None)
+        return climbed(history, rise) or (unlearned(history) if is_finite(history) else None)
     limit = smallest_limit(over)
     rate = over[0].rate
     evidence: dict[str, float | int | str] = {
@@ -137,7 +132,7 @@ def learning_rate_too_high(
     summary += "steps lowered"
     if bounces and seen is None:
         summary = f"successive gradients point against each other (median cosine {median(cosines):.2g}), and {summary}"
-    if not _finite(history):
+    if not is_finite(history):
         severity = Severity.ERROR
     else:
         severity = Severity.NOTE if not lost and _is_decaying(history) else Severity.WARNING
@@ -172,95 +167,6 @@ def _is_decaying(history: History) -> bool:
     return under_way and bool(rates) and bool(history.fact("schedulers")) and rates[-1] < max(rates)
 
 
-def _climbed(history: History, rise: float) -> Finding | None:
-    """A run that its own steps took up, and that learned nothing: at first, again and again, or to stay up there."""
-    losses, finite = history["train_loss"].finite(), _finite(history)
-    # One that is lost at once is lost for many a reason.
-    if not losses.values or min(losses.values) < 0 or (not finite and len(losses) < 4 * _YOUNG):
-        return None
-    first = stretch(losses, 0.0, 0.3) or losses.values[:1]
-    start, late = max(losses.values[:2]), stretch(losses, 0.5) or losses.values[-1:]
-    baseline = history["baseline_loss"].values[-1] if "baseline_loss" in history else 0.0
-    # A single loss may be that of a bad batch, and what a constant prediction costs is how far batches may lie apart.
-    highest = _third_largest(first)
-    surged = highest > rise * max(start, baseline)
-    # Some batches may cost as much to the end, while most cost less than a constant prediction does.
-    as_high = highest < rise * _third_largest(late)
-    surged = surged and not (as_high and median(late) < (1 - _SOMETHING) * baseline)
-    # Of a run that learned something all the same batches may be the reason, whose losses lie far apart.
-    most = standing(history).most
-    surged = surged and finite and (most is None or most < LITTLE)
-    # A constant prediction is within reach of any step that is small enough.
-    reach = 1.03 * max(*losses.values[:2], baseline)
-    # Medians tell little of losses that grow by orders of magnitude.
-    far = min(late[-4 * _YOUNG :]) > rise * reach
-    stays = median(late) > reach and (far or shift(losses.values[:8], late).sigmas > 4)
-    bounces = finite and baseline > 0 and not stays and _throws(late, max(_at_most(losses.values[:8]), 2 * baseline))
-    if not surged and not stays and not bounces:
-        return None
-    rate = peak_rate(history)
-    what = f"up to {max(first):.4g} at first" if surged else f"to {median(late):.4g}, where it stays"
-    if bounces and not surged:
-        what = f"up to {max(late):.4g} again and again, to {fmean(late):.4g} in the mean"
-    return Finding(
-        severity=Severity.WARNING if finite else Severity.ERROR,
-        summary=f"the steps took the training loss from {start:.4g} {what}, and the run has learned nothing",
-        evidence={"start": start, "peak": max(first), "now": median(late)} | ({"rate": rate} if rate else {}),
-        remedy=_remedy(rate, None),
-        confidence=Confidence.SUSPECTED,
-        onset=losses.steps[0],
-        signals=("train_loss", "learning_rate"),
-    )
-
-
-def _third_largest(values: list[float]) -> float:
-    return sorted(values)[-min(3, len(values))] if values else 0.0
-
-
-def _at_most(values: list[float]) -> float:
-    """Returns what their mean is surely under."""
-    largest = max(values)
-    if len(values) < 2 or not largest > 0:
-        return largest
-    # Divided first: sums and squares of huge losses would overflow.
-    shares = [value / largest for value in values]
-    return largest * (fmean(shares) + _SURE * stdev(shares) / math.sqrt(len(shares)))
-
-
-def _throws(losses: list[float], over: float) -> bool:
-    """Whether losses lie over a level in the mean, whatever their median: steps throw them up, now and then far."""
-    if len(losses) < 2 * _YOUNG:
-        return False
-    return fmean(losses) - _SURE * stdev(losses) / math.sqrt(len(losses)) > over
-
-
-def _unlearned(history: History) -> Finding | None:
-    """A run that had learned something from this data, and has lost it again."""
-    losses, baselines = history["train_loss"], history.get("baseline_loss").finite().values
-    late = _recent(losses)
-    if not baselines or min(losses.values) < 0 or len(losses) < 4 * _YOUNG:
-        return None
-    baseline = median(baselines[-3:])
-    if not baseline > 0:
-        return None
-    lowest, ends = lowest_part(losses)
-    best = median(lowest)
-    learned, left = 1 - best / baseline, 1 - median(late) / baseline
-    if learned < _SOMETHING or left > _REST * learned or shift(lowest, late).sigmas < _SURE:
-        return None
-    rate = peak_rate(history)
-    return Finding(
-        severity=Severity.WARNING,
-        summary=f"the training loss had come down to {best:.4g}, and is back at {median(late):.4g}, where a constant "
-        f"prediction costs {baseline:.4g}: steps undid what they had learned",
-        evidence={"best": best, "now": median(late), "baseline_loss": baseline} | ({"rate": rate} if rate else {}),
-        remedy=_remedy(rate, None),
-        confidence=Confidence.SUSPECTED,
-        onset=ends,
-        signals=("train_loss", "baseline_loss", "learning_rate"),
-    )
-
-
 def _is_lost(history: History, jump: float) -> bool:
     """Whether the loss is not finite any more, or rose far over its start and stays there."""
     losses = history.get("train_loss")
@@ -269,30 +175,26 @@ def _is_lost(history: History, jump: float) -> bool:
     if min(losses.values) < 0:
         return False
     # Of a young run single losses are all there is, and noisy.
-    young = len(losses) < _YOUNG
-    recent = losses.values[-1:] if young else _recent(losses)
-    return median(recent) > (jump if young else 1.2) * max(losses.values[: 1 if young else 8])
+    young = len(losses) < YOUNG
+    newest = losses.values[-1:] if young else recent(losses)
+    return median(newest) > (jump if young else 1.2) * max(losses.values[: 1 if young else 8])
 
 
 def _came_down(history: History, most: float | None) -> bool:
     """Whether the run has learned something since its first steps, and so is not lost by them."""
     losses = history["train_loss"]
-    return most is not None and most >= LITTLE and median(_recent(losses)) < losses.values[0]
+    return most is not None and most >= LITTLE and median(recent(losses)) < losses.values[0]
 
 
 def _does_badly(history: History) -> bool:
     """Whether the run is going nowhere, by its predictions or, where they are unknown, by its loss."""
     now, losses = standing(history), history["train_loss"]
-    if len(losses) < _YOUNG:
+    if len(losses) < YOUNG:
         return False
     if now.reached is not None:
         return now.harmed
     late = now.ended or now.share is None or now.share >= 0.25
-    return late and not now.improving and median(_recent(losses)) > 0.5 * losses.values[0] > 0
-
-
-def _recent(losses: Series) -> list[float]:
-    return stretch(losses, 0.8) or losses.values[-1:]
+    return late and not now.improving and median(recent(losses)) > 0.5 * losses.values[0] > 0
 
 
 def _overshoots(scans: Sequence[ScannedStep], share: float, least: int) -> bool:
@@ -310,10 +212,6 @@ def _rose(history: History, step: int) -> bool:
     losses = history.get("train_loss")
     after = losses.since(step + 1)[:8]
     return bool(after) and (not math.isfinite(sum(after)) or max(after) > 1.5 * abs(losses.values[0]))
-
-
-def _finite(history: History) -> bool:
-    return history.get("train_loss").broken_at() is None
 
 
 def _remedy(rate: float | None, limit: float | None) -> str:

@@ -1,0 +1,117 @@
+"""What losses alone show of steps that are too long: a run that climbed, or lost again what it had learned."""
+
+from __future__ import annotations
+
+import math
+from statistics import fmean, median, stdev
+
+from lightning_doctor.findings import Confidence, Finding, Severity
+from lightning_doctor.history import History, Series
+from lightning_doctor.noise import shift, stretch
+from lightning_doctor.prescriptions import lower_rate, peak_rate
+from lightning_doctor.progress import LITTLE, lowest_part, standing
+
+# Losses under which a run has no course yet, only single noisy values.
+YOUNG = 32
+# The share of the baseline that is something learned, and the share of that which may be left where it is lost;
+# standard errors that the loss must have risen by.
+_SOMETHING, _REST, _SURE = 0.05, 0.25, 5.0
+
+
+def climbed(history: History, rise: float) -> Finding | None:
+    """A run that its own steps took up, and that learned nothing: at first, again and again, or to stay up there."""
+    losses, finite = history["train_loss"].finite(), is_finite(history)
+    # One that is lost at once is lost for many a reason.
+    if not losses.values or min(losses.values) < 0 or (not finite and len(losses) < 4 * YOUNG):
+        return None
+    first = stretch(losses, 0.0, 0.3) or losses.values[:1]
+    start, late = max(losses.values[:2]), stretch(losses, 0.5) or losses.values[-1:]
+    baseline = history["baseline_loss"].values[-1] if "baseline_loss" in history else 0.0
+    # A single loss may be that of a bad batch, and what a constant prediction costs is how far batches may lie apart.
+    highest = _third_largest(first)
+    surged = highest > rise * max(start, baseline)
+    # Some batches may cost as much to the end, while most cost less than a constant prediction does.
+    as_high = highest < rise * _third_largest(late)
+    surged = surged and not (as_high and median(late) < (1 - _SOMETHING) * baseline)
+    # Of a run that learned something all the same batches may be the reason, whose losses lie far apart.
+    most = standing(history).most
+    surged = surged and finite and (most is None or most < LITTLE)
+    # A constant prediction is within reach of any step that is small enough.
+    reach = 1.03 * max(*losses.values[:2], baseline)
+    # Medians tell little of losses that grow by orders of magnitude.
+    far = min(late[-4 * YOUNG :]) > rise * reach
+    stays = median(late) > reach and (far or shift(losses.values[:8], late).sigmas > 4)
+    bounces = finite and baseline > 0 and not stays and _throws(late, max(_at_most(losses.values[:8]), 2 * baseline))
+    if not surged and not stays and not bounces:
+        return None
+    rate = peak_rate(history)
+    what = f"up to {max(first):.4g} at first" if surged else f"to {median(late):.4g}, where it stays"
+    if bounces and not surged:
+        what = f"up to {max(late):.4g} again and again, to {fmean(late):.4g} in the mean"
+    return Finding(
+        severity=Severity.WARNING if finite else Severity.ERROR,
+        summary=f"the steps took the training loss from {start:.4g} {what}, and the run has learned nothing",
+        evidence={"start": start, "peak": max(first), "now": median(late)} | ({"rate": rate} if rate else {}),
+        remedy=lower_rate(history),
+        confidence=Confidence.SUSPECTED,
+        onset=losses.steps[0],
+        signals=("train_loss", "learning_rate"),
+    )
+
+
+def _third_largest(values: list[float]) -> float:
+    return sorted(values)[-min(3, len(values))] if values else 0.0
+
+
+def _at_most(values: list[float]) -> float:
+    """Returns what their mean is surely under."""
+    largest = max(values)
+    if len(values) < 2 or not largest > 0:
+        return largest
+    # Divided first: sums and squares of huge losses would overflow.
+    shares = [value / largest for value in values]
+    return largest * (fmean(shares) + _SURE * stdev(shares) / math.sqrt(len(shares)))
+
+
+def _throws(losses: list[float], over: float) -> bool:
+    """Whether losses lie over a level in the mean, whatever their median: steps throw them up, now and then far."""
+    if len(losses) < 2 * YOUNG:
+        return False
+    return fmean(losses) - _SURE * stdev(losses) / math.sqrt(len(losses)) > over
+
+
+def unlearned(history: History) -> Finding | None:
+    """A run that had learned something from this data, and has lost it again."""
+    losses, baselines = history["train_loss"], history.get("baseline_loss").finite().values
+    late = recent(losses)
+    if not baselines or min(losses.values) < 0 or len(losses) < 4 * YOUNG:
+        return None
+    baseline = median(baselines[-3:])
+    if not baseline > 0:
+        return None
+    lowest, ends = lowest_part(losses)
+    best = median(lowest)
+    learned, left = 1 - best / baseline, 1 - median(late) / baseline
+    if learned < _SOMETHING or left > _REST * learned or shift(lowest, late).sigmas < _SURE:
+        return None
+    rate = peak_rate(history)
+    return Finding(
+        severity=Severity.WARNING,
+        summary=f"the training loss had come down to {best:.4g}, and is back at {median(late):.4g}, where a constant "
+        f"prediction costs {baseline:.4g}: steps undid what they had learned",
+        evidence={"best": best, "now": median(late), "baseline_loss": baseline} | ({"rate": rate} if rate else {}),
+        remedy=lower_rate(history),
+        confidence=Confidence.SUSPECTED,
+        onset=ends,
+        signals=("train_loss", "baseline_loss", "learning_rate"),
+    )
+
+
+def recent(losses: Series) -> list[float]:
+    """Returns the losses of the last fifth of the run, or the last one."""
+    return stretch(losses, 0.8) or losses.values[-1:]
+
+
+def is_finite(history: History) -> bool:
+    """Whether every loss so far is a number."""
+    return history.get("train_loss").broken_at() is None
