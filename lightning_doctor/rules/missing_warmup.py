@@ -15,6 +15,8 @@ from lightning_doctor.step_sizes import ScannedStep, began_dead, median_change, 
 
 # Steps that are the first ones of any run.
 _FEW = 16
+# How many times as long first steps that are too long may take to erase what the network tells.
+_WHILE = 4
 # Probes that tell what later steps do.
 _PROBES = 3
 
@@ -81,7 +83,10 @@ def missing_warmup(
     later = [scan for scan in scans if scan.step > scans[-1].step / 2]
     if began_dead(history) or sum(scan.overshoots for scan in later) > max(1, share * len(later)):
         return None
-    return _raised(history, end, rise, share, later) or _erased(history, max(end, _FEW), erased)
+    overshot = any(scan.overshoots for scan in scans if scan.step <= end)
+    # Where the first steps were too long it takes a while until they have done their work.
+    within = max(end, _FEW) * (_WHILE if overshot else 1)
+    return _raised(history, end, rise, share, later) or _erased(history, within, erased)
 
 
 def _raised(history: History, end: float, rise: float, share: float, later: list[ScannedStep]) -> Finding | None:
@@ -136,27 +141,30 @@ def _erased(history: History, end: float, erased: float) -> Finding | None:
     layers = measured(history, "grad_norm")
     if len(spreads) < 4 or len(layers) < 2 or not spreads.values[0] > 0:
         return None
-    early = [(step, value) for step, value in zip(spreads.steps, spreads.values, strict=True) if step <= end]
-    index = next((i for i, (_, value) in enumerate(early) if value <= erased * spreads.values[0]), None)
     through = _ratios(history, layers)
-    if index is None or median(spreads.values[index:][-3:]) > erased * spreads.values[0] or not through:
+    at = _gone_since(list(zip(spreads.steps, spreads.values, strict=True)), erased)
+    if at is None:
+        # Predictions are looked at less often than gradients.
+        at = _gone_since(through, erased**2)
+    if at is None or not through or at > end:
         return None
-    at = early[index][0]
     before, after = through[0][1], [ratio for step, ratio in through if step >= at]
     # A gradient of exactly nothing was cut off by dead units, as a rate that is too high leaves them.
     if not after or not 0 < median(after) <= erased * before:
         return None
+    spread = next((value for step, value in zip(spreads.steps, spreads.values, strict=True) if step >= at), None)
+    spread = spreads.values[-1] if spread is None else spread
     rate = history["learning_rate"].values[0]
     return Finding(
         severity=Severity.WARNING,
         summary=f"the first {at + 1} steps of {optimizer(history)} at lr {rate:.3g} erased what the network tells of "
-        f"its input: outputs differ by {early[-1][1]:.2g}, at first by {early[0][1]:.2g}, and the gradient of "
+        f"its input: outputs differ by {spread:.2g}, at first by {spreads.values[0]:.2g}, and the gradient of "
         f"{layers[0]} fell to {median(after) / before:.1g} of what it was beside that of {layers[-1]}",
         evidence={
             "rate": rate,
             "erased_at": at,
-            "first_spread": early[0][1],
-            "spread": early[-1][1],
+            "first_spread": spreads.values[0],
+            "spread": spread,
             "gradient_share": median(after) / before,
         },
         remedy=f"warm lr up to {rate:.3g} over the first {_warmup(history)} steps, or lower it to {rate / 10:.1g}",
@@ -164,6 +172,14 @@ def _erased(history: History, end: float, erased: float) -> Finding | None:
         onset=spreads.steps[0],
         signals=("output_spread", f"grad_norm/{layers[0]}", "learning_rate"),
     )
+
+
+def _gone_since(values: list[tuple[int, float]], share: float) -> int | None:
+    """Returns the first step at which a value was under a share of the first one, if it stayed there; else None."""
+    index = next((i for i, (_, value) in enumerate(values) if value <= share * values[0][1]), None)
+    if index is None or median([value for _, value in values[index:]][-3:]) > share * values[0][1]:
+        return None
+    return values[index][0]
 
 
 def _ratios(history: History, layers: list[str]) -> list[tuple[int, float]]:

@@ -158,7 +158,8 @@ def scaling(repetitions: int, steps: int | None) -> list[str]:
     """Returns tables of the doctor's cost against parameters, layers and steps."""
     lines = []
     kinds: list[tuple[str, list[tuple[str, Task, int]]]] = [
-        ("parameters", [(f"{3 * width**2:.0e}", stack(4, width), 200) for width in _widths()]),
+        # Of 1e8 weights a step takes a second.
+        ("parameters", [(f"{3 * width**2:.0e}", stack(4, width), 200 if width < 5000 else 40) for width in _widths()]),
         ("layers", [(f"{layers}", stack(layers, 32), 200) for layers in (10, 100, 1000)]),
         ("steps", [(f"{count}", TASKS["MLP"], count) for count in (100, 1_000, 10_000)]),
     ]

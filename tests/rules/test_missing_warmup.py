@@ -67,10 +67,14 @@ def test_the_loss_must_rise_over_its_start(peak: float, ill: bool) -> None:
 
 
 def erased(
-    *, spreads: Sequence[float] = (0.1, 3e-4, 1e-4), first: Sequence[float] = (0.5, 1e-4, 1e-4), **options: Any
+    *,
+    spreads: Sequence[float] = (0.1, 3e-4, 1e-4),
+    first: Sequence[float] = (0.5, 1e-4, 1e-4),
+    opening: float = -1e-4,
+    **options: Any,
 ) -> History:
     """First steps that raise no loss, after which outputs are alike; the last value of each holds on."""
-    history = run(noisy([2.3] * 400, 0.02), [-1e-4] * 40, **options)
+    history = run(noisy([2.3] * 400, 0.02), [opening, *[-1e-4] * 39], **options)
     for name, values in {"output_spread": spreads, "grad_norm/embed": first, "grad_norm/head": [1.0]}.items():
         reading(history, name, [*values, *values[-1:] * (40 - len(values))])
     return history
@@ -111,6 +115,19 @@ def test_sick_first_steps_that_erased_what_tells_inputs_apart() -> None:
 )
 def test_healthy_outputs_that_come_apart_again_or_were_not_erased_by_first_steps(options: dict[str, Any]) -> None:
     assert missing_warmup(erased(**options)) is None
+
+
+@pytest.mark.parametrize(("opening", "at", "ill"), [(0.05, 15, True), (-1e-4, 15, False), (0.05, 17, False)])
+def test_first_steps_that_overshot_are_given_four_times_as_long(opening: float, at: int, ill: bool) -> None:
+    # The opening are 40 of 400 steps; looked at every ten.
+    history = erased(spreads=[*[0.1] * at, 1e-4], first=[*[0.5] * at, 1e-4], opening=opening)
+    assert (missing_warmup(history) is not None) is ill
+
+
+@pytest.mark.parametrize(("share", "ill"), [(9e-5, True), (1.1e-4, False)])
+def test_where_predictions_were_looked_at_before_only_gradients_tell(share: float, ill: bool) -> None:
+    history = erased(spreads=(0.1, 0.05), first=(0.5, 0.5 * share))
+    assert (missing_warmup(history) is not None) is ill
 
 
 @pytest.mark.parametrize(("share", "ill"), [(0.009, True), (0.011, False)])
