@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from statistics import median
+from statistics import median, stdev
 
 from lightning_doctor.findings import Severity
 from lightning_doctor.history import History, Series
@@ -252,8 +252,11 @@ def _improving(losses: list[float], late: list[float]) -> bool:
 def validated_pace(history: History) -> float:
     """Returns the share of itself that the validation loss loses a step, over the last two passes; 0 where none.
 
-    They must be the lowest so far, one below the other, by more than noise makes of so few.
+    They must be the lowest so far, one below the other, by more than noise makes of so few, and no dearer than a
+    constant prediction. Of a run that is over nothing more is to come.
     """
+    if history.fact("run.ended") is not None or costs_held_out(history):
+        return 0.0
     losses = history.get("val_loss").finite()
     steps, values = losses.steps[-3:], losses.values[-3:]
     if len(losses) < _PASSES or not values[0] > values[1] > values[2] > 0 or steps[0] == steps[2]:
@@ -261,7 +264,7 @@ def validated_pace(history: History) -> float:
     fall = values[0] - values[2]
     if (
         values[2] > min(losses.values)
-        or fall <= _SURELY * noise(losses.values)
+        or fall <= _SURELY * math.sqrt(2) * max(noise(losses.values), stdev(losses.values[:-2]))
         or steps[2] < _RECENT * history.last_step
     ):
         return 0.0

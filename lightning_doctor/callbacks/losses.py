@@ -70,7 +70,7 @@ class LossMonitor(Monitor):
         # A dict needs no look at what counts as a mapping, which takes as long as all the rest.
         loss = outputs.get("loss") if type(outputs) is dict or isinstance(outputs, Mapping) else outputs
         if isinstance(loss, Tensor) and loss.numel() == 1:
-            if self._automatic and case.stepped and case.run.accumulate == 1:
+            if self._automatic and case.stepped and case.run.steps_each_batch:
                 self._kept.append((case.run.step, loss, loss._version))
                 return
             # In automatic optimization Lightning has copied it: a captured graph overwrites its outputs.

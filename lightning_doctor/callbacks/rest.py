@@ -89,8 +89,7 @@ class Rest:
     def _lighter(self) -> Callable[..., None]:
         """Returns what a batch's end is left with while every batch is a step that rests: the step is counted."""
         case, pace, budget, leader, staff = self._case, self._case.pace, self._case.budget, self._leader, self._staff
-        # Whatever moves the window's end wakes the run.
-        clock, last = budget.clock, min(self._until, pace.next_close) - 1
+        clock, last = budget.clock, self._until - 1
         # Looked up once: between two training steps every look-up misses the processor's caches. Who is lost wakes it.
         calls = [(part, part.rested) for part in staff.listening("rested")]
 
@@ -99,8 +98,9 @@ class Rest:
                 # Nothing was trained on.
                 return
             steps = pace.steps
-            case.stepped = True
-            if steps >= last:
+            case.stepped, case.batch_idx = True, batch_idx
+            # A checkpoint moves the window's end.
+            if steps >= last or steps + 1 >= pace.next_close:
                 delattr(leader, _LIGHTER)
                 leader.on_train_batch_end(trainer, module, outputs, batch, batch_idx)
                 return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from statistics import median
 from typing import Any
 
@@ -42,7 +41,8 @@ def dead_units(history: History, *, share: float = 0.5) -> Finding | None:
     What it looks at:
         ``dead_share/<layer>``, the share of a layer's ReLU units that are zero for each of at least 64 samples;
         ``activation_mean/<layer>`` and ``activation_std/<layer>``, which are zero where a whole layer is;
-        ``grad_norm/<layer>`` of what comes before it.
+        ``grad_norm/<layer>`` of what comes before it. Of the last layer ``train_loss`` too: where that is gone an
+        output of zero may be what it wanted.
 
     Why it matters:
         No gradient passes a unit that is never on, so it does not come back by training. Where a whole layer is off,
@@ -64,7 +64,7 @@ def dead_units(history: History, *, share: float = 0.5) -> Finding | None:
     Blind spots:
         Samples that are rare may need the units that are zero for all that were looked at. Only ReLU and ReLU6.
     """
-    relus = of_kind(history, "relu")
+    relus = [entry for entry in of_kind(history, "relu") if not _has_done_its_part(history, entry)]
     for entry in relus:
         finding = _whole_layer(history, entry)
         if finding is not None:
@@ -108,9 +108,6 @@ def _whole_layer(history: History, entry: dict[str, Any]) -> Finding | None:
     if any(newest):
         # There is a way around this layer, or it was dead on these batches only.
         return None
-    if output and median(history.get("train_loss").since(since) or [math.nan]) == 0:
-        # As with margins that all samples keep: a loss that is gone has no gradient.
-        return None
     began = since == history[f"activation_std/{layer}"].steps[0]
     what = f"every output of {layer}, the last layer, is zero" if output else f"every unit of {layer} is zero"
     return Finding(
@@ -123,6 +120,15 @@ def _whole_layer(history: History, entry: dict[str, Any]) -> Finding | None:
         onset=_dying_since(history, layer, since),
         signals=(f"activation_std/{layer}", *(f"grad_norm/{name}" for name in before[-1:])),
     )
+
+
+def _has_done_its_part(history: History, entry: dict[str, Any]) -> bool:
+    """Whether this is the last layer, and a loss is gone that was there before: as where all samples keep a margin."""
+    since = _all_zero_since(history, str(entry.get("layer"))) if entry.get("last") is True else None
+    losses = history.get("train_loss").finite()
+    if since is None or not losses.values or min(losses.values) < 0 or not losses.values[0] > 0:
+        return False
+    return median(losses.since(since) or losses.values[-1:]) == 0
 
 
 def _all_zero_since(history: History, layer: str) -> int | None:

@@ -11,6 +11,7 @@ from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.lost_ground import YOUNG, climbed, is_finite, recent, unlearned
 from lightning_doctor.noise import stretch
+from lightning_doctor.prescriptions import lower_rate
 from lightning_doctor.progress import LITTLE, standing
 from lightning_doctor.rule import rule
 from lightning_doctor.step_sizes import ScannedStep, began_dead, began_saturated, scanned_steps, smallest_limit
@@ -140,7 +141,7 @@ def learning_rate_too_high(
         severity=severity,
         summary=summary,
         evidence=evidence,
-        remedy=_remedy(rate, limit),
+        remedy=lower_rate(history) if limit is None else _remedy(rate, limit),
         # That a smaller step would have done better is proven; that it would have been enough, where the run is lost.
         confidence=Confidence.CONFIRMED if lost and seen is not None else Confidence.SUSPECTED,
         onset=_first_of(scans, over[0]),
@@ -214,8 +215,6 @@ def _rose(history: History, step: int) -> bool:
     return bool(after) and (not math.isfinite(sum(after)) or max(after) > 1.5 * abs(losses.values[0]))
 
 
-def _remedy(rate: float | None, limit: float | None) -> str:
-    if limit is None:
-        return "lower lr tenfold" if rate is None else f"lower lr from {rate:.3g} to {rate / 10:.2g}"
+def _remedy(rate: float | None, limit: float) -> str:
     was = "" if rate is None else f"from {rate:.3g} "
     return f"lower lr {was}to about {limit / 2:.2g}: the largest step that still lowered the loss was {limit:.3g}"

@@ -38,7 +38,8 @@ def learning_rate_too_low(
     """The loss falls, but far too slowly, and much larger steps would lower it more.
 
     What it looks at:
-        ``train_loss``: its pace; ``scan/16``, ``scan/64``: what larger steps would have done to other samples;
+        ``train_loss``: its pace, and that of ``val_loss`` where it is quicker; ``scan/16``, ``scan/64``: what larger
+        steps would have done to other samples;
         ``scan_limit``: how large a step was ever too large; ``curvature/…``: how large one the curvature bears;
         ``skill``: how much is left to learn.
 
@@ -58,7 +59,7 @@ def learning_rate_too_low(
         factor: How many times larger a step must be that still lowers the loss [ratio].
         share: Share of the scans in which it does, unless their mean is beyond their noise [share].
         sigmas: How sure a fall must be to tell the pace; under it the scans do [standard errors].
-        patience: Share of the planned run before which nothing is said [share].
+        patience: Share of the planned run before which nothing is said, or 400 steps where none is planned [share].
 
     Blind spots:
         Along one step a loss may fall far though other directions are steep; therefore no limit ever seen in this

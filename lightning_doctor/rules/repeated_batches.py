@@ -36,7 +36,8 @@ def repeated_batches(
 
     What it looks at:
         ``batch_repeat``, 1 for a batch that equals one of the four before it in its epoch; ``duplicate_share``, the
-        share of rows that another row of their batch equals; how many rows of the first epoch equal another.
+        share of rows that another row of their batch equals; how many rows of the first epoch equal another;
+        what validation shows to be learned, and whether ``val_loss`` still falls.
 
     Why it matters:
         The network sees a fraction of the data, learns it by heart and fails on the rest; or an epoch takes several
@@ -106,7 +107,7 @@ def _duplicates(history: History, alike: float, always: float) -> Finding | None
     if not (in_batch or repeated >= always) or held is None or held >= POOR or not how.good:
         return None
     scores = history.get("val_loss").finite().values
-    if scores and scores[-1] <= min(scores) and not how.ended:
+    if len(scores) > 1 and scores[-1] < min(scores[:-1]) and not how.ended:
         # Others are learned with them, only later.
         return None
     usual, limit, of = (median(twins), alike, "a batch") if in_batch else (repeated, always, "an epoch")

@@ -59,13 +59,16 @@ def uncertain_validation(history: History, *, coarse: float = 0.15) -> Finding |
         return None
     passes = len(history["val_loss"])
     # Passes over the same samples are alike: it is another network after twice as long.
-    luck, gain = figure.bar(passes.bit_length()), figure.gain
+    looks = passes.bit_length()
+    luck, gain = figure.bar(looks), figure.gain
     evidence: dict[str, float | int | str] = {"val_samples": samples, "bar": bar, "confidence": CONFIDENCE}
     summary = f"{figure.name} rests on {samples} samples, which leaves it uncertain by {bar:.2f}{figure.of}"
     severity, fine, reach = Severity.NOTE, _FINE, bar
     if gain is not None and 0 < gain <= luck:
-        evidence |= {"gain": gain, "bar_of_best": luck, "passes": passes, "beyond_luck": figure.at(luck)}
-        summary += f"; the {gain:.2f} that it gained may be luck, the best of {passes} passes being picked"
+        evidence |= {"gain": gain, "bar_of_best": luck, "passes": passes, "looks": looks}
+        evidence["beyond_luck"] = figure.at(luck)
+        summary += f"; the {gain:.2f} that it gained may be luck, the best of {passes} passes being picked, which are "
+        summary += f"about as good as {looks} looks"
         fine, reach = gain, luck
         # A network that has not learned its training samples has other troubles.
         if figure.over_guessing and not standing(history).poor:

@@ -7,7 +7,7 @@ from statistics import median
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.noise import stretch
-from lightning_doctor.progress import GOOD, LITTLE, held_out, standing
+from lightning_doctor.progress import GOOD, LITTLE, held_out, is_like_now, standing
 from lightning_doctor.rule import rule
 from lightning_doctor.scores import scores
 
@@ -47,7 +47,8 @@ def unshuffled_data(history: History, *, concentration: float = 0.3, same: float
 
     What it looks at:
         ``label_drift``, how unlike those of the other batches a batch's labels or targets are, for the size of the
-        batch; ``label_run``, how much more alike neighbours are than shuffled ones would be; ``order_repeat``.
+        batch; ``label_run``, how much more alike neighbours are than shuffled ones would be; ``order_repeat``; what
+        was learned by the validation's metric or loss, and by ``eval_skill/validation``.
 
     Why it matters:
         The network learns the class that it sees and forgets the others: whatever it scores on the present batch,
@@ -109,15 +110,21 @@ def unshuffled_data(history: History, *, concentration: float = 0.3, same: float
 
 def _severity(history: History, fixed: bool, evidence: dict[str, float | int | str]) -> Severity | None:
     """Judges by other data, or by the mean loss: on a batch of the class just learned any network looks good."""
-    validated = scores(history, "validation")
-    # The constant's loss is read off batches that are all alike here: what scored rows tell may be more.
-    gains = [held_out(history), validated.skills[-1] if validated is not None and validated.skills else None]
-    gain, how = max((gain for gain in gains if gain is not None), default=None), standing(history)
+    gain, how = held_out(history), standing(history)
     losses, baselines = history.get("train_loss").finite(), history.get("baseline_loss").finite().values
     if gain is None and len(losses) and baselines and baselines[-1] > 0 and min(losses.values) >= 0:
         recent = stretch(losses, 0.8) or losses.values
         # Sums of shares, which do not overflow.
         gain = 1 - sum(loss / len(recent) for loss in recent) / baselines[-1]
+    validated = scores(history, "validation")
+    if (
+        gain is not None
+        and validated is not None
+        and validated.skills
+        and is_like_now(history, validated.skill_steps[-1])
+    ):
+        # The constant's loss is read off batches that are all alike here: scored rows may tell of more.
+        gain = max(gain, validated.skills[-1])
     if gain is not None:
         evidence["learned"] = gain
     if _are_numbers(history):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_doctor import BatchMonitor, Doctor, GradientMonitor
 from lightning_doctor.budget import Budget
@@ -134,6 +136,22 @@ def test_a_window_that_a_validation_pass_ends_is_followed_by_a_plan_of_its_own(
     assert [step for step in doctor.report.history["grad_norm"].steps if step > 180] == [208, 216, 224, 232]
 
 
+def test_a_checkpoint_that_moves_the_end_of_a_window_loses_no_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def heed(self: Pace, means: list[float]) -> None:
+        self._sample_every, self._affordable = 1000, False
+
+    monkeypatch.setattr(Pace, "heed", heed)
+    doctor = GradientMonitor()
+    doctor.settings.strict = True
+    saved = ModelCheckpoint(tmp_path, every_n_train_steps=37)
+    run = fit(tmp_path, DigitsNet(), doctor, saved, max_epochs=24, validate=False, enable_checkpointing=True)
+    # Neither validation nor the first of an epoch wakes the last ones.
+    assert run.global_step == 240
+    assert doctor.report.history["train_loss"].steps == list(range(240))
+
+
 @pytest.mark.usefixtures("sparing")
 def test_accumulated_batches_have_no_light_hook(tmp_path: Path) -> None:
     doctor = GradientMonitor()
@@ -208,7 +226,10 @@ def test_a_model_that_steps_every_other_batch_itself_has_no_light_hook(tmp_path:
     assert {"on_train_batch_start"} < set().union(*net.peeks)
     assert "on_train_batch_end" not in set().union(*net.peeks)
     # One of every two batches stepped.
-    assert {step % 2 for step in doctor.report.history["train_loss"].steps} == {1}
+    losses = doctor.report.history["train_loss"]
+    assert {step % 2 for step in losses.steps} == {1}
+    # Of both, which have been added up.
+    assert losses.values[0] > 1.5 * math.log(10)
 
 
 @pytest.mark.usefixtures("sparing")

@@ -83,14 +83,23 @@ def test_sick_a_dead_output_is_named_apart() -> None:
     assert finding.remedy.startswith("take ReLU out off the output")
 
 
-@pytest.mark.parametrize(("of", "ill"), [("out", False), ("act", True)])
-def test_healthy_an_output_of_zero_is_wanted_where_the_loss_is_gone(of: str, ill: bool) -> None:
-    # Margins, cut off at zero by the last ReLU, that all samples keep.
+@pytest.mark.parametrize(
+    ("of", "before", "after", "ill"),
+    [
+        pytest.param("out", 1.0, 0.0, False, id="margins that are kept"),
+        pytest.param("act", 1.0, 0.0, True, id="a hidden layer"),
+        pytest.param("out", 1.0, 1.0, True, id="the loss is there"),
+        pytest.param("out", -1.0, 0.0, True, id="a score to be raised"),
+        pytest.param("out", 0.0, 0.0, True, id="never a loss"),
+    ],
+)
+def test_healthy_an_output_of_zero_is_wanted_where_the_loss_is_gone(
+    of: str, before: float, after: float, ill: bool
+) -> None:
     history = run([0.1, 0.5, 1, 1, 1], of=of, activations=RELU_OUTPUT)
     losses = history["train_loss"]
-    losses.values = [0.0 if step > 150 else loss for step, loss in zip(losses.steps, losses.values, strict=True)]
-    finding = dead_units(history)
-    assert (finding is not None and finding.severity is Severity.ERROR) is ill
+    losses.values = [after if step > 150 else before for step in losses.steps]
+    assert (dead_units(history) is not None) is ill
 
 
 def test_sick_the_output_of_a_whole_small_data_set_needs_no_probe_of_64_samples() -> None:

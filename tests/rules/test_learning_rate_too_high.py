@@ -113,7 +113,7 @@ def test_gradients_that_point_against_each_other_count_where_a_step_overshot() -
 def test_without_a_known_limit_the_rate_is_to_be_lowered_tenfold() -> None:
     finding = learning_rate_too_high(run(BOUNCING, [0.5] * 30))
     assert finding is not None
-    assert finding.remedy == "lower lr from 0.1 to 0.01"
+    assert finding.remedy == "lower lr from 0.1 to 0.01 or less"
 
 
 @pytest.mark.parametrize(("last", "ill"), [(20.0, False), (26.0, True)])

@@ -91,12 +91,21 @@ def test_sick_copies_of_a_few_rows_that_teach_nothing_of_others() -> None:
     assert "90% of the rows" in finding.summary
 
 
-@pytest.mark.parametrize(("newest", "ended", "ill"), [(1.6, False, False), (1.9, False, True), (1.6, True, True)])
+@pytest.mark.parametrize(
+    ("scores", "ended", "ill"),
+    [
+        pytest.param([2.0, 1.8, 1.6], False, False, id="falls"),
+        pytest.param([2.0, 1.8, 1.9], False, True, id="rises"),
+        pytest.param([2.0, 2.0], False, True, id="rests"),
+        pytest.param([2.0], False, True, id="one pass"),
+        pytest.param([2.0, 1.8, 1.6], True, True, id="is over"),
+    ],
+)
 def test_healthy_copies_teach_of_others_as_long_as_the_validation_loss_falls(
-    newest: float, ended: bool, ill: bool
+    scores: list[float], ended: bool, ill: bool
 ) -> None:
     history = run_of(NEVER, twins=1.0, skill=0.95, accuracy=0.2)
-    reading(history, "val_loss", [2.2, 2.0, 1.8, newest])
+    reading(history, "val_loss", scores)
     history.facts["run"] = {"ended": "completed"} if ended else {}
     assert (repeated_batches(history) is not None) is ill
 

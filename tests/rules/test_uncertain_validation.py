@@ -54,6 +54,7 @@ def test_sick_an_accuracy_on_twenty_samples_may_be_luck() -> None:
     # √(ln 40 / 40) = 0.304; four passes are three networks, √(ln 120 / 40) = 0.346; ln 120 / (2 · 0.2²) = 59.8.
     assert finding.evidence["bar"] == pytest.approx(0.3037, abs=5e-5)
     assert finding.evidence["bar_of_best"] == pytest.approx(0.3460, abs=5e-5)
+    assert finding.evidence["looks"] == 3
     assert finding.evidence["gain"] == pytest.approx(0.2)
     assert finding.evidence["samples_needed"] == 60
     assert "60 samples" in finding.remedy
@@ -176,6 +177,7 @@ def test_the_threshold_can_be_set() -> None:
 def test_per_cent_and_error_rates_are_read_as_shares(metric: str, mode: str, values: list[float]) -> None:
     finding = judge(20, FALLING, values, metric=metric, mode=mode)
     assert finding is not None
+    assert finding.evidence["looks"] == 3
     assert finding.evidence["gain"] == pytest.approx(0.2)
     assert finding.summary.startswith(metric)
 

@@ -131,12 +131,24 @@ def test_sick_table_in_the_order_of_its_targets_teaches_nothing() -> None:
     assert (finding.severity, finding.confidence) == ("warning", "confirmed")
 
 
-@pytest.mark.parametrize(("skill", "ill"), [(0.1, True), (0.4, False)])
-def test_healthy_a_table_in_order_is_learned_where_scored_rows_say_so(skill: float, ill: bool) -> None:
-    history = run_of(15.0, 1.0, head=HEAD)
-    reading(history, "eval_loss/validation", [1.4])
-    reading(history, "eval_skill/validation", [skill])
+@pytest.mark.parametrize(
+    ("level", "skill", "ill"), [(2.0, 0.1, True), (2.0, 0.4, False), (1.7, 0.0, False)], ids=["none", "scored", "loss"]
+)
+def test_healthy_a_table_in_order_is_learned_where_scored_rows_say_so_or_the_loss(
+    level: float, skill: float, ill: bool
+) -> None:
+    history = run_of(15.0, 1.0, head=HEAD, level=level)
+    reading(history, "eval_loss/validation", [1.4] * 2, every=199)
+    reading(history, "eval_skill/validation", [skill] * 2, every=199)
     assert (unshuffled_data(history) is not None) is ill
+
+
+def test_rows_that_were_scored_before_all_was_forgotten_tell_nothing() -> None:
+    history = run_of(15.0, 1.0, head=HEAD)
+    history["train_loss"].values[:40] = [0.2] * 40
+    reading(history, "eval_loss/validation", [0.2])
+    reading(history, "eval_skill/validation", [0.9])
+    assert unshuffled_data(history) is not None
 
 
 @pytest.mark.parametrize(("level", "ill"), [(1.7, False), (1.95, True)])
