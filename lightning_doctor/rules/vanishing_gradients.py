@@ -132,7 +132,7 @@ def _through_layers(history: History, decay: float, reach: float, moved: float, 
             **({} if how.reached is None else {"learned": how.reached}),
         },
         remedy=_remedy(history, layers),
-        onset=_since(losses, history[f"grad_norm/{last}"].steps[0]),
+        onset=_since(losses, _faded_since(history, early[0], last, decay)),
         signals=(f"grad_norm/{early[0]}", f"grad_norm/{last}", f"update_ratio/{early[0]}", "train_loss"),
     )
 
@@ -176,6 +176,17 @@ def _since(losses: Series, first: int) -> int:
     lowest, ends = lowest_part(losses)
     late = stretch(losses, 0.8) or losses.values[-1:]
     return ends if shift(lowest, late).sigmas > _SURE else first
+
+
+def _faded_since(history: History, first: str, last: str, decay: float) -> int:
+    """Returns the step since which the gradient of the first layer is that much smaller than that of the last one."""
+    norms = history[f"grad_norm/{last}"].finite()
+    behind = dict(zip(norms.steps, norms.values, strict=True))
+    early = history.get(f"grad_norm/{first}").finite()
+    pairs = [(s, v, behind[s]) for s, v in zip(early.steps, early.values, strict=True) if s in behind]
+    there = [index for index, (_, norm, limit) in enumerate(pairs) if decay * norm > limit]
+    faded = pairs[there[-1] + 1 :] if there else pairs
+    return faded[0][0] if faded else history[f"grad_norm/{last}"].steps[0]
 
 
 def _layers(history: History) -> list[str]:
