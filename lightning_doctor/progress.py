@@ -60,6 +60,7 @@ class Standing:
         matched: Whether the network scores as well as the best simple model, within the error of the rows that they
             are compared by, and that does far better than a constant: of noisy targets that may be all there is to
             learn.
+        validated: The share of what there is to learn that the validation shows to be learned; None where unknown.
     """
 
     skill: float | None
@@ -68,6 +69,7 @@ class Standing:
     share: float | None
     ended: bool
     matched: bool = False
+    validated: float | None = None
 
     @property
     def reached(self) -> float | None:
@@ -81,11 +83,13 @@ class Standing:
 
     @property
     def most(self) -> float | None:
-        """The more favourable of skill and share of the loss; None where neither is known.
+        """The most favourable of skill, share of the loss, and, where one of them is known, what validation shows.
 
-        Either alone misleads: predictions by the luck of small batches, a loss by what it adds to its errors.
+        Each alone misleads: predictions by the luck of small batches, a loss by what it adds to its errors, or by
+        what dropout and augmentation make harder.
         """
-        return _larger(self.skill, self.learned)
+        own = _larger(self.skill, self.learned)
+        return own if own is None else _larger(own, self.validated)
 
     @property
     def poor(self) -> bool:
@@ -143,6 +147,7 @@ def _standing(history: History) -> Standing:
         share=share,
         ended=history.fact("run.ended") is not None,
         matched=_matched(history),
+        validated=held_out(history),
     )
 
 

@@ -9,7 +9,7 @@ from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.layers import measured, of_kind, places
 from lightning_doctor.prescriptions import lower_rate
-from lightning_doctor.progress import standing
+from lightning_doctor.progress import is_like_now, standing
 from lightning_doctor.rule import rule
 
 # Examined steps, and samples seen on them, that must agree that a layer puts out nothing but zeros.
@@ -160,8 +160,9 @@ def _dying_since(history: History, layer: str, dead: int) -> int:
 
 
 def _newest(history: History, layer: str) -> float | None:
-    values = history.get(f"dead_share/{layer}").finite().values
-    return values[-1] if values else None
+    shares = history.get(f"dead_share/{layer}").finite()
+    # Of a run that has come far since nothing is known.
+    return shares.values[-1] if shares.values and is_like_now(history, shares.steps[-1]) else None
 
 
 def _remedy(history: History, entry: dict[str, Any], *, began: bool) -> str:

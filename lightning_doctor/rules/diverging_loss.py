@@ -144,6 +144,7 @@ def _for_good(history: History, series: Series, jump: float, rise: float, lost: 
     recent, positive = levels(late, 4), min(values) >= 0
     logs = [math.log(value) for value in late if value > 0]
     at_once = positive and min(recent) > values[0] * _by_chance(history, noise(logs), jump, rise, sigmas) > 0
+    at_once = at_once and not _comes_back(opening, rise)
     if positive and not at_once and min(recent) <= 0.5 * start:
         # Under half its start: whatever was lost since, it is no divergence.
         return None
@@ -190,6 +191,13 @@ def _for_good(history: History, series: Series, jump: float, rise: float, lost: 
         onset=series.steps[onset],
         signals=("train_loss",),
     )
+
+
+def _comes_back(opening: list[float], rise: float) -> bool:
+    """Whether a loss that rose over its first value was back at it soon: then the first batch was an easy one."""
+    bar = rise * opening[0]
+    risen = next((index for index, value in enumerate(opening) if value > bar), len(opening))
+    return any(value <= bar for value in opening[risen:])
 
 
 def _by_chance(history: History, spread: float, jump: float, rise: float, sigmas: float) -> float:

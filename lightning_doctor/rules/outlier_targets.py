@@ -84,7 +84,9 @@ def outlier_targets(
     total = sum(loss for loss, _, _ in seen)
     if not 0 < total < math.inf or min(loss for loss, _, _ in seen) < 0:
         return None
-    carried = sum(loss / total * part for loss, part, _ in seen)
+    far = [(loss / total, part) for loss, part, times in seen if times >= ratio]
+    # A batch with many of them has a worst twentieth that carries less.
+    carried = sum(part for part, _ in far) * median([part for _, part in far] or [0.0])
     apart = sum(loss / total * times for loss, _, times in seen)
     batches, looked_into = len(seen), True
     summary = (

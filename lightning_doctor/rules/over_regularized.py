@@ -238,7 +238,9 @@ def _outweighed(history: History, outweighs: float, alike: float) -> Finding | N
     share, now = (median(shares[:3]), shares[-1]) if shares else (math.nan, math.nan)
     terms = "another term" if head.regularisers == 1 else f"{head.regularisers} other terms"
     cost = f" ({share:.2g} of what a constant prediction costs at first, {now:.2g} now)" if shares else ""
-    outweigh = share >= 1 or (share >= outweighs and now <= outweighs * share)
+    # Where all rows are surely predicted as by a constant less of a cost tells the same.
+    least = outweighs**2 if constant else outweighs
+    outweigh = share >= 1 or (share >= least and now <= outweighs * share)
     return Finding(
         severity=Severity.WARNING if outweigh else Severity.NOTE,
         summary=f"beside its predictions the loss has {terms}, of what layers put out whatever the targets{cost}; "

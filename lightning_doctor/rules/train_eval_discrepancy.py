@@ -87,7 +87,9 @@ def train_eval_discrepancy(
         # Single small batches scatter too much to agree; many training rows at once do not.
         scattered = [1 / (1 + gap) for gap in gaps.values[-_MANY:] if gap > -1]
         shows = sum(ratio >= factor for ratio in scattered) >= _SOME * len(scattered)
-        rows = _of_many_rows(history, factor, share * start) if normalises and (shows or not recent) else None
+        # One look at many rows will do where the newest batches agree.
+        looks = 1 if recent and shows and min(scattered[-2:]) >= factor else 2
+        rows = _of_many_rows(history, factor, share * start, looks) if normalises and (shows or not recent) else None
         if rows is None and not recent:
             raise Undecided(f"the newest mode_gap is of step {gaps.steps[-1]}: too old to tell of now")
         if rows is None:
@@ -131,7 +133,7 @@ def _loss_until(losses: Series, step: int) -> float:
     return median(before[-max(_FEWEST, len(before) // 8) :])
 
 
-def _of_many_rows(history: History, factor: float, apart: float) -> tuple[float, float, float, int] | None:
+def _of_many_rows(history: History, factor: float, apart: float, looks: int) -> tuple[float, float, float, int] | None:
     """Compares the loss in train mode with that in eval mode of a sample of training rows.
 
     Returns both, the error bar of the second, and since when they lie apart; None where they do not.
@@ -144,7 +146,7 @@ def _of_many_rows(history: History, factor: float, apart: float) -> tuple[float,
         return None
     losses = history["train_loss"]
     pairs = []
-    for step, evaluated, error in list(zip(scored.steps, scored.losses, scored.errors, strict=True))[-2:]:
+    for step, evaluated, error in list(zip(scored.steps, scored.losses, scored.errors, strict=True))[-looks:]:
         before = losses.until(step)[-_BEFORE:]
         # Divided first: the sum of huge losses would overflow.
         trained = sum(loss / _BEFORE for loss in before)

@@ -19,6 +19,8 @@ _LAYERS = 4
 
 # The share of a constant's loss, or of its errors, under which nothing is learned.
 _CHANCE = 0.05
+# The share of a layer's units that are dead where a gradient of exactly nothing is their doing.
+_MOSTLY = 0.5
 # How surely the loss must have been lower once [standard errors].
 _SURE = 5.0
 
@@ -197,8 +199,8 @@ def _layers(history: History) -> list[str]:
 
 
 def _is_cut_off(history: History) -> bool:
-    """Whether a layer is zero for every sample: no gradient passes it, however strong it is behind."""
-    return any(history[name].values[-1] >= 1 for name in history.names("dead_share/"))
+    """Whether most units of a layer are dead: where no gradient at all passes it the others are dead since."""
+    return any(history[name].values[-1] >= _MOSTLY for name in history.names("dead_share/"))
 
 
 def _recurs(history: History, layers: list[str]) -> bool:
