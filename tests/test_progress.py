@@ -13,6 +13,14 @@ def run(losses: list[float], skills: list[float] = (), baseline: float | None = 
     return history if baseline is None else reading(history, "baseline_loss", [baseline])
 
 
+@pytest.mark.parametrize(("validated", "poor"), [(0.6, False), (1.6, True)])
+def test_a_run_is_not_poor_whose_validation_shows_most_to_be_learned(validated: float, poor: bool) -> None:
+    # What dropout and augmentation make harder says too little of it.
+    history = run([1.5] * 200, baseline=2.3, loss_head={"reduction": "mean"})
+    assert standing(history).poor
+    assert standing(reading(history, "val_loss", [validated] * 4)).poor is poor
+
+
 def test_nothing_is_known_of_an_empty_history() -> None:
     now = standing(History())
     assert (now.skill, now.learned, now.share, now.improving, now.ended) == (None, None, None, False, False)

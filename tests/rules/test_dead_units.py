@@ -142,6 +142,16 @@ def test_healthy_while_some_units_are_left_the_run_is_given_half_of_its_time(sha
     assert finding.severity is severity
 
 
+@pytest.mark.parametrize(("loss", "found"), [(2.3, True), (1.2, False)])
+def test_units_that_were_dead_before_the_run_came_far_are_not_known_to_be_now(loss: float, found: bool) -> None:
+    history = run([0.2, 0.3, 0.8], run=COMPLETED)
+    series = history["dead_share/act"]
+    series.steps[:] = [1, 7, 31]
+    losses = history["train_loss"]
+    losses.values = [2.3 if step < 40 else loss for step in losses.steps]
+    assert (dead_units(history) is not None) is found
+
+
 def test_healthy_half_of_the_units_dead_in_a_run_that_does_well_is_a_note() -> None:
     finding = judge([0.5, 0.5, 0.5], skill=0.9, run=COMPLETED)
     assert finding is not None

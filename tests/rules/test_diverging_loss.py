@@ -152,6 +152,13 @@ def test_sick_run_that_leaves_its_start_in_the_first_step_is_measured_by_its_ver
     assert finding.evidence["start"] == 2.35
 
 
+def test_healthy_a_first_batch_without_an_outlier_is_no_start_to_measure_by() -> None:
+    # Half of the batches hold one target in a wrong unit.
+    losses = [4.7, 4.4, 1251.0, 4.7, 5.6, 2503.0, 5.0, 1254.0] * 3
+    losses += [math.exp(error) * (1100.0 if step % 3 else 60.0) for step, error in enumerate(gauss(400, 0.3))]
+    assert diverging_loss(history_of(losses, optimizers=ADAM, data=MINI)) is None
+
+
 def test_healthy_losses_of_single_samples_may_begin_far_too_low() -> None:
     losses = [0.01, *(error * error for error in gauss(200, 1.0))]
     assert diverging_loss(history_of(losses, optimizers=SGD, data={"batch_size": 1})) is None

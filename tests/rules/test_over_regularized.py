@@ -215,6 +215,24 @@ def test_terms_that_cost_more_than_predictions_could_gain_or_are_given_way_to(
     assert f"({share} of what a constant prediction costs at first, {now} now)" in finding.summary
 
 
+@pytest.mark.parametrize(
+    ("share", "now", "severity"),
+    [(0.05, 0.0005, Severity.WARNING), (0.05, 0.02, Severity.NOTE), (0.009, 0.0001, Severity.NOTE)],
+)
+def test_sick_a_posterior_that_collapsed_cost_little_where_rows_are_surely_predicted_as_by_a_constant(
+    share: float, now: float, severity: Severity
+) -> None:
+    head = {"loss": "mse", "targets": "real", "target_std": 0.38, "terms": 4, "regularisers": 3}
+    history = headed(head, baseline=None, run=COMPLETED)
+    reading(history, "output_spread", [0.2, 0.3, 0.3])
+    reading(history, "regulariser_share", [share, share, now])
+    history.record("eval_loss/train", 399, 0.5)
+    history.record("eval_skill/train", 399, 0.001)
+    finding = over_regularized(history)
+    assert finding is not None
+    assert finding.severity is severity
+
+
 @pytest.mark.parametrize(("loss", "known"), [(0.9, True), (0.5, False)])
 def test_old_skills_tell_of_a_loss_that_is_as_it_was_then(loss: float, known: bool) -> None:
     head = {"loss": "mse", "targets": "real", "target_std": 0.38, "terms": 4, "regularisers": 3}

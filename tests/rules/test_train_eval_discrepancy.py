@@ -141,6 +141,15 @@ def test_healthy_batches_that_score_alike_in_both_modes_say_that_it_is_not_the_m
     assert train_eval_discrepancy(scored(history, "train", [2.3, 9.0, 9.0], every=90)) is None
 
 
+@pytest.mark.parametrize(("before", "ill"), [(-0.6, True), (-0.2, False)])
+def test_one_look_at_many_rows_is_enough_where_the_newest_batches_agree(before: float, ill: bool) -> None:
+    # Of a run so short that the rows were far apart at its end only.
+    history = headed(LOGITS, losses=decay(2.3, 0.2, 10, 200), baseline=2.3, model=NORMALISED)
+    reading(history, "mode_gap", [-0.1, -0.3, before, -0.9], every=50)
+    finding = train_eval_discrepancy(scored(history, "train", [2.3, 0.5, 9.0], every=90))
+    assert (finding is not None) is ill
+
+
 @pytest.mark.parametrize(("far", "ill"), [(2, True), (1, False)])
 def test_of_small_batches_a_quarter_must_show_it(far: int, ill: bool) -> None:
     history = headed(LOGITS, losses=decay(2.3, 0.2, 10, 200), baseline=2.3, model=NORMALISED, data={"batch_size": 2})

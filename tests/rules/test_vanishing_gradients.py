@@ -185,8 +185,20 @@ def test_healthy_three_layers_without_a_recurrent_one_are_not_judged() -> None:
 def test_healthy_a_gradient_that_dead_units_cut_off_has_not_faded() -> None:
     history = run([0.0, 0.0, 0.0, 1e-2, 0.1, 1.0], run=COMPLETED)
     assert vanishing_gradients(history) is not None
-    history.record("dead_share/three.act", 0, 1.0)
+    # By the last look most of its units were; the others are since.
+    history.record("dead_share/three.act", 0, 0.94)
     assert vanishing_gradients(history) is None
+    history["dead_share/three.act"].values[:] = [0.4]
+    assert vanishing_gradients(history) is not None
+
+
+def test_a_gradient_that_came_through_at_first_has_faded_since_it_no_longer_did() -> None:
+    history = run(run=COMPLETED)
+    history["grad_norm/one"].values[:3] = [0.5, 0.02, 0.011]
+    finding = vanishing_gradients(history)
+    assert finding is not None
+    # Looked at every fifty steps, and a hundredth of the last layer's is where it begins.
+    assert finding.onset == 150
 
 
 def recurrent(early: float = 1e-4, late: float = 0.9, *, skill: float = 0.0, step: int = 90, **options: Any) -> History:
