@@ -266,14 +266,14 @@ def validated_pace(history: History) -> float:
     steps, values = losses.steps[-3:], losses.values[-3:]
     if len(losses) < _PASSES or not values[0] > values[1] > values[2] > 0 or steps[0] == steps[2]:
         return 0.0
-    fall = values[0] - values[2]
-    if (
-        values[2] > min(losses.values)
-        or fall <= _SURELY * math.sqrt(2) * max(noise(losses.values), stdev(losses.values[:-2]))
-        or steps[2] < _RECENT * history.last_step
-    ):
+    if values[2] > min(losses.values) or steps[2] < _RECENT * history.last_step:
         return 0.0
-    return fall / values[0] / (steps[2] - steps[0])
+    # Divided first: squares of huge losses would overflow.
+    shares = [value / max(map(abs, losses.values)) for value in losses.values]
+    # Of two passes, and of so few, which may look calmer than they are.
+    scatter = math.sqrt(2) * max(noise(shares), stdev(shares[:-2]))
+    fall = shares[-3] - shares[-1]
+    return fall / shares[-3] / (steps[2] - steps[0]) if fall > _SURELY * scatter else 0.0
 
 
 def _falls_of_late(history: History) -> bool:
