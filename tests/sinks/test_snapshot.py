@@ -16,6 +16,7 @@ from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import Series
 from lightning_doctor.jsonable import MalformedError
 from lightning_doctor.report import Report
+from lightning_doctor.rule import Rule
 from lightning_doctor.rules import all_rules
 from lightning_doctor.sinks.marks import _LEVELS, _WITHOUT, levels, no_level
 from lightning_doctor.sinks.snapshot import VERSION, curve, snapshot, state
@@ -90,8 +91,15 @@ def test_a_short_curve_is_kept_whole():
     assert curve(series, 240) == {"steps": list(range(240)), "values": [float(step) for step in range(240)]}
 
 
+def written(rule: Rule) -> str:
+    """The source of a rule's module, and of the functions that it takes from others."""
+    module = inspect.getmodule(rule.check)
+    taken = [part for part in vars(module).values() if inspect.isfunction(part) and part.__module__ != module.__name__]
+    return "\n".join([inspect.getsource(module), *map(inspect.getsource, taken)])
+
+
 def test_every_level_that_is_drawn_names_a_rule_its_signal_and_its_evidence():
-    sources = {rule.name: inspect.getsource(inspect.getmodule(rule.check) or rule.check) for rule in all_rules()}
+    sources = {rule.name: written(rule) for rule in all_rules()}
     for name, drawn in _LEVELS.items():
         for signal, key in drawn:
             assert f'"{key}"' in sources[name] or f"{key}=" in sources[name], f"{name} has no evidence {key}"
