@@ -105,10 +105,10 @@ def transformer() -> nn.Module:
 
 
 TASKS = {
-    "MLP": Task(perceptron, _vectors, 64, 12_000),
+    "MLP": Task(perceptron, _vectors, 64, 36_000),
     "CNN": Task(convolutional, _images, 32, 600),
     "GPT": Task(transformer, _words, 4, 300),
-    "LSTM": Task(Recurrent, _sequences, 32, 1_500),
+    "LSTM": Task(Recurrent, _sequences, 32, 5_000),
 }
 
 
