@@ -42,6 +42,14 @@ def late_level(history: History, name: str) -> float | None:
     return median(values[len(values) // 2 :]) if values else None
 
 
+def gradient_ratios(history: History, layer: str, behind: str) -> list[tuple[int, float]]:
+    """Returns the steps at which the gradients of both layers are known, and the first over the second there."""
+    norms, others = (history.get(f"grad_norm/{name}").finite() for name in (layer, behind))
+    below = dict(zip(others.steps, others.values, strict=True))
+    pairs = zip(norms.steps, norms.values, strict=True)
+    return [(step, norm / below[step]) for step, norm in pairs if below.get(step, 0) > 0]
+
+
 def listed(names: list[str], most: int = 4) -> str:
     """Writes names in a row: ``"a, b, c"``, or ``"a, b … z (12 in all)"`` where they are many."""
     if len(names) <= most:

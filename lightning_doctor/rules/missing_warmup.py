@@ -7,7 +7,7 @@ from statistics import median
 from lightning_doctor.curvature import late_values
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
-from lightning_doctor.layers import measured
+from lightning_doctor.layers import gradient_ratios, measured
 from lightning_doctor.prescriptions import is_adaptive, optimizer
 from lightning_doctor.progress import standing
 from lightning_doctor.rule import rule
@@ -141,7 +141,7 @@ def _erased(history: History, end: float, erased: float) -> Finding | None:
     layers = measured(history, "grad_norm")
     if len(spreads) < 4 or len(layers) < 2 or not spreads.values[0] > 0:
         return None
-    through = _ratios(history, layers)
+    through = gradient_ratios(history, layers[0], layers[-1])
     at = _gone_since(list(zip(spreads.steps, spreads.values, strict=True)), erased)
     if at is None:
         # Predictions are looked at less often than gradients.
@@ -152,8 +152,7 @@ def _erased(history: History, end: float, erased: float) -> Finding | None:
     # A gradient of exactly nothing was cut off by dead units, as a rate that is too high leaves them.
     if not after or not 0 < median(after) <= erased * before:
         return None
-    spread = next((value for step, value in zip(spreads.steps, spreads.values, strict=True) if step >= at), None)
-    spread = spreads.values[-1] if spread is None else spread
+    spread = [*spreads.since(at), spreads.values[-1]][0]
     rate = history["learning_rate"].values[0]
     return Finding(
         severity=Severity.WARNING,
@@ -180,14 +179,6 @@ def _gone_since(values: list[tuple[int, float]], share: float) -> int | None:
     if index is None or median([value for _, value in values[index:]][-3:]) > share * values[0][1]:
         return None
     return values[index][0]
-
-
-def _ratios(history: History, layers: list[str]) -> list[tuple[int, float]]:
-    """Returns the gradient of the first layer over that of the last, where both are known."""
-    first, last = (history[f"grad_norm/{layer}"].finite() for layer in (layers[0], layers[-1]))
-    below = dict(zip(last.steps, last.values, strict=True))
-    pairs = zip(first.steps, first.values, strict=True)
-    return [(step, value / below[step]) for step, value in pairs if below.get(step, 0) > 0]
 
 
 def _is_dead(history: History, since: int) -> bool:

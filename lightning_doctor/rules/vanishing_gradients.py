@@ -8,7 +8,7 @@ from statistics import median
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History, Series
 from lightning_doctor.jsonable import number
-from lightning_doctor.layers import entries, late_level, listed, measured, of_kind
+from lightning_doctor.layers import entries, gradient_ratios, late_level, listed, measured, of_kind
 from lightning_doctor.noise import shift, stretch
 from lightning_doctor.progress import is_like_now, lowest_part, standing
 from lightning_doctor.rule import rule
@@ -182,12 +182,9 @@ def _since(losses: Series, first: int) -> int:
 
 def _faded_since(history: History, first: str, last: str, decay: float) -> int:
     """Returns the step since which the gradient of the first layer is that much smaller than that of the last one."""
-    norms = history[f"grad_norm/{last}"].finite()
-    behind = dict(zip(norms.steps, norms.values, strict=True))
-    early = history.get(f"grad_norm/{first}").finite()
-    pairs = [(s, v, behind[s]) for s, v in zip(early.steps, early.values, strict=True) if s in behind]
-    there = [index for index, (_, norm, limit) in enumerate(pairs) if decay * norm > limit]
-    faded = pairs[there[-1] + 1 :] if there else pairs
+    ratios = gradient_ratios(history, first, last)
+    there = [index for index, (_, ratio) in enumerate(ratios) if decay * ratio > 1]
+    faded = ratios[there[-1] + 1 :] if there else ratios
     return faded[0][0] if faded else history[f"grad_norm/{last}"].steps[0]
 
 

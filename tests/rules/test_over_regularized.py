@@ -17,6 +17,7 @@ from tests.runs import LABELS, found
 from tests.scored import scored
 
 HALF = {"model": {"dropout": {"drop1": 0.5, "drop2": 0.5}}}
+WITH_TERMS = {"loss": "mse", "targets": "real", "target_std": 0.38, "terms": 4, "regularisers": 3}
 STRONG = {"model": {"dropout": {"drop1": 0.9, "drop2": 0.1}}}
 
 
@@ -181,7 +182,7 @@ def test_sick_a_penalty_in_the_loss_that_pulls_all_weights_down(terms: int, star
 def test_terms_of_what_layers_put_out_that_leave_all_outputs_alike(
     terms: int, spread: float, skill: float, ill: bool
 ) -> None:
-    head = {"loss": "mse", "targets": "real", "target_std": 0.38, "terms": 1 + terms, "regularisers": terms}
+    head = {**WITH_TERMS, "terms": 1 + terms, "regularisers": terms}
     history = headed(head, skill=skill, baseline=None, run=COMPLETED)
     reading(history, "output_spread", [0.05, 0.04, spread])
     finding = over_regularized(history)
@@ -206,8 +207,7 @@ def test_terms_of_what_layers_put_out_that_leave_all_outputs_alike(
 def test_terms_that_cost_more_than_predictions_could_gain_or_are_given_way_to(
     share: float, now: float, severity: Severity
 ) -> None:
-    head = {"loss": "mse", "targets": "real", "target_std": 0.38, "terms": 4, "regularisers": 3}
-    history = headed(head, baseline=None, run=COMPLETED)
+    history = headed(WITH_TERMS, baseline=None, run=COMPLETED)
     reading(history, "output_spread", [0.05, 0.04, 0.03])
     finding = over_regularized(reading(history, "regulariser_share", [share, share, now]))
     assert finding is not None
@@ -222,8 +222,7 @@ def test_terms_that_cost_more_than_predictions_could_gain_or_are_given_way_to(
 def test_sick_a_posterior_that_collapsed_cost_little_where_rows_are_surely_predicted_as_by_a_constant(
     share: float, now: float, severity: Severity
 ) -> None:
-    head = {"loss": "mse", "targets": "real", "target_std": 0.38, "terms": 4, "regularisers": 3}
-    history = headed(head, baseline=None, run=COMPLETED)
+    history = headed(WITH_TERMS, baseline=None, run=COMPLETED)
     reading(history, "output_spread", [0.2, 0.3, 0.3])
     reading(history, "regulariser_share", [share, share, now])
     history.record("eval_loss/train", 399, 0.5)
@@ -235,8 +234,7 @@ def test_sick_a_posterior_that_collapsed_cost_little_where_rows_are_surely_predi
 
 @pytest.mark.parametrize(("loss", "known"), [(0.9, True), (0.5, False)])
 def test_old_skills_tell_of_a_loss_that_is_as_it_was_then(loss: float, known: bool) -> None:
-    head = {"loss": "mse", "targets": "real", "target_std": 0.38, "terms": 4, "regularisers": 3}
-    history = headed(head, skill=None, losses=[1.0] * 100 + [loss] * 300, baseline=None, run=COMPLETED)
+    history = headed(WITH_TERMS, skill=None, losses=[1.0] * 100 + [loss] * 300, baseline=None, run=COMPLETED)
     reading(history, "skill", [0.0] * 8)
     reading(history, "output_spread", [0.05, 0.04, 0.03])
     if known:
@@ -250,8 +248,7 @@ def test_old_skills_tell_of_a_loss_that_is_as_it_was_then(loss: float, known: bo
 def test_rows_that_are_scored_as_by_a_constant_tell_of_outputs_that_were_not_seen_of_late(
     scored: float, ill: bool
 ) -> None:
-    head = {"loss": "mse", "targets": "real", "target_std": 0.38, "terms": 4, "regularisers": 3}
-    history = headed(head, skill=None, losses=[1.0] * 100 + [0.5] * 300, baseline=None, run=COMPLETED)
+    history = headed(WITH_TERMS, skill=None, losses=[1.0] * 100 + [0.5] * 300, baseline=None, run=COMPLETED)
     reading(history, "skill", [-0.1] * 8)
     reading(history, "output_spread", [0.07, 0.06, 0.05])
     history.record("eval_loss/train", 399, 0.5)
