@@ -17,7 +17,7 @@ from lightning_doctor.callbacks.device_time import device_time
 from lightning_doctor.callbacks.examination import Examination
 from lightning_doctor.callbacks.monitor import Monitor
 from lightning_doctor.callbacks.pace import Pace
-from lightning_doctor.callbacks.rehearsal import Unrehearsable
+from lightning_doctor.callbacks.rehearsal import Unrehearsable, trial_cost
 from lightning_doctor.callbacks.reporting import Reporting
 from lightning_doctor.callbacks.rest import Rest
 from lightning_doctor.callbacks.run import Run
@@ -119,6 +119,11 @@ class Case:
         return self.pace.examining
 
     @property
+    def trying(self) -> bool:
+        """Whether the coming step is examined, and tried on a copy of the model as well."""
+        return self.pace.examining and self.pace.tries
+
+    @property
     def examining_next(self) -> bool:
         """Whether the step after the coming one is examined."""
         return self.pace.examining_next
@@ -165,6 +170,7 @@ class Case:
             self._settings.every_n_steps,
             self.history.fact("trainer.planned_steps"),
             lambda: self._staff.kept,
+            self._staff.attempt("reading the size of the model", lambda: trial_cost(self.run.module)) or 0.0,
         )
         self._reporting.open()
         self._staff.each("begin")

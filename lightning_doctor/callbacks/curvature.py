@@ -101,7 +101,7 @@ class CurvatureProbe(Monitor):
         self._able = reason is None
         # Scaled gradients would have to be read to be unscaled.
         plain = run.automatic and run.scaler is None and len(run.optimizers) == 1
-        holds = plain and holds_whole(run.trainer, _trained(case))
+        holds = plain and holds_whole(run.trainer, run.trained())
         self._micro = MicroBatches(partial(receive_noise, case)) if holds else None
         case.history.lack(self.signals, reason or "no probe was due")
 
@@ -112,7 +112,7 @@ class CurvatureProbe(Monitor):
         self._seen += collects
         try:
             if self._micro is not None:
-                self._micro.before_batch(case, _trained(case), batch, batch_idx)
+                self._micro.before_batch(case, batch, batch_idx)
             if collects and self._failed is None:
                 self._batches.append(_copied(batch, batch_idx))
         except Exception as error:  # noqa: BLE001
@@ -126,9 +126,9 @@ class CurvatureProbe(Monitor):
         """Keeps the weights that the step to be looked along starts from."""
         try:
             if self._micro is not None:
-                self._micro.before_step(case, _trained(case))
+                self._micro.before_step(case)
             if self._next is not None and self._seen == self._next.batches:
-                self._before = _kept(_trained(case))
+                self._before = _kept(case.run.trained())
         except Exception as error:  # noqa: BLE001
             self._fail(case, error)
 
@@ -187,7 +187,7 @@ class CurvatureProbe(Monitor):
         size, served = facts("data.batch_size"), facts("data.train_samples")
         samples = supply(batches, whole=facts("trainer.batches_per_epoch") == 1, batch_size=size, samples=served)
         notes: list[str] = []
-        if are_sharded(_trained(case)):
+        if are_sharded(case.run.trained()):
             notes.append("each rank looks at a copy of the whole model, which it holds a part of")
         rows = count_rows(batches[0][0], size, served, least=1)
         point = self._point(rehearsal, samples, meeting)
@@ -272,7 +272,7 @@ def _lack(case: Case, names: Sequence[str], reason: str) -> None:
 
 def _preconditioned(case: Case, point: Point, most: int) -> float:
     """Returns the largest eigenvalue as the optimizer meets it; NaN for one that has no preconditioner."""
-    diagonal = preconditioner(case.run.optimizers[0], _trained(case), point.whole)
+    diagonal = preconditioner(case.run.optimizers[0], case.run.trained(), point.whole)
     return math.nan if diagonal is None else point.preconditioned(diagonal.to(point.dtype).sqrt_(), most)
 
 
@@ -288,13 +288,9 @@ def _kept(parameters: Sequence[Tensor]) -> list[Tensor]:
     return [parameter.detach().clone() for parameter in parameters]
 
 
-def _trained(case: Case) -> list[Tensor]:
-    return [parameter for parameter in case.run.module.parameters() if parameter.requires_grad]
-
-
 def _update(case: Case, before: list[Tensor] | None, whole: Whole) -> Tensor | None:
     """Returns the step that was made last, flat; None where it is not known."""
-    after = _trained(case)
+    after = case.run.trained()
     if before is None or len(before) != len(after):
         return None
     moved = [whole(now.detach() - then) for now, then in zip(after, before, strict=True)]

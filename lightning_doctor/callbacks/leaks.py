@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.loss import _Loss
 from torchmetrics import Metric
 
+from lightning_doctor.budget import too_dear
 from lightning_doctor.callbacks.monitor import Monitor
 from lightning_doctor.callbacks.rehearsal import Rehearsal, Unrehearsable, why_not
 from lightning_doctor.measure.rows import count_rows, has_rows, take, tensors
@@ -51,7 +52,9 @@ class LeakProbe(Monitor):
     def before_step(self, case: Case, optimizer: Optimizer) -> None:
         """Plans to try the batch that follows an examined step."""
         ripe = self._left == _TIMES or (self._left > 0 and case.run.step >= _LATER)
-        self._due = self._due or (case.examining and ripe)
+        if ripe and case.examining and not case.trying:
+            case.history.lack(self.signals, too_dear(case.pace.trial_cost))
+        self._due = self._due or (case.trying and ripe)
 
     def before_batch(self, case: Case, batch: Any, batch_idx: int) -> None:
         """Tries this batch."""

@@ -37,7 +37,7 @@ class MicroBatches:
         self._first: Tensor | None = None
         self._pairs: list[tuple[float, float]] = []
 
-    def before_batch(self, case: Case, parameters: Sequence[Tensor], batch: Any, batch_idx: int) -> None:
+    def before_batch(self, case: Case, batch: Any, batch_idx: int) -> None:
         """Looks at the gradient of the first micro-batch, which the second will add to."""
         count = case.run.accumulate
         if count < 2 or not case.sampling:
@@ -50,16 +50,16 @@ class MicroBatches:
         elif rows != self._rows:
             self._rows = None
         if self._place == 1:
-            self._first = _square(parameters) * count**2
+            self._first = _square(case.run.trained()) * count**2
 
-    def before_step(self, case: Case, parameters: Sequence[Tensor]) -> None:
+    def before_step(self, case: Case) -> None:
         """Looks at the gradient of all of them."""
         count = case.run.accumulate
         if count < 2 or not case.sampling:
             return
         pair = torch.full((2,), math.nan)
         if self._place == count - 1 and self._rows is not None and self._first is not None:
-            pair = torch.stack([self._first, _square(parameters)])
+            pair = torch.stack([self._first, _square(case.run.trained())])
         self._first = None
         # On every rank, whatever its batches are like: readings are averaged over ranks.
         rows, size = case.history.fact("data.batch_size"), count * case.run.trainer.world_size

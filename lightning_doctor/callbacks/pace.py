@@ -19,6 +19,9 @@ _LONGEST, _LONGEST_SHARE = 8, 1 / 8
 # What examinations are sure of, and what is left of the first look for the rules and the sinks [seconds]; of that a
 # quarter for the last time that they are asked.
 _EXAMINING_LOOK, _RULES_LOOK, _LAST_LOOK = 0.2, 0.4, 0.1
+# What trying the very first step on a copy may be expected to take of the first look, and how many training steps that
+# takes at most, about: a dozen forward passes, two copies of the weights and their differences.
+_TRIAL_LOOK, _TRIAL_STEPS = 0.4, 6
 # How many times longer a run without a planned end must have become to be examined before the time is earned.
 _GROWTH = 1.1
 _STEP_HOOKS = ("before_batch", "before_backward", "after_backward", "before_step", "after_batch")
@@ -35,10 +38,13 @@ class Pace:
         every_n_steps: The length of a window that the budget allows for, and the least distance between examined steps.
         planned: How many steps the run is to have; None where nobody knows.
         kept: Tells what samples and examinations are to leave of the first look for probes [seconds].
+        trial_cost: What trying an examined step on a copy of the model is expected to take [seconds].
 
     Attributes:
         steps: How many steps are done.
         sampling: Whether what is cheap is measured on the coming step.
+        tries: Whether examined steps are tried on a copy of the model as well: once that is affordable, all of them.
+        trial_cost: What that is expected to take, before it has been done [seconds].
         next_close: After how many steps the window is full.
         step_time: What a step took in the quickest window, the doctor's part apart [seconds]; 0 before there was one.
         validation_time: What a sample took in the quickest validation pass, likewise [seconds].
@@ -51,6 +57,7 @@ class Pace:
         every_n_steps: int,
         planned: int | None = None,
         kept: Callable[[], float] = lambda: 0.0,
+        trial_cost: float = 0.0,
     ) -> None:
         self.steps = 0
         self.sampling = True
@@ -63,6 +70,9 @@ class Pace:
         self._validation_began = 0.0
         self._next_examination = 0
         self._affordable = True
+        self.trial_cost = trial_cost
+        self.tries = trial_cost <= _TRIAL_LOOK * FIRST_LOOK
+        self._tried = 0
         self._examined_at = self._measured_at = -1
         self._sample_every = 1
         self.examinations = Ledger()
@@ -139,6 +149,7 @@ class Pace:
         self.steps += 1
         if examined:
             self.examinations.count()
+            self._tried += self.tries
             self._examined_at = self.steps
         elif self.sampling:
             self._samples.count()
@@ -170,12 +181,12 @@ class Pace:
             # Others hold validation, or workers that had to be started.
             spent = max(0.0, now - then - own) / (self.steps - steps)
             self.step_time = min(self.step_time or spent, spent)
-        may = float(self._may_sample()), float(self._may_examine(self.examinations.cost))
-        return [may[0], self._samples.cost, step_time, may[1], self._closings.cost]
+        sample, (examine, try_out) = self._may_sample(), self._may_examine_and_try()
+        return [float(sample), self._samples.cost, step_time, float(examine), float(try_out), self._closings.cost]
 
     def heed(self, means: list[float]) -> None:
         """Plans the next window."""
-        affordable, cost, step_time, examine, closing_cost = means
+        affordable, cost, step_time, examine, try_out, closing_cost = means
         earned = self._budget.share * max(step_time, 1e-9)
         spacing, times = 1, 1
         if affordable != 1.0:
@@ -185,11 +196,25 @@ class Pace:
         self._length = max(self._every, min(self._every * times, longest))
         self._sample_every = min(self._length, max(1, spacing))
         self._affordable = examine == 1.0
+        self.tries = self.tries or try_out == 1.0
 
     def _may_sample(self) -> bool:
         # Every step, whatever it costs; after that first look as many as the share allows.
         kept = self.left_for_rules + self.kept + self._kept()
         return self._samples.total <= _SAMPLING_LOOK * FIRST_LOOK and self._budget.allows(kept)
+
+    def _may_examine_and_try(self) -> tuple[bool, bool]:
+        """Says whether there is time for an examination, and for one that is tried on a copy too."""
+        cost = self.examinations.cost
+        # What trying a step takes is booked by the time that a second one is examined.
+        if self._tried < 2:
+            if self.step_time:
+                self.trial_cost = min(self.trial_cost, _TRIAL_STEPS * self.step_time)
+            still_to_come = self.trial_cost if self._tried and self._examined_at == self.steps else 0.0
+            tried = self._may_examine(cost + self.trial_cost + still_to_come)
+            return (tried if self.tries else self._may_examine(cost)), tried
+        may = self._may_examine(cost)
+        return may, may
 
     def _may_examine(self, cost: float) -> bool:
         if self._budget.has_earned(cost):

@@ -51,6 +51,10 @@ class Run:
         """Whether every batch is a step: neither the Trainer nor the model's own ``optimizer_step`` accumulates."""
         return self._steps_as_lightning and self.accumulate == 1
 
+    def trained(self) -> list[Tensor]:
+        """Returns the parameters that require gradients now."""
+        return [parameter for parameter in self.module.parameters() if parameter.requires_grad]
+
     def index(self, optimizer: Optimizer) -> int:
         """The place of this optimizer among the Trainer's; 0 for one that is wrapped beyond recognition."""
         return next((i for i, known in enumerate(self.optimizers) if known is optimizer), 0)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from lightning_doctor.budget import too_dear
 from lightning_doctor.callbacks.monitor import Monitor
 from lightning_doctor.callbacks.rehearsal import Rehearsal, Unrehearsable, obstacle, why_not
 from lightning_doctor.measure.scanning import FACTORS, scan
@@ -48,8 +49,12 @@ class StepScan(Monitor):
             case.history.lack(["mode_gap"], "the model has no dropout or batch normalisation")
 
     def before_step(self, case: Case, optimizer: Optimizer) -> None:
-        """Keeps the weights that an examined step starts from."""
-        if case.examining and self._able:
+        """Keeps the weights that a step to be tried starts from."""
+        if not self._able:
+            return
+        if case.examining and not case.trying:
+            case.history.lack(self.signals, too_dear(case.pace.trial_cost))
+        elif case.trying:
             self._before = [parameter.detach().clone() for parameter in case.run.module.parameters()]
             self._rate = float(next(iter(optimizer.param_groups), {}).get("lr", 0.0))
 

@@ -59,12 +59,50 @@ def test_an_examination_that_is_never_affordable_again_happens_once() -> None:
 def test_one_rank_that_cannot_afford_it_keeps_all_from_it() -> None:
     pace = Pace(Budget(0.02, Clock()), 50)
     pace.advance()
-    affordable, cost, step_time, examine, closing_cost = pace.wishes()
+    affordable, cost, step_time, examine, tries, closing_cost = pace.wishes()
     assert examine == 1.0
-    pace.heed([affordable, cost, step_time, 0.5, closing_cost])
+    pace.heed([affordable, cost, step_time, 0.5, tries, closing_cost])
     for _ in range(200):
         pace.advance()
         assert not pace.examining
+
+
+def test_a_model_too_large_to_be_tried_at_once_is_examined_untried_until_that_is_earned() -> None:
+    clock = Clock()
+    budget = Budget(0.02, clock)
+    pace = Pace(budget, 50, trial_cost=40.0)
+    examined, tried = [], []
+    for step in range(3000):
+        if pace.examining:
+            examined.append(step)
+            if pace.tries:
+                tried.append(step)
+            cost = 6.0 if pace.tries else 0.05
+            spend(pace, "before_batch", cost)
+            budget.spent += cost
+            clock.now += cost
+        clock.now += 1.0
+        pace.advance()
+        if pace.closes:
+            pace.heed(pace.wishes())
+        assert budget.spent <= 0.02 * budget.elapsed + 2.0
+    assert examined[:6] == [0, 1, 3, 7, 15, 31]
+    # A trial takes no longer than six steps, as they turned out: 6 seconds are earned in 300.
+    assert 281 <= tried[0] <= 381
+    assert tried == [step for step in examined if step >= tried[0]]
+    assert len(tried) > 3
+
+
+def test_the_trial_of_the_first_step_is_reckoned_with_before_it_is_made() -> None:
+    clock = Clock()
+    pace = Pace(Budget(0.02, clock), 50, trial_cost=0.7)
+    assert pace.tries
+    clock.now += 0.5
+    pace.advance()
+    # 2 seconds, less the rules' 0.4: for the trial that comes now there is time, for an examination and another not.
+    spend(pace, "after_batch", 0.5)
+    examine, tries = pace.wishes()[3:5]
+    assert examine == tries == 0.0
 
 
 def test_what_follows_an_examination_is_a_part_of_its_cost_and_other_steps_are_not() -> None:

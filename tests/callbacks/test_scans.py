@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics import MeanMetric
 
+from lightning_doctor import Doctor
+from lightning_doctor.callbacks import case, leaks, pace, scans
+from lightning_doctor.callbacks.rehearsal import trial_cost
 from lightning_doctor.callbacks.scans import StepScan
 from tests.runs import DigitsNet, fit, flat, trainer
 
@@ -203,3 +206,30 @@ def test_a_model_that_cannot_be_rehearsed_leaves_the_reason_and_the_run(
     assert monitor.report.history.absent["scan/1"] == reason
     assert monitor.report.notes == []
     assert torch.equal(flat(watched), flat(plain))
+
+
+def test_a_model_whose_copy_takes_more_than_the_budget_has_is_not_copied_yet_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*_: object, **__: object) -> None:
+        raise AssertionError("a copy was made")
+
+    monkeypatch.setattr(case, "trial_cost", lambda module: 1e4)
+    # Steps that take as long: what a trial takes is told by them too.
+    monkeypatch.setattr(pace, "_TRIAL_STEPS", 1e9)
+    monkeypatch.setattr(scans, "Rehearsal", none)
+    monkeypatch.setattr(leaks, "Rehearsal", none)
+    doctor = Doctor(strict=True)
+    fit(tmp_path, DigitsNet(), doctor)
+    history = doctor.report.history
+    reason = "it takes about 1e+04 s, more than the budget has for it yet"
+    assert all(history.absent[name] == reason for name in ("scan/1", "scan_limit", "leak", "recurrence"))
+    # What needs no copy was measured.
+    assert len(history["update_ratio"]) > 1
+
+
+def test_what_a_trial_takes_grows_with_weights_and_with_tensors() -> None:
+    wide, deep = nn.Linear(1000, 1000), nn.Sequential(*(nn.Linear(2, 2) for _ in range(100)))
+    assert trial_cost(nn.Linear(2, 2)) < 2e-3 < trial_cost(wide) < trial_cost(nn.Sequential(wide, *deep))
+    assert 10 * trial_cost(nn.Linear(2, 2)) < trial_cost(deep)
+    assert trial_cost(nn.LazyLinear(3)) == 0.0
