@@ -11,8 +11,9 @@ from lightning_doctor.history import History
 from lightning_doctor.layers import measured, of_kind
 from lightning_doctor.loss_head import loss_head
 from lightning_doctor.prescriptions import is_adaptive, peak_rate
-from lightning_doctor.progress import Standing, costs_held_out, standing
+from lightning_doctor.progress import Standing, standing
 from lightning_doctor.rule import rule
+from lightning_doctor.validation import costs_held_out
 
 # Layers over which what passes must drown.
 _DEPTH = 3

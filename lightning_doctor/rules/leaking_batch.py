@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from lightning_doctor.findings import Finding, Severity
 from lightning_doctor.history import History
-from lightning_doctor.progress import costs_held_out, standing
+from lightning_doctor.progress import standing
 from lightning_doctor.rule import rule
+from lightning_doctor.validation import costs_held_out
 
 _SEQUENTIAL = ("TransformerEncoderLayer", "TransformerDecoderLayer", "MultiheadAttention", "LSTM", "GRU", "RNN")
 

@@ -10,10 +10,11 @@ from lightning_doctor.curvature import standing_probe
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History, Series
 from lightning_doctor.noise import Trend, shift, stretch
-from lightning_doctor.progress import is_like_now, standing, validated_pace
+from lightning_doctor.progress import is_like_now, standing
 from lightning_doctor.rule import Undecided, rule
 from lightning_doctor.sharpness import largest_rate
 from lightning_doctor.step_sizes import longer_lowers, scanned_steps, smallest_limit
+from lightning_doctor.validation import validated_pace
 
 _LARGER = (64.0, 16.0, 4.0)
 # Share of the loss that all steps of a run must take off to do anything.

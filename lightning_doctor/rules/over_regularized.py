@@ -13,9 +13,10 @@ from lightning_doctor.history import History
 from lightning_doctor.layers import listed
 from lightning_doctor.loss_head import loss_head
 from lightning_doctor.prescriptions import optimizer, parameter_groups
-from lightning_doctor.progress import held_out, is_like_now, standing, typical
+from lightning_doctor.progress import is_like_now, standing, typical
 from lightning_doctor.rule import Undecided, is_recent, rule
 from lightning_doctor.scores import constants, scores
+from lightning_doctor.validation import held_out
 
 _DECOUPLED = ("adamw", "nadamw", "lion")
 # Losses whose level is set beside what rows score in eval mode.

@@ -14,10 +14,11 @@ from lightning_doctor.history import History, Series
 from lightning_doctor.memorised import memorised
 from lightning_doctor.noise import levels, lucky, noise
 from lightning_doctor.prescriptions import regularise
-from lightning_doctor.progress import GOOD, held_out, is_like_now, standing
+from lightning_doctor.progress import GOOD, is_like_now, standing
 from lightning_doctor.reference import reaches_target
 from lightning_doctor.rule import is_recent, rule
 from lightning_doctor.scores import gap, kept_apart, known_bars, scores, sureness
+from lightning_doctor.validation import held_out
 
 # A Kendall trend this many standard deviations from none is a trend: one in forty by chance.
 _TREND = 2.0

@@ -8,8 +8,9 @@ from lightning_doctor.findings import Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.jsonable import number
 from lightning_doctor.noise import stretch
-from lightning_doctor.progress import GOOD, POOR, held_out, standing
+from lightning_doctor.progress import GOOD, POOR, standing
 from lightning_doctor.rule import rule
+from lightning_doctor.validation import held_out
 
 
 @rule(

@@ -13,8 +13,9 @@ from lightning_doctor.layers import of_kind
 from lightning_doctor.loss_head import loss_head
 from lightning_doctor.noise import stretch
 from lightning_doctor.prescriptions import is_adaptive, peak_rate
-from lightning_doctor.progress import LITTLE, POOR, Standing, held_out, standing, stopped_at
+from lightning_doctor.progress import LITTLE, POOR, Standing, standing, stopped_at
 from lightning_doctor.rule import rule
+from lightning_doctor.validation import held_out
 
 # First layers that do not mind: they normalise, or read whole numbers as names.
 _INDIFFERENT = ("BatchNorm", "LayerNorm", "GroupNorm", "InstanceNorm", "RMSNorm", "SyncBatchNorm", "Embedding")

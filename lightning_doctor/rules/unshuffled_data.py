@@ -7,9 +7,10 @@ from statistics import median
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.noise import stretch
-from lightning_doctor.progress import GOOD, LITTLE, held_out, is_like_now, standing
+from lightning_doctor.progress import GOOD, LITTLE, is_like_now, standing
 from lightning_doctor.rule import rule
 from lightning_doctor.scores import scores
+from lightning_doctor.validation import held_out
 
 # Share of the run after which numbers in their order must have been learned.
 _LATE = 0.25
