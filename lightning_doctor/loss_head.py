@@ -24,6 +24,7 @@ class LossHead:
         loss: ``"cross_entropy"``, ``"mse"`` …; empty where unknown.
         by_hand: Whether the loss is composed of elementary operations.
         activation: The last one before the loss; empty for none.
+        scale: What it is multiplied by.
         reduction: ``"mean"``, ``"sum"`` or ``"unknown"``.
         targets: ``"class_index"``, ``"one_hot"``, ``"binary"``, ``"probabilities"`` or ``"real"``.
         shape: Of the output.
@@ -42,6 +43,7 @@ class LossHead:
     loss: str
     by_hand: bool
     activation: str
+    scale: float
     reduction: str
     targets: str
     shape: tuple[int, ...]
@@ -55,6 +57,12 @@ class LossHead:
     target_range: tuple[float, float]
     target_mean: float
     target_std: float
+
+    @property
+    def reach(self) -> tuple[float, float] | None:
+        """The smallest and the largest number that the activation can put out; None where it has no known end."""
+        ends = REACH.get(self.activation)
+        return None if ends is None else (self.scale * ends[0], self.scale * ends[1])
 
     @property
     def columns(self) -> int:
@@ -73,10 +81,11 @@ def loss_head(history: History) -> LossHead:
         loss=str(table.get("loss") or ""),
         by_hand=bool(table.get("written_by_hand")),
         activation=str(table.get("activation") or ""),
+        scale=number(table.get("scale"), 1.0),
         reduction=str(table.get("reduction") or "unknown"),
         targets=str(table.get("targets") or ""),
-        shape=_shape(table.get("output_shape")),
-        target_shape=_shape(table.get("target_shape")),
+        shape=sizes(table.get("output_shape")),
+        target_shape=sizes(table.get("target_shape")),
         classes=classes if isinstance(classes, int) and classes > 0 else None,
         terms=int(number(table.get("terms"), 1.0)),
         regularisers=int(number(table.get("regularisers"), 0.0)),
@@ -95,5 +104,6 @@ def last_layer(history: History, kind: str) -> str:
     return f"{found[-1].get('class', kind)} `{found[-1].get('layer', '')}`" if found else kind
 
 
-def _shape(value: Any) -> tuple[int, ...]:
+def sizes(value: Any) -> tuple[int, ...]:
+    """Reads a shape off a fact; empty for what is none."""
     return tuple(int(size) for size in value) if isinstance(value, Sequence) and not isinstance(value, str) else ()

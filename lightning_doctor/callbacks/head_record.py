@@ -34,6 +34,7 @@ def describe(head: Head) -> dict[str, Any]:
         "written_by_hand": head.by_hand,
         "reduction": head.path.batch,
         "activation": head.activation,
+        "scale": head.scale,
         "output_shape": list(head.output_shape),
         "target_shape": None if head.target_shape is None else list(head.target_shape),
         "broadcast": head.broadcast,
@@ -57,7 +58,9 @@ def signature(description: dict[str, Any]) -> tuple[Any, ...]:
     """Returns what must stay for numbers of two steps to be about the same head."""
     shape, class_dim = description["output_shape"], description["class_dim"]
     columns = shape[class_dim] if class_dim is not None and shape else shape[1] if len(shape) == 2 else None
-    alike = [description[key] for key in ("loss", "activation", "indexed", "readable", "broadcast", "weighted")]
+    alike = [
+        description[key] for key in ("loss", "activation", "scale", "indexed", "readable", "broadcast", "weighted")
+    ]
     return (*alike, len(shape), columns)
 
 

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     from lightning_doctor.callbacks.case import Case
 
+# How many terms with a slip are listed.
+_LISTED = 8
+
 
 class HeadMonitor(Monitor):
     """Records what can be read off the autograd graph of the training loss, on the steps that are examined.
@@ -36,7 +39,8 @@ class HeadMonitor(Monitor):
     shares of what the best constant prediction would cost without them.
 
     The facts ``loss_head``, ``labels`` and ``predictions`` say what the loss is, which classes were seen, and which
-    were predicted.
+    were predicted. Of several losses, and of a sum of several terms, the fact ``broadcast_terms`` lists the shapes of
+    outputs and targets whose difference is larger than the outputs.
     """
 
     signals = (
@@ -55,6 +59,7 @@ class HeadMonitor(Monitor):
         """Forgets what an earlier run has shown."""
         self._outputs = LayerOutputs()
         self._read: list[tuple[Head, Tensor]] = []
+        self._terms: list[Head] = []
         self._unread: str | None = None
         self._tally: Tally | None = None
         self._record: HeadRecord | None = None
@@ -66,6 +71,7 @@ class HeadMonitor(Monitor):
         """Lets go of tensors."""
         self._outputs = LayerOutputs()
         self._read.clear()
+        self._terms.clear()
         self._tally = None
 
     def layer_ran(self, case: Case, layer: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
@@ -83,6 +89,7 @@ class HeadMonitor(Monitor):
             head = read_head(graph, root)
         except UnreadError as error:
             self._unread = str(error)
+            self._terms += error.heads
         except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
             # Autograd says little of its nodes, and another version of torch may say it differently.
             self._unread = f"the loss cannot be read ({type(error).__name__}: {error})"
@@ -102,7 +109,8 @@ class HeadMonitor(Monitor):
     def after_batch(self, case: Case, outputs: Any, batch_idx: int) -> None:
         """Hands over what was measured."""
         read, unread = self._read, self._unread
-        self._outputs, self._read, self._unread = LayerOutputs(), [], None
+        terms = [*self._terms, *(head for head, _ in read)]
+        self._outputs, self._read, self._terms, self._unread = LayerOutputs(), [], [], None
         if not read and unread is None:
             return
         self._seen_backward = True
@@ -114,6 +122,8 @@ class HeadMonitor(Monitor):
         if unread is not None:
             self._give_reason(case, unread)
             case.history.facts.pop("loss_head", None)
+            if slips := [_shapes(head) for head in terms if head.broadcast]:
+                case.history.facts["broadcast_terms"] = slips[:_LISTED]
             return
         # An optimizer that evaluates its loss several times begins with the one that counts.
         self._measure(case, *read[0])
@@ -135,3 +145,8 @@ class HeadMonitor(Monitor):
 
     def _give_reason(self, case: Case, reason: str) -> None:
         case.history.lack([*self.signals, "loss_head"], reason)
+
+
+def _shapes(head: Head) -> dict[str, Any]:
+    target = head.target_shape
+    return {"output_shape": list(head.output_shape), "target_shape": None if target is None else list(target)}

@@ -216,7 +216,7 @@ class UpdateMonitor(Monitor):
             # A scaler keeps the optimizer from stepping where gradients overflow; gradients of zeros do not move it.
             still = not any(tensor.update for tensor in tensors) and any(tensor.nonzero for tensor in tensors)
             skipped = case.run.scaler is not None and still
-            self._census.count(tensors, skipped=skipped)
+            self._census.count(tensors, optimizer=index, skipped=skipped)
             if not skipped:
                 moved += [tensor for tensor in tensors if tensor.trainable]
         self._measured = True

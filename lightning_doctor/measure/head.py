@@ -107,7 +107,8 @@ class Head:
         target: Class indices, or of the same shape as the predictions.
         class_dim: The dimension of the predictions that is over classes; None where each element is for itself.
         activation: The last activation before the loss.
-        outputs: What it puts out; without one, the predictions before the loss changes them.
+        scale: What that is multiplied by, a number of the program.
+        outputs: What it puts out, times the scale; without one, the predictions before the loss changes them.
         sums_to_one: Whether the probabilities of a row do, by construction.
         class_weight: ``[classes]``, or what each element of the loss is multiplied by in one that is no class loss.
         pos_weight: As of ``binary_cross_entropy_with_logits``.
@@ -133,6 +134,7 @@ class Head:
     target: Tensor | None = None
     class_dim: int | None = None
     activation: str | None = None
+    scale: float = 1.0
     outputs: Tensor | None = None
     sums_to_one: bool = False
     class_weight: Tensor | None = None

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from math import prod
 
+from torch import Tensor
+
 from lightning_doctor.measure.head import Head, Path
 from lightning_doctor.measure.loss_graph import (
     LIMITS,
@@ -44,12 +46,23 @@ _ACTIVATIONS = {
 }
 # Losses that are all there is to them, even where they are written by hand.
 _WHOLE = ("mse", "rmse", "l1", "bce", "bce_with_logits")
+# Of those what has two ends, and has them multiplied by a number too; and the losses of numbers that need not be.
+_BOUNDED = ("sigmoid", "tanh")
+_DISTANCES = ("mse", "l1", "huber", "smooth_l1")
 _MOST_TERMS = 512
 _PASSING = 64
 
 
 class UnreadError(Exception):
-    """This loss head cannot be read; the message is the reason, as a clause."""
+    """This loss head cannot be read; the message is the reason, as a clause.
+
+    Attributes:
+        heads: Those of single terms, as far as they could be read.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.heads: list[Head] = []
 
 
 def read_head(graph: Graph, root: Edge) -> Head:
@@ -78,7 +91,11 @@ def read_head(graph: Graph, root: Edge) -> Head:
         else:
             waiting.extend((below, way, True) for below, way in found)
     # Beside nothing else they are the loss.
-    head = _only(heads, reasons if heads else reasons + beside)
+    try:
+        head = _only(heads, reasons if heads else reasons + beside)
+    except UnreadError as error:
+        error.heads = heads
+        raise
     # Of a likelihood by hand they may be the other half.
     if beside and head.by_hand and head.loss not in _WHOLE:
         raise UnreadError(f"the loss is a sum of {1 + len(beside)} terms")
@@ -206,31 +223,48 @@ def _finish(graph: Graph, head: Head) -> None:
     if head.loss == "mse" and (head.path.root is not None or head.path.row_root):
         head.loss = "rmse"
     inside = "origin" in head.extras or head.loss == "bce"
-    found, head.activation, normalised = _activation(head.source, inside=inside)
+    found, head.activation, normalised, head.scale = _activation(graph, head.source, inside=inside)
+    if head.scale != 1 and (head.activation not in _BOUNDED or head.loss not in _DISTANCES):
+        head.activation, head.scale = None, 1.0
     head.outputs = graph.tensor(head.source if head.activation is None else found)
+    if head.outputs is not None and head.scale != 1:
+        head.outputs = head.scale * head.outputs
     if head.outputs is None and head.loss not in ("cross_entropy", "nll", "kl_div"):
         head.outputs = head.prediction
     head.sums_to_one = head.sums_to_one or (inside and (normalised or head.activation == "softmax"))
 
 
-def _activation(edge: Edge, *, inside: bool) -> tuple[Edge, str | None, bool]:
+def _activation(graph: Graph, edge: Edge, *, inside: bool) -> tuple[Edge, str | None, bool, float]:
     """Returns the last activation before an edge; without one, the first thing that is not a mere view.
 
+    And whether it is divided by its sum, and by which number of the program, over 0, it is multiplied.
+
     Args:
+        graph: The graph.
         edge: Where predictions enter the loss.
         inside: Whether they are probabilities whose logarithm is taken, so that guards against zero are passed too.
     """
-    normalised = False
+    normalised, scale = False, 1.0
     for _ in range(_PASSING):
         name, below = kind(edge), alive(edge)
         if name in _ACTIVATIONS:
-            return edge, _ACTIVATIONS[name], normalised
+            return edge, _ACTIVATIONS[name], normalised, scale
         if len(below) == 2 and name == "Div" and inside and _is_sum_of(below[1], below[0]):
             normalised = True
+        elif name in ("Mul", "Div") and not inside and (factor := _number(graph, edge)) is not None:
+            scale *= factor
         elif not (len(below) == 1 and (name in VIEWS | MOVES | LIMITS or (inside and name == "Add"))):
             break
         edge = below[0]
-    return edge, None, normalised
+    return edge, None, normalised, 1.0
+
+
+def _number(graph: Graph, edge: Edge) -> float | None:
+    """Returns the number, over 0, that values are multiplied by; None for what is none, or not on the host."""
+    constant, _ = constant_times(graph, edge)
+    if isinstance(constant, Tensor):
+        constant = float(constant) if constant.ndim == 0 and constant.is_cpu else None
+    return float(constant) if constant is not None and constant > 0 else None
 
 
 def _is_sum_of(edge: Edge, summands: Edge) -> bool:

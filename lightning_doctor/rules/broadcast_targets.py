@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from lightning_doctor.findings import Finding, Severity
 from lightning_doctor.history import History
-from lightning_doctor.loss_head import loss_head
+from lightning_doctor.loss_head import loss_head, sizes
 from lightning_doctor.progress import standing
-from lightning_doctor.rule import rule
+from lightning_doctor.rule import Undecided, rule
 
 
 @rule(
     "LD305",
     needs={"train_loss/*": 1},
-    reads=("loss_head",),
     non_finite=True,
     explains=(
         "loss_plateau",
@@ -36,7 +35,8 @@ def broadcast_targets(history: History) -> Finding | None:
     """Prediction and targets broadcast, so that every sample is compared with all.
 
     What it looks at:
-        The fact ``loss_head``: the shapes of the output and of the targets as the loss subtracts them.
+        The fact ``loss_head``: the shapes of the output and of the targets as the loss subtracts them; where there is
+        no single loss of a single term, those of every term that could be read.
 
     Why it matters:
         Every prediction is pulled towards the targets of all samples: the best that is left is to predict their
@@ -58,22 +58,33 @@ def broadcast_targets(history: History) -> Finding | None:
         Shapes with as many axes that broadcast are taken as meant: ``a[:, None] - b[None]`` compares all with all on
         purpose.
     """
-    head = loss_head(history)
-    if not head.broadcast or not _is_slip(head.shape, head.target_shape):
+    slip = next((shapes for shapes in _broadcast(history) if _is_slip(*shapes)), None)
+    if slip is None:
         return None
-    output, targets = list(head.shape), list(head.target_shape or _slipped(head.shape))
+    output, targets = list(slip[0]), list(slip[1] or _slipped(slip[0]))
     state = standing(history)
     return Finding(
         severity=state.unless_good(Severity.ERROR),
         summary=f"an output of shape {output} is compared with targets of shape {targets}: every sample with those of "
         "all",
         evidence={"output_shape": str(output), "target_shape": str(targets)},
-        remedy=f"give targets and output one shape: `targets.reshape({_sizes(output)})`"
+        remedy=f"give targets and output one shape: `targets.reshape({_listed(output)})`"
         if len(output) > len(targets)
-        else f"give targets and output one shape: `outputs.reshape({_sizes(targets)})`",
+        else f"give targets and output one shape: `outputs.reshape({_listed(targets)})`",
         onset=0,
         signals=("train_loss",),
     )
+
+
+def _broadcast(history: History) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Returns the shapes of outputs and targets that broadcast; targets are empty where unknown."""
+    if history.fact("loss_head"):
+        head = loss_head(history)
+        return [(head.shape, head.target_shape)] if head.broadcast else []
+    terms = history.fact("broadcast_terms")
+    if not isinstance(terms, list) or not terms:
+        raise Undecided(history.absent.get("loss_head", "the fact loss_head is not known"))
+    return [(sizes(term.get("output_shape")), sizes(term.get("target_shape"))) for term in terms]
 
 
 def _is_slip(output: tuple[int, ...], targets: tuple[int, ...]) -> bool:
@@ -88,5 +99,5 @@ def _slipped(output: tuple[int, ...]) -> tuple[int, ...]:
     return output[:1] if len(output) == 2 else (*output, 1)
 
 
-def _sizes(shape: list[int]) -> str:
+def _listed(shape: list[int]) -> str:
     return ", ".join(["-1", *map(str, shape[1:])])

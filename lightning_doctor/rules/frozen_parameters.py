@@ -41,8 +41,8 @@ def frozen_parameters(history: History, *, share: float = 0.9) -> Finding | None
 
     What it looks at:
         The fact ``parameters``: which parameters require a gradient, which an optimizer holds, which never had a
-        gradient or had none but zeros, which never changed, which the loss depends on though the module does not know
-        them, and whether the last layer is trained.
+        gradient or had none but zeros, which optimizers step without any, which never changed, which the loss depends
+        on though the module does not know them, and whether the last layer is trained.
 
     Why it matters:
         What is not trained stays random. A frozen last layer forces everything before it to fit random weights; an
@@ -162,9 +162,12 @@ def _cut_off(history: History, table: dict[str, Any]) -> Finding | None:
             f"raise the learning rate of {names}, or keep them in fp32: steps this small are rounded away",
         ),
     }[key]
+    how, idle = standing(history), table.get("idle_optimizers") if key == "no_gradient" else None
     return Finding(
-        severity=standing(history).if_harmed(Severity.WARNING),
-        summary=f"{_count(table, key)} parameter tensors in the optimizer {what}: {names}",
+        # An optimizer that steps in vain is nothing that anybody meant.
+        severity=how.unless_good(Severity.WARNING) if idle else how.if_harmed(Severity.WARNING),
+        summary=f"{_count(table, key)} parameter tensors in the optimizer {what}: {names}"
+        + ("; one that steps holds no others" if idle else ""),
         evidence=_evidence(table, key),
         remedy=remedy,
         confidence=Confidence.CONFIRMED if key in ("no_gradient", "zero_learning_rate") else Confidence.SUSPECTED,

@@ -9,10 +9,13 @@ from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.loss_head import loss_head
 from lightning_doctor.progress import Standing, standing
-from lightning_doctor.rule import rule
+from lightning_doctor.rule import is_recent, rule
+from lightning_doctor.scores import scores
 
 # How surely labels must be uneven [standard errors].
 _SIGMAS = 3.0
+# Samples of a rare class fewer than which tell nothing of how many are found.
+_FEW = 4
 
 
 @rule(
@@ -29,7 +32,8 @@ def imbalanced_classes(
 
     What it looks at:
         The facts ``labels``, how many of each class were seen, and ``predictions``, what the newest samples were
-        taken for; whether the loss weights classes; the skill of the predictions.
+        taken for, or of two classes the skill on training rows scored last, where those hold none of the rarer;
+        whether the loss weights classes; the skill of the predictions.
 
     Why it matters:
         Calling everything the most frequent class scores well and is worth nothing.
@@ -99,7 +103,7 @@ def _missed(
     wrong_way = _undercut(history, counts)
     # Where the newest samples hold none of them, weights that are wrong for sure and no such prediction are enough.
     predicted = history.fact("predictions.counts", {})
-    unseen = 0.0 if wrong_way else 1.0
+    unseen = 0.0 if wrong_way else _found_in_scored_rows(history, counts)
     missed = [
         label for label in rare if recall.get(label, unseen) < found and (label in recall or label not in predicted)
     ]
@@ -139,6 +143,19 @@ def _missed(
         onset=0,
         signals=("train_loss", "skill"),
     )
+
+
+def _found_in_scored_rows(history: History, counts: Mapping[str, float]) -> float:
+    """Returns what share of the rarer of two classes is found in the training rows scored last; 1 where unknown.
+
+    Of two classes a constant misses the rarer one alone: what is avoided of its misses is found of those.
+    """
+    train = scores(history, "train")
+    if len(counts) != 2 or train is None or not train.skills or not is_recent(history, train.skill_steps[-1]):
+        return 1.0
+    accuracy = history.get("eval_accuracy/train").finite().values
+    missed = (1 - accuracy[-1]) * train.rows if accuracy else 0.0
+    return train.skills[-1] if missed >= _FEW else 1.0
 
 
 def _misses_frequent_ones(

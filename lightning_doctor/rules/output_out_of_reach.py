@@ -6,7 +6,7 @@ import math
 
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
-from lightning_doctor.loss_head import REACH, SQUARED, LossHead, last_layer, loss_head
+from lightning_doctor.loss_head import SQUARED, LossHead, last_layer, loss_head
 from lightning_doctor.progress import Standing, standing
 from lightning_doctor.rule import rule
 
@@ -69,7 +69,8 @@ def output_out_of_reach(history: History, *, lost: float = 0.2, sliver: float = 
 
     Blind spots:
         What lies outside is estimated from mean, deviation and range as if the targets were normally distributed.
-        Only the last activation counts: an output of a ReLU that is scaled or shifted after it is not judged.
+        Only the last activation counts, times a number of the program: what is scaled by a tensor or shifted after it
+        is not judged.
     """
     head = loss_head(history)
     state = standing(history)
@@ -131,9 +132,9 @@ def _shared(history: History, head: LossHead, state: Standing) -> Finding | None
 
 
 def _unreachable(history: History, head: LossHead, state: Standing, lost: float, sliver: float) -> Finding | None:
-    if head.activation not in REACH or not _fits(head):
+    if head.reach is None or not _fits(head):
         return None
-    low, high = REACH[head.activation]
+    low, high = head.reach
     smallest, largest = head.target_range
     share = _outside(head, low, high)
     if not share >= sliver / 10:
@@ -147,8 +148,8 @@ def _unreachable(history: History, head: LossHead, state: Standing, lost: float,
     amount = "even their mean is out of reach" if constant else f"about {share:.0%} of their variance is out of reach"
     return Finding(
         severity=severity,
-        summary=f"targets from {smallest:.3g} to {largest:.3g} for a {head.activation} output, which lies in "
-        f"[{low:g}, {top}]: {amount}",
+        summary=f"targets from {smallest:.3g} to {largest:.3g} for a {head.activation} output{_times(head)}, which "
+        f"lies in [{low:g}, {top}]: {amount}",
         evidence={
             "activation": head.activation,
             "target_min": smallest,
@@ -163,11 +164,16 @@ def _unreachable(history: History, head: LossHead, state: Standing, lost: float,
     )
 
 
+def _times(head: LossHead) -> str:
+    return "" if head.scale == 1 else f" times {head.scale:.3g}"
+
+
 def _fits(head: LossHead) -> bool:
     """Whether the outputs seen are such as the activation can put out: else something comes after it."""
-    low, high = REACH[head.activation]
+    low, high = head.reach or (-math.inf, math.inf)
     smallest, largest = head.outputs
-    return not (smallest < low - 1e-3 or largest > high + 1e-3)
+    slack = 1e-3 * head.scale
+    return not (smallest < low - slack or largest > high + slack)
 
 
 def _outside(head: LossHead, low: float, high: float) -> float:
@@ -228,9 +234,9 @@ def _cut_off(history: History, head: LossHead, state: Standing, sliver: float) -
 
 def _squeezed(history: History, head: LossHead, state: Standing, lost: float) -> Finding | None:
     """Scores that an activation has squeezed, for a loss that wants any number."""
-    if head.activation not in REACH or not _fits(head):
+    if head.reach is None or not _fits(head):
         return None
-    low, high = REACH[head.activation]
+    low, high = head.reach
     if head.loss == "cross_entropy" and head.activation in ("sigmoid", "tanh"):
         classes = head.columns
         share = math.log(1 + (classes - 1) * math.exp(low - high)) / math.log(classes)

@@ -410,6 +410,22 @@ def test_two_optimizers_have_no_single_loss(tmp_path: Path) -> None:
 
     history = watch(tmp_path, Two(), LABELS)
     assert history.absent["loss_head"] == "2 optimizers: no single loss has to fall"
+    assert "broadcast_terms" not in history.facts
+
+
+@pytest.mark.filterwarnings("ignore:Using a target size")
+def test_terms_that_broadcast_are_listed_where_there_is_no_single_one(tmp_path: Path) -> None:
+    def both(outputs: Tensor, targets: Tensor) -> Tensor:
+        slip = functional.mse_loss(outputs[:, :1], targets.float())
+        return slip + functional.cross_entropy(outputs, targets) + (outputs[:, 1:2] - targets).abs().mean()
+
+    history = watch(tmp_path, Net(both, 10), LABELS)
+    assert history.absent["loss_head"] == "the loss is a sum of 3 terms"
+    sizes = {
+        (tuple(term["output_shape"]), tuple(term["target_shape"] or ())) for term in history.facts["broadcast_terms"]
+    }
+    rows = history.fact("data.batch_size")
+    assert sizes == {((rows, 1), (rows,)), ((rows, 1), ())}
 
 
 def test_losses_of_several_kinds_in_one_step_are_not_mixed(tmp_path: Path) -> None:

@@ -173,8 +173,23 @@ def test_several_optimizers_share_ratios_and_have_cosines_of_their_own(tmp_path:
     assert history["gradient_cosine/optimizer0"].steps == history["gradient_cosine/optimizer1"].steps == EXAMINED[1:]
     assert history.absent["gradient_cosine"] == "2 optimizers: each has a gradient of its own"
     fact = history.facts["parameters"]
-    assert fact["frozen"] == fact["unchanged"] == fact["no_gradient"] == []
+    assert fact["frozen"] == fact["unchanged"] == fact["no_gradient"] == fact["idle_optimizers"] == []
     assert fact["last_layer"] == {"name": "critic.2", "trained": True}
+
+
+def test_an_optimizer_that_steps_without_any_gradient_is_idle(tmp_path: Path) -> None:
+    class CutOff(Adversaries):
+        def _step(self, optimizer: Any, loss: Tensor, name: str) -> None:
+            # What the generator's loss leaves in the critic is the critic's alone.
+            super()._step(optimizer, loss if name == "critic" else self.critic.zero_grad() or loss.detach(), name)
+
+        def manual_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+            if loss.requires_grad:
+                super().manual_backward(loss, *args, **kwargs)
+
+    fact = watch(tmp_path, CutOff()).facts["parameters"]
+    assert fact["idle_optimizers"] == [1]
+    assert fact["no_gradient"] == ["generator.weight", "generator.bias"]
 
 
 def test_steps_between_the_examined_batches_are_looked_at_when_none_else_steps(tmp_path: Path) -> None:

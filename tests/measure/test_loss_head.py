@@ -489,16 +489,33 @@ def _logits_and_labels() -> tuple[Tensor, Tensor]:
     return kept[0], LABELS
 
 
+@pytest.mark.parametrize(
+    ("scaled", "loss", "activation", "scale"),
+    [
+        (lambda o: 1.0 * o.tanh(), f.mse_loss, "tanh", 1.0),
+        (lambda o: 6.0 * o.sigmoid() / 2, f.mse_loss, "sigmoid", 3.0),
+        (lambda o: (2.0 * o.tanh()).reshape(N, C), f.l1_loss, "tanh", 2.0),
+        # What each column is multiplied by, or what turns it round, tells no one reach.
+        (lambda o: CLASS_WEIGHT * o.tanh(), f.mse_loss, None, 1.0),
+        (lambda o: -2.0 * o.tanh(), f.mse_loss, None, 1.0),
+        # It has no upper end, and a loss of scores is another matter.
+        (lambda o: 2.0 * o.relu(), f.mse_loss, None, 1.0),
+        (lambda o: 2.0 * o.tanh(), lambda o, _: f.cross_entropy(o, LABELS), None, 1.0),
+    ],
+)
+def test_an_activation_may_be_multiplied_by_a_number(scaled: Loss, loss: Any, activation: Any, scale: float) -> None:
+    head, _ = read(lambda o: loss(scaled(o), REAL))
+    assert (head.activation, head.scale) == (activation, scale)
+    if head.loss != "cross_entropy":
+        expected = scaled(forward(lambda o: o, None)[0])
+        assert head.outputs is not None
+        assert torch.allclose(head.outputs.reshape(N, C), expected.reshape(N, C))
+
+
 def test_an_attention_softmax_deeper_in_is_not_the_last_activation() -> None:
     scores = torch.randn(N, N)
     head, _ = read(lambda o: f.cross_entropy((o[:, :1] + scores).softmax(1) @ o, LABELS))
     assert (head.loss, head.activation) == ("cross_entropy", None)
-
-
-def test_a_scaled_sigmoid_does_not_end_the_network() -> None:
-    # It reaches five: its own range would say nothing about the outputs'.
-    head, _ = read(lambda o: f.mse_loss(5 * o, REAL), SIGMOID)
-    assert head.activation is None
 
 
 @pytest.mark.parametrize("view", [lambda o: o.float(), lambda o: o.view(N, 1, C).squeeze(1), lambda o: o.clamp(0, 1)])

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_doctor.findings import Confidence, Finding, Severity
+from lightning_doctor.rule import Undecided
 from lightning_doctor.rules.broadcast_targets import broadcast_targets
 from tests.histories import COMPLETED, HEAD, headed
 from tests.runs import LABELS, found
@@ -45,6 +46,25 @@ def test_healthy_a_run_that_does_well_in_spite_of_it_has_a_note() -> None:
     finding = judge(SLIP, skill=0.9, run=COMPLETED)
     assert finding is not None
     assert finding.severity is Severity.NOTE
+
+
+@pytest.mark.parametrize(
+    ("terms", "found"),
+    [
+        ([{"output_shape": [32, 4], "target_shape": [32, 4]}, {"output_shape": [32, 1], "target_shape": None}], True),
+        ([{"output_shape": [32, 1, 4], "target_shape": [1, 32, 4]}], False),
+    ],
+)
+def test_sick_one_term_of_several_may_be_the_slip(terms: list[dict[str, Any]], found: bool) -> None:
+    history = headed({}, broadcast_terms=terms)
+    assert (broadcast_targets(history) is not None) is found
+
+
+def test_without_a_loss_that_could_be_read_nothing_is_said() -> None:
+    history = headed({})
+    history.lack(["loss_head"], "2 optimizers: no single loss has to fall")
+    with pytest.raises(Undecided, match="2 optimizers"):
+        broadcast_targets(history)
 
 
 @pytest.mark.parametrize(

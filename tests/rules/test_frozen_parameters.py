@@ -20,7 +20,7 @@ FLAT = noisy([2.3] * 200, 0.02)
 NAMES = ["trunk.weight", "trunk.bias", "middle.weight", "middle.bias", "head.weight", "head.bias"]
 
 
-def run(*, skill: float = 0.0, steps: int = 9, dead: Sequence[float] = (), **lists: Any) -> History:
+def run(*, skill: float | None = 0.0, steps: int = 9, dead: Sequence[float] = (), **lists: Any) -> History:
     table: dict[str, Any] = {
         "tensors": 6,
         "trained": 6,
@@ -31,7 +31,7 @@ def run(*, skill: float = 0.0, steps: int = 9, dead: Sequence[float] = (), **lis
     table["counts"] = {key: len(names) for key, names in lists.items() if isinstance(names, list)}
     history = history_of(FLAT, parameters=table, run=COMPLETED)
     reading(history, "dead_share/act", dead)
-    return reading(history, "skill", [skill] * 20)
+    return history if skill is None else reading(history, "skill", [skill] * 20)
 
 
 def judge(**lists: Any) -> Finding | None:
@@ -82,6 +82,20 @@ def test_parameters_that_never_get_a_gradient_are_a_note_until_harm_shows(skill:
     assert finding is not None
     assert (finding.severity, finding.confidence) == (severity, "confirmed")
     assert ".detach()" in finding.remedy
+
+
+@pytest.mark.parametrize(
+    ("idle", "skill", "severity"),
+    [([], None, Severity.NOTE), ([1], None, Severity.WARNING), ([1], 0.9, Severity.NOTE)],
+)
+def test_sick_an_optimizer_that_steps_in_vain_needs_no_harm_to_show(
+    idle: list[int], skill: float | None, severity: Severity
+) -> None:
+    history = run(no_gradient=["trunk.weight", "trunk.bias"], idle_optimizers=idle, skill=skill)
+    finding = frozen_parameters(history)
+    assert finding is not None
+    assert finding.severity is severity
+    assert ("one that steps holds no others" in finding.summary) is bool(idle)
 
 
 @pytest.mark.parametrize(("steps", "found"), [(2, False), (3, True)])

@@ -13,6 +13,7 @@ from lightning_doctor.history import History
 from lightning_doctor.rules.imbalanced_classes import imbalanced_classes
 from tests.histories import COMPLETED, HEAD, LOGITS, headed
 from tests.runs import found
+from tests.scored import scored
 
 BINARY = {**HEAD, "loss": "bce_with_logits", "targets": "binary", "classes": 2}
 WEIGHTED = {**BINARY, "weighted": True}
@@ -135,6 +136,20 @@ def test_healthy_a_run_that_is_judged_by_the_order_of_its_scores_has_a_note() ->
 )
 def test_healthy_predictions_are_silent(labels: dict[str, int], recall: dict[str, float]) -> None:
     assert judge(labels, {"0": 500}, recall) is None
+
+
+@pytest.mark.parametrize(
+    ("skill", "accuracy", "rows", "ill"),
+    [(0.0, 0.95, 500, True), (0.05, 0.95, 500, True), (0.4, 0.97, 500, False), (0.0, 0.95, 60, False)],
+)
+def test_sick_where_the_newest_samples_have_none_of_two_classes_scored_rows_tell(
+    skill: float, accuracy: float, rows: int, ill: bool
+) -> None:
+    history = run(RARE, {"0": 500}, {"0": 1.0})
+    scored(history, "train", [0.2] * 3, rows=rows, every=history.last_step // 2)
+    for name, value in (("eval_skill/train", skill), ("eval_accuracy/train", accuracy)):
+        history.record(name, history.last_step, value)
+    assert (imbalanced_classes(history) is not None) is ill
 
 
 @pytest.mark.parametrize("share", [0.1, 0.35])

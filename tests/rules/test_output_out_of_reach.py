@@ -55,6 +55,18 @@ def test_sick_a_sigmoid_output_cannot_even_put_out_the_mean_of_large_targets() -
     assert "scale the targets into [0, 1]" in finding.remedy
 
 
+@pytest.mark.parametrize(("scale", "ill"), [(2.0, True), (40.0, False)])
+def test_sick_an_activation_times_a_number_reaches_as_many_times_further(scale: float, ill: bool) -> None:
+    head = {**TANH, "scale": scale, "output_min": -scale, "output_max": scale, **spread(0, 12, -20, 20)}
+    finding = judge(head)
+    assert (finding is not None) is ill
+    if finding is not None:
+        assert finding.severity is Severity.ERROR
+        assert "a tanh output times 2, which lies in [-2, 2]" in finding.summary
+        # What goes beyond that has something after it that was not seen.
+        assert judge({**head, "output_max": 2.1}) is None
+
+
 def test_sick_targets_that_are_all_the_same_and_out_of_reach() -> None:
     finding = judge({**SIGMOID, **spread(5, 0, 5, 5)})
     assert finding is not None
