@@ -13,7 +13,20 @@ from lightning_doctor.layers import of_kind
 
 SQUARED = ("mse", "l1", "smooth_l1", "huber")
 # What an activation can put out.
-REACH = {"sigmoid": (0.0, 1.0), "softmax": (0.0, 1.0), "tanh": (-1.0, 1.0), "relu": (0.0, math.inf)}
+REACH = {
+    "sigmoid": (0.0, 1.0),
+    "hardsigmoid": (0.0, 1.0),
+    "softmax": (0.0, 1.0),
+    "tanh": (-1.0, 1.0),
+    "relu": (0.0, math.inf),
+    "softplus": (0.0, math.inf),
+    "exp": (0.0, math.inf),
+    # The lowest point of each curve.
+    "gelu": (-0.17, math.inf),
+    "silu": (-0.279, math.inf),
+    "mish": (-0.309, math.inf),
+    "hardswish": (-0.375, math.inf),
+}
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ _LINKS = {"bce_with_logits": "sigmoid", "poisson": "exp"}
 
 def part(graph: Graph, edge: Edge, path: Path) -> Head | None:
     """Reads one term of a loss, if this is where its elements are; None where it is not known as one."""
-    for read in (_nll, _fused, _squared, _absolute, _norm, times_logarithm, picked, _poisson, divergence):
+    for read in (_nll, _fused, _squared, _absolute, _norm, times_logarithm, picked, _poisson, _pinball, divergence):
         head = read(graph, edge, path)
         if head is not None:
             return head
@@ -174,6 +174,16 @@ def _poisson(graph: Graph, edge: Edge, path: Path) -> Head | None:
     if isinstance(target, Tensor) and tuple(target.shape) == shape(edge):
         head.target, head.target_shape = target, tuple(target.shape)
     return head
+
+
+def _pinball(graph: Graph, edge: Edge, path: Path) -> Head | None:
+    """Reads the loss of a quantile: the larger of ``q * error`` and ``(q - 1) * error`` (Koenker & Bassett 1978)."""
+    if kind(edge) not in ("Maximum", "Where") or len(both := alive(edge)) != 2:
+        return None
+    errors = [constant_times(graph, side)[1] for side in both]
+    if errors[0] is None or errors[0] != errors[1]:
+        return None
+    return _difference(graph, errors[0], path, "pinball", None)
 
 
 def _measure_shapes(head: Head, errors: tuple[int, ...]) -> None:

@@ -53,7 +53,7 @@ def output_out_of_reach(history: History, *, lost: float = 0.2, sliver: float = 
     Sick:
         A ReLU output for targets in (−1, 1); softmax for rows of several tags; a sigmoid output for targets up to
         100; softmax over one unit, which is always 1; cross-entropy of scores that a sigmoid has squeezed into (0, 1),
-        or of which a ReLU makes that of one class zero for every sample
+        or of which a ReLU makes that of one class zero for every sample; softplus for the logarithm of a Poisson rate
 
     Healthy:
         A sigmoid output for targets in [0, 1]; a ReLU output for counts; a tanh output for targets of which a few
@@ -81,6 +81,8 @@ def output_out_of_reach(history: History, *, lost: float = 0.2, sliver: float = 
     shares = head.activation == "softmax" or head.loss == "cross_entropy"
     if shares and head.targets == "binary" and head.columns > 1:
         return _shared(history, head, state)
+    if head.loss == "poisson":
+        return _never_under_one(history, head, state)
     if head.loss in SQUARED:
         return _unreachable(history, head, state, lost, sliver)
     return _squeezed(history, head, state, 2 * lost)
@@ -159,6 +161,26 @@ def _unreachable(history: History, head: LossHead, state: Standing, lost: float,
             "share_out_of_reach": share,
         },
         remedy=_remedy(history, head, low, high),
+        onset=0,
+        signals=("train_loss",),
+    )
+
+
+def _never_under_one(history: History, head: LossHead, state: Standing) -> Finding | None:
+    """Logarithms of rates that an activation keeps over zero, so that no rate is under one."""
+    if head.reach is None or not _fits(head) or not head.reach[0] > -1:
+        return None
+    least = math.exp(head.reach[0])
+    if not head.target_mean < 2 * least:
+        return None
+    out = head.target_mean < least
+    layer = last_layer(history, head.activation)
+    return Finding(
+        severity=state.unless_good(Severity.ERROR) if out else state.if_harmed(Severity.WARNING),
+        summary=f"the loss takes the {head.activation} output for the logarithm of a rate, so that no rate is under "
+        f"{least:.3g}: the counts have a mean of {head.target_mean:.3g}",
+        evidence={"activation": head.activation, "least_rate": least, "target_mean": head.target_mean},
+        remedy=f"take {layer} away from the output, or give the loss rates: `log_input=False`",
         onset=0,
         signals=("train_loss",),
     )

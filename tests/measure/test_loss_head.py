@@ -512,6 +512,27 @@ def test_an_activation_may_be_multiplied_by_a_number(scaled: Loss, loss: Any, ac
         assert torch.allclose(head.outputs.reshape(N, C), expected.reshape(N, C))
 
 
+LEVELS = torch.linspace(0.1, 0.9, C)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda errors: torch.maximum(0.9 * errors, -0.1 * errors).mean(),
+        lambda errors: torch.max((LEVELS - 1) * errors, LEVELS * errors).sum(1).mean(),
+        lambda errors: torch.where(errors > 0, 0.9 * errors, -0.1 * errors).mean(),
+    ],
+)
+def test_the_loss_of_a_quantile_is_named(loss: Loss) -> None:
+    head, _ = read(lambda o: loss(REAL - o))
+    assert (head.loss, head.output_shape, head.broadcast, head.by_hand) == ("pinball", (N, C), False, True)
+
+
+def test_the_larger_of_two_errors_is_no_quantile_s() -> None:
+    with pytest.raises(UnreadError, match="Maximum is not a step"):
+        read(lambda o: torch.maximum(0.9 * (REAL - o), 0.1 * (o - BITS)).mean())
+
+
 def test_an_attention_softmax_deeper_in_is_not_the_last_activation() -> None:
     scores = torch.randn(N, N)
     head, _ = read(lambda o: f.cross_entropy((o[:, :1] + scores).softmax(1) @ o, LABELS))

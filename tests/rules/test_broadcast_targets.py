@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -85,8 +86,13 @@ def by_hand(outputs: Tensor, targets: Tensor) -> Tensor:
     return (outputs - targets).square().mean()
 
 
+def pinball(outputs: Tensor, targets: Tensor) -> Tensor:
+    errors = targets - outputs
+    return torch.maximum(0.9 * errors, -0.1 * errors).mean()
+
+
 @pytest.mark.filterwarnings("ignore:Using a target size")
-@pytest.mark.parametrize("loss", [functional.mse_loss, by_hand])
+@pytest.mark.parametrize("loss", [functional.mse_loss, by_hand, pinball])
 def test_sick_in_a_real_run_and_healthy_once_reshaped(tmp_path: Path, loss: Any) -> None:
     finding = found(tmp_path, "broadcast_targets", lambda: nn.Linear(64, 1), loss, REAL, lr=0.01)
     assert finding is not None

@@ -67,6 +67,50 @@ def test_sick_an_activation_times_a_number_reaches_as_many_times_further(scale: 
         assert judge({**head, "output_max": 2.1}) is None
 
 
+@pytest.mark.parametrize(
+    ("activation", "ill"), [("softplus", True), ("exp", True), ("gelu", True), ("leaky_relu", False), ("elu", False)]
+)
+def test_sick_any_activation_whose_ends_are_known_may_cut_targets_off(activation: str, ill: bool) -> None:
+    assert (judge({**RELU, "activation": activation}) is not None) is ill
+
+
+POISSON = {**HEAD, "loss": "poisson", "activation": "softplus", "output_min": 0.01, "output_max": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("change", "severity"),
+    [
+        ({"target_mean": 0.3}, Severity.ERROR),
+        # Some rates under one there may be.
+        ({"target_mean": 1.5}, Severity.WARNING),
+        ({"target_mean": 40.0}, None),
+        ({"target_mean": 0.3, "activation": None, "output_min": -2.0}, None),
+        ({"target_mean": 0.3, "output_min": -2.0}, None),
+    ],
+)
+def test_sick_softplus_for_the_logarithm_of_a_rate(change: dict[str, Any], severity: Severity | None) -> None:
+    finding = judge({**POISSON, **change}, run=COMPLETED)
+    assert (None if finding is None else finding.severity) is severity
+    if finding is not None:
+        assert "no rate is under 1:" in finding.summary
+        assert "`log_input=False`" in finding.remedy
+
+
+@pytest.mark.parametrize(("last", "ill"), [(nn.Softplus(), True), (nn.Identity(), False)])
+def test_sick_softplus_under_a_poisson_loss_and_healthy_without_in_a_real_run(
+    tmp_path: Path, last: nn.Module, ill: bool
+) -> None:
+    counts = (LABELS == 3).float()[:, None]
+    finding = found(
+        tmp_path,
+        "output_out_of_reach",
+        lambda: nn.Sequential(nn.Linear(64, 1), last),
+        functional.poisson_nll_loss,
+        counts,
+    )
+    assert (finding is not None) is ill
+
+
 def test_sick_targets_that_are_all_the_same_and_out_of_reach() -> None:
     finding = judge({**SIGMOID, **spread(5, 0, 5, 5)})
     assert finding is not None
