@@ -44,6 +44,7 @@ class LossHead:
         target_shape: Of the targets; empty where there are none.
         classes: How many the head tells apart; None where it tells none.
         terms: How many terms the loss has.
+        summands: How many of them compare predictions with data: one is all of the loss, but for a fiftieth.
         regularisers: How many of them ask something of what layers put out, whatever the data.
         weighted: Whether classes are weighted.
         broadcast: Whether outputs less targets are more than the outputs.
@@ -63,6 +64,7 @@ class LossHead:
     target_shape: tuple[int, ...]
     classes: int | None
     terms: int
+    summands: int
     regularisers: int
     weighted: bool
     broadcast: bool
@@ -101,6 +103,7 @@ def loss_head(history: History) -> LossHead:
         target_shape=sizes(table.get("target_shape")),
         classes=classes if isinstance(classes, int) and classes > 0 else None,
         terms=int(number(table.get("terms"), 1.0)),
+        summands=int(number(table.get("summands"), 1.0)),
         regularisers=int(number(table.get("regularisers"), 0.0)),
         weighted=bool(table.get("weighted")),
         broadcast=bool(table.get("broadcast")),

@@ -17,10 +17,12 @@ if TYPE_CHECKING:
 # How many of the latest samples the predictions are counted over, and how many are enough to forget those made when
 # the run was half as long.
 _RECENT, _ENOUGH = 512, 64
+# The latest looks over which the tags of rows that have several are counted.
+_LOOKS = 8
 # How near a number must be to a whole one: targets that are differences of other numbers carry their rounding.
 _WHOLE = 1e-3
 # How near the loss as it was understood must be to the loss itself: half precision has three digits.
-_SAME = 0.02
+SAME = 0.02
 _COMPARABLE = (*BINARY, "mse", "rmse", "l1", "huber", "smooth_l1", "poisson", "cross_entropy", "kl_div")
 _PRIVATE = ("unclear", "class_dim", "indexed", "readable", "has_baseline", "columns", "errors", "by_element")
 _BESIDE = "it has terms of what layers put out beside them"
@@ -43,6 +45,7 @@ def describe(head: Head) -> dict[str, Any]:
         "weighted": head.weighted,
         "label_smoothing": head.smoothing > 0,
         "terms": head.terms,
+        "summands": head.summands,
         "regularisers": head.regularisers,
         "unclear": head.path.unclear or (_BESIDE if head.regularisers else None),
         "class_dim": head.class_dim,
@@ -78,6 +81,7 @@ class HeadRecord:
         self._count = self._sum = self._squares = 0.0
         self._labels: list[float] = []
         self._recent: deque[tuple[int, tuple[list[float], list[float], list[float]]]] = deque()
+        self._tags: deque[tuple[float, float, float]] = deque(maxlen=_LOOKS)
         self._verified = self._compared = False
 
     def receive(self, history: History, description: dict[str, Any], step: int, numbers: list[float]) -> None:
@@ -95,6 +99,8 @@ class HeadRecord:
             self._score(history, fact, step, found)
             if _is_class(fact) or (description["by_element"] and fact["targets"] == "binary"):
                 self._count_classes(history, step, counts)
+            elif fact["targets"] == "binary":
+                self._count_tags(history, found)
             _note(history, "baseline_loss", step, found["baseline"] if self._verified else math.nan)
         history.facts["loss_head"] = {key: value for key, value in fact.items() if key not in _PRIVATE}
         history.absent.pop("loss_head", None)
@@ -110,7 +116,7 @@ class HeadRecord:
         self._compared = True
         gap = value - loss if description["terms"] == 1 else max(0.0, value - loss)
         # Once is enough: the rounding of what is left of a loss near zero is no sign of anything.
-        self._verified |= abs(gap) <= _SAME * max(abs(value), abs(loss))
+        self._verified |= abs(gap) <= SAME * max(abs(value), abs(loss))
         return self._verified or not description["written_by_hand"]
 
     def _extend(self, found: dict[str, float]) -> None:
@@ -186,7 +192,7 @@ class HeadRecord:
             _note(history, "skill", step, 1 - found["error"] / found["constant_error"])
         # What is left of the loss is theirs where there are no penalties beside them, and was understood.
         alone = fact["terms"] == fact["regularisers"] + 1 and found["own_baseline"] > 0
-        if alone and found["own_value"] <= (1 + _SAME) * found["loss"]:
+        if alone and found["own_value"] <= (1 + SAME) * found["loss"]:
             share = (found["loss"] - found["own_value"]) / found["own_baseline"]
             _note(history, "regulariser_share", step, max(0.0, share))
         if fact["targets"] == "real":
@@ -213,6 +219,14 @@ class HeadRecord:
         )
         recall = {str(i): hit / number for i, (hit, number) in enumerate(zip(hits, seen, strict=True)) if number > 0}
         history.facts["predictions"] = {"counts": _named(predicted), "recall": recall, "samples": round(sum(seen))}
+
+    def _count_tags(self, history: History, found: dict[str, float]) -> None:
+        numbers = (found["tags"], found["tags_found"], found["target_count"])
+        if all(map(math.isfinite, numbers)):
+            self._tags.append(numbers)
+            names = ("tags", "found", "answers")
+            totals = (sum(column) for column in zip(*self._tags, strict=True))
+            history.facts["tags"] = {name: round(total) for name, total in zip(names, totals, strict=True)}
 
     def _explain(self, history: History, description: dict[str, Any], fact: dict[str, Any], known: bool) -> None:
         targets = [*_OF_TARGETS, "baseline_loss", "regulariser_share"]

@@ -94,6 +94,10 @@ def read_head(graph: Graph, root: Edge) -> Head:
     try:
         head = _only(heads, reasons if heads else reasons + beside)
     except UnreadError as error:
+        for head in heads:
+            head.summands = len(heads) + len(reasons)
+            head.terms = penalties + len(beside) + head.summands
+            _finish(graph, head)
         error.heads = heads
         raise
     # Of a likelihood by hand they may be the other half.

@@ -46,6 +46,8 @@ NUMBERS = (
     "doubt",
     "right",
     "classified",
+    "tags",
+    "tags_found",
     "missed",
     "constant_missed",
     "error",
@@ -159,6 +161,9 @@ class Tally:
         found["target_sum"], found["target_squares"] = double.sum(), double.square().sum()
         found["target_fraction"] = (targets - targets.round()).abs().max()
         self._variance.add(double, None)
+        if head.loss in BINARY and targets.shape[1] > 1:
+            there = targets > 0.5
+            found["tags"], found["tags_found"] = there.sum(), (there & (linked(scores, head.link) > 0.5)).sum()
         # Medians down columns are slow.
         some = slice(None, None, ceil(targets.shape[1] / _MEDIANS))
         median = targets[:, some].median(0).values

@@ -35,8 +35,8 @@ def broadcast_targets(history: History) -> Finding | None:
     """Prediction and targets broadcast, so that every sample is compared with all.
 
     What it looks at:
-        The fact ``loss_head``: the shapes of the output and of the targets as the loss subtracts them; where there is
-        no single loss of a single term, those of every term that could be read.
+        The fact ``loss_head``: the shapes of the output and of the targets as the loss subtracts them; of several
+        losses, or a sum of several terms, those of every one that could be read.
 
     Why it matters:
         Every prediction is pulled towards the targets of all samples: the best that is left is to predict their
@@ -78,13 +78,11 @@ def broadcast_targets(history: History) -> Finding | None:
 
 def _broadcast(history: History) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     """Returns the shapes of outputs and targets that broadcast; targets are empty where unknown."""
-    if history.fact("loss_head"):
-        head = loss_head(history)
-        return [(head.shape, head.target_shape)] if head.broadcast else []
-    terms = history.fact("broadcast_terms")
-    if not isinstance(terms, list) or not terms:
+    head, terms = loss_head(history), history.fact("broadcast_terms", [])
+    if not history.fact("loss_head") and not terms:
         raise Undecided(history.absent.get("loss_head", "the fact loss_head is not known"))
-    return [(sizes(term.get("output_shape")), sizes(term.get("target_shape"))) for term in terms]
+    own = [(head.shape, head.target_shape)] if head.broadcast else []
+    return own + [(sizes(term.get("output_shape")), sizes(term.get("target_shape"))) for term in terms]
 
 
 def _is_slip(output: tuple[int, ...], targets: tuple[int, ...]) -> bool:

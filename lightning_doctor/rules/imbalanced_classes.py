@@ -9,11 +9,13 @@ from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.loss_head import loss_head
 from lightning_doctor.progress import Standing, standing
-from lightning_doctor.rule import is_recent, rule
+from lightning_doctor.rule import Undecided, is_recent, rule
 from lightning_doctor.scores import scores
 
 # How surely labels must be uneven [standard errors].
 _SIGMAS = 3.0
+# Tags fewer than which tell nothing of how many are found.
+_FEWEST_TAGS = 32
 # Samples of a rare class fewer than which tell nothing of how many are found.
 _FEW = 4
 
@@ -21,7 +23,6 @@ _FEW = 4
 @rule(
     "LD308",
     needs={"train_loss/*": 1},
-    reads=("labels", "predictions"),
     non_finite=True,
     explains=("stuck_at_baseline", "collapsed_output", "loss_plateau", "undertrained", "stale_validation"),
 )
@@ -33,13 +34,13 @@ def imbalanced_classes(
     What it looks at:
         The facts ``labels``, how many of each class were seen, and ``predictions``, what the newest samples were
         taken for, or of two classes the skill on training rows scored last, where those hold none of the rarer;
-        whether the loss weights classes; the skill of the predictions.
+        ``tags``, how many of those that rows may have several of were found; whether the loss weights classes.
 
     Why it matters:
         Calling everything the most frequent class scores well and is worth nothing.
 
     Sick:
-        95 of 100 labels are 0 and all predictions are 0
+        95 of 100 labels are 0 and all predictions are 0; 5 % of all tags are there and none is found
 
     Healthy:
         95 of 100 labels are 0 and most of the others are found; ten classes as frequent as each other, all hard; a
@@ -62,6 +63,8 @@ def imbalanced_classes(
     counts = _numbers(history.fact("labels.counts", {}))
     predicted = _numbers(history.fact("predictions.counts", {}))
     state = standing(history)
+    if not counts:
+        return _missed_tags(history, state, ratio, found)
     if len(counts) < 2 or sum(predicted.values()) < samples:
         return None
     # Every network calls most samples the most frequent class at first, and weights make it lean to the other side.
@@ -140,6 +143,32 @@ def _missed(
         evidence=evidence,
         remedy=f"{advice}, in inverse proportion to the counts {_weights(counts)}",
         confidence=Confidence.CONFIRMED if wrong_way or learns else Confidence.SUSPECTED,
+        onset=0,
+        signals=("train_loss", "skill"),
+    )
+
+
+def _missed_tags(history: History, state: Standing, ratio: float, found: float) -> Finding | None:
+    """Tags, of which a row may have several and has few, hardly any of which are found."""
+    table = _numbers(history.fact("tags", {}))
+    if not table:
+        raise Undecided(history.absent.get("labels", "the fact labels is not known"))
+    tags, answers = table.get("tags", 0.0), table.get("answers", 0.0)
+    late = state.ended or ((state.share is None or state.share >= 0.4) and not state.improving)
+    if tags < _FEWEST_TAGS or tags * (1 + ratio) > answers or not late:
+        return None
+    recall, share = table.get("found", 0.0) / tags, tags / answers
+    if recall >= found:
+        return None
+    weighted = loss_head(history).weighted
+    return Finding(
+        severity=Severity.NOTE if _ranks(history) else state.if_harmed(Severity.WARNING),
+        summary=f"{share:.1%} of all answers are yes, and {recall:.1%} of those are found: predictions follow how rare "
+        "tags are",
+        evidence={"tags": tags, "share": share, "recall": recall},
+        remedy=("check `pos_weight`: rare tags need the larger one, about" if weighted else "set `pos_weight` to about")
+        + f" {(answers - tags) / tags:.3g}, tag by tag as many as there are rows without it for one with it",
+        confidence=Confidence.SUSPECTED,
         onset=0,
         signals=("train_loss", "skill"),
     )

@@ -165,7 +165,7 @@ def scaling(repetitions: int, steps: int | None) -> list[str]:
     ]
     for title, sizes in kinds:
         lines.append(
-            f"\n{title:12}{'plain step [ms]':>18}{'µs a step':>26}{'step, processor':>24}{'doctor took [s]':>18}"
+            f"\n{title:12}{'plain step [ms]':>18}{'µs a step':>34}{'step, processor':>24}{'doctor took [s]':>18}"
         )
         for label, task, count in sizes:
             length = count if steps is None else min(count, steps)
@@ -174,7 +174,7 @@ def scaling(repetitions: int, steps: int | None) -> list[str]:
             alone = quartiles([1e3 * length for length in wall_steps(timings[PLAIN])])[1]
             spent = quartiles([timing.spent or 0.0 for timing in timings[DOCTOR]])[1]
             lines.append(
-                f"{label:12}{alone:18.2f}{shown(row.added, 1):>26}{shown(row.processor_ratio, 3):>24}{spent:18.2f}"
+                f"{label:12}{alone:18.2f}{shown(row.added, 1):>34}{shown(row.processor_ratio, 3):>24}{spent:18.2f}"
             )
     return lines
 

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
+from lightning_doctor.rule import Undecided
 from lightning_doctor.rules.imbalanced_classes import imbalanced_classes
 from tests.histories import COMPLETED, HEAD, LOGITS, headed
 from tests.runs import found
@@ -150,6 +151,53 @@ def test_sick_where_the_newest_samples_have_none_of_two_classes_scored_rows_tell
     for name, value in (("eval_skill/train", skill), ("eval_accuracy/train", accuracy)):
         history.record(name, history.last_step, value)
     assert (imbalanced_classes(history) is not None) is ill
+
+
+TAGS = {**BINARY, "output_shape": [64, 8], "target_shape": [64, 8], "classes": None}
+
+
+@pytest.mark.parametrize(
+    ("tags", "found_", "answers", "ill"),
+    [
+        (200, 5, 4000, True),
+        # A good part of them is found; they are not rare; they are too few to tell.
+        (200, 30, 4000, False),
+        (1000, 5, 4000, False),
+        (30, 0, 4000, False),
+    ],
+)
+def test_sick_rare_tags_are_hardly_ever_found(tags: int, found_: int, answers: int, ill: bool) -> None:
+    table = {"tags": tags, "found": found_, "answers": answers}
+    finding = imbalanced_classes(headed(TAGS, tags=table, skill=0.05, run=COMPLETED))
+    assert (finding is not None) is ill
+    if finding is not None:
+        assert (finding.severity, finding.confidence) == (Severity.WARNING, Confidence.SUSPECTED)
+        assert "5.0% of all answers are yes, and 2.5% of those are found" in finding.summary
+        assert "set `pos_weight` to about 19" in finding.remedy
+        weighted = imbalanced_classes(headed({**TAGS, "weighted": True}, tags=table, run=COMPLETED))
+        assert weighted is not None
+        assert "check `pos_weight`" in weighted.remedy
+
+
+def test_without_classes_and_without_tags_nothing_can_be_said() -> None:
+    with pytest.raises(Undecided, match="labels is not known"):
+        imbalanced_classes(headed(HEAD))
+
+
+@pytest.mark.parametrize(("weight", "ill"), [(0.05, True), (10.0, False)])
+def test_sick_tags_in_a_real_run_weighted_the_wrong_way_round_and_healthy_the_right_way(
+    tmp_path: Path, weight: float, ill: bool
+) -> None:
+    inputs = torch.randn(640, 6, generator=torch.Generator().manual_seed(0))
+    tags = (inputs[:, :4] + 0.5 * inputs[:, 1:5] > 1.8).float()
+
+    def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return functional.binary_cross_entropy_with_logits(outputs, targets, pos_weight=torch.full((4,), weight))
+
+    finding = found(
+        tmp_path, "imbalanced_classes", lambda: nn.Linear(6, 4), loss, tags, inputs=inputs, lr=2.0, max_epochs=30
+    )
+    assert (finding is not None) is ill
 
 
 @pytest.mark.parametrize("share", [0.1, 0.35])
