@@ -13,20 +13,7 @@ from lightning_doctor.layers import of_kind
 
 SQUARED = ("mse", "l1", "smooth_l1", "huber")
 # What an activation can put out.
-REACH = {
-    "sigmoid": (0.0, 1.0),
-    "hardsigmoid": (0.0, 1.0),
-    "softmax": (0.0, 1.0),
-    "tanh": (-1.0, 1.0),
-    "relu": (0.0, math.inf),
-    "softplus": (0.0, math.inf),
-    "exp": (0.0, math.inf),
-    # The lowest point of each curve.
-    "gelu": (-0.17, math.inf),
-    "silu": (-0.279, math.inf),
-    "mish": (-0.309, math.inf),
-    "hardswish": (-0.375, math.inf),
-}
+REACH = {"sigmoid": (0.0, 1.0), "softmax": (0.0, 1.0), "tanh": (-1.0, 1.0), "relu": (0.0, math.inf)}
 
 
 @dataclass(frozen=True)
@@ -44,7 +31,6 @@ class LossHead:
         target_shape: Of the targets; empty where there are none.
         classes: How many the head tells apart; None where it tells none.
         terms: How many terms the loss has.
-        summands: How many of them compare predictions with data: one is all of the loss, but for a fiftieth.
         regularisers: How many of them ask something of what layers put out, whatever the data.
         weighted: Whether classes are weighted.
         broadcast: Whether outputs less targets are more than the outputs.
@@ -64,7 +50,6 @@ class LossHead:
     target_shape: tuple[int, ...]
     classes: int | None
     terms: int
-    summands: int
     regularisers: int
     weighted: bool
     broadcast: bool
@@ -103,7 +88,6 @@ def loss_head(history: History) -> LossHead:
         target_shape=sizes(table.get("target_shape")),
         classes=classes if isinstance(classes, int) and classes > 0 else None,
         terms=int(number(table.get("terms"), 1.0)),
-        summands=int(number(table.get("summands"), 1.0)),
         regularisers=int(number(table.get("regularisers"), 0.0)),
         weighted=bool(table.get("weighted")),
         broadcast=bool(table.get("broadcast")),

@@ -22,7 +22,6 @@ _STEPS_TO_BE_UNCHANGED = 5
 @dataclass
 class _Record:
     size: int = 0
-    optimizer: int = 0
     seen: int = 0
     with_gradient: int = 0
     not_all_zero: int = 0
@@ -89,10 +88,10 @@ class Census:
         """Takes in what keeps a loss from having a gradient, as ``without_slope`` names it."""
         self._obstacles.append(obstacle)
 
-    def count(self, tensors: Iterable[TensorUpdate], *, optimizer: int, skipped: bool) -> None:
-        """Takes in an examined step of an optimizer; ``skipped`` where a scaler kept it from stepping."""
+    def count(self, tensors: Iterable[TensorUpdate], *, skipped: bool) -> None:
+        """Takes in an examined step; ``skipped`` where a scaler kept the optimizer from stepping."""
         for tensor in tensors:
-            record = self._records.setdefault(tensor.name, _Record(tensor.size, optimizer))
+            record = self._records.setdefault(tensor.name, _Record(tensor.size))
             record.moved |= tensor.moved
             if tensor.trainable:
                 record.seen += 1
@@ -123,15 +122,9 @@ class Census:
             **({} if obstacle is None else {"obstacle": obstacle, "obstructed_losses": len(self._obstacles)}),
             **{key: names[:MOST_NAMES] for key, names in lists.items()},
             "counts": {key: len(names) for key, names in lists.items()},
-            "idle_optimizers": self._idle(),
             "unchanged_share": sum(self._records[name].size for name in lists["unchanged"]) / max(1, size),
             "steps": self._steps,
         }
-
-    def _idle(self) -> list[int]:
-        """Returns the optimizers that step though nothing they hold ever had a gradient."""
-        seen = [record for record in self._records.values() if record.seen]
-        return sorted({r.optimizer for r in seen} - {r.optimizer for r in seen if r.with_gradient})
 
     def _names(self, which: Callable[[_Record], bool]) -> list[str]:
         return [name for name, record in self._records.items() if record.seen and which(record)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lightning_doctor.measure.head import BINARY
@@ -14,15 +14,13 @@ if TYPE_CHECKING:
     from lightning_doctor.history import History
     from lightning_doctor.measure.head import Head
 
-# How many of the latest samples the predictions are counted over, and how many are enough to forget those made when
-# the run was half as long.
+# How many of the latest samples the predictions are counted over, or tags where rows may have several, and how many
+# are enough to forget those made when the run was half as long.
 _RECENT, _ENOUGH = 512, 64
-# The latest looks over which the tags of rows that have several are counted.
-_LOOKS = 8
 # How near a number must be to a whole one: targets that are differences of other numbers carry their rounding.
 _WHOLE = 1e-3
 # How near the loss as it was understood must be to the loss itself: half precision has three digits.
-SAME = 0.02
+_SAME = 0.02
 _COMPARABLE = (*BINARY, "mse", "rmse", "l1", "huber", "smooth_l1", "poisson", "cross_entropy", "kl_div")
 _PRIVATE = ("unclear", "class_dim", "indexed", "readable", "has_baseline", "columns", "errors", "by_element")
 _BESIDE = "it has terms of what layers put out beside them"
@@ -45,7 +43,6 @@ def describe(head: Head) -> dict[str, Any]:
         "weighted": head.weighted,
         "label_smoothing": head.smoothing > 0,
         "terms": head.terms,
-        "summands": head.summands,
         "regularisers": head.regularisers,
         "unclear": head.path.unclear or (_BESIDE if head.regularisers else None),
         "class_dim": head.class_dim,
@@ -61,10 +58,19 @@ def signature(description: dict[str, Any]) -> tuple[Any, ...]:
     """Returns what must stay for numbers of two steps to be about the same head."""
     shape, class_dim = description["output_shape"], description["class_dim"]
     columns = shape[class_dim] if class_dim is not None and shape else shape[1] if len(shape) == 2 else None
-    alike = [
-        description[key] for key in ("loss", "activation", "scale", "indexed", "readable", "broadcast", "weighted")
-    ]
+    alike = [description[key] for key in ("loss", "activation", "indexed", "readable", "broadcast", "weighted")]
     return (*alike, len(shape), columns)
+
+
+def unrepeated(sizes: Sequence[int], gaps: Sequence[float]) -> list[int]:
+    """Returns the shape that targets had before they were repeated to fit, along what they are all the same in.
+
+    Args:
+        sizes: Their shape now.
+        gaps: How far they differ along each dimension, as a share of the largest.
+    """
+    kept = [size if gap > _WHOLE else 1 for size, gap in zip(sizes, gaps, strict=True)]
+    return kept[1:] if kept[0] == 1 else kept
 
 
 class HeadRecord:
@@ -81,7 +87,7 @@ class HeadRecord:
         self._count = self._sum = self._squares = 0.0
         self._labels: list[float] = []
         self._recent: deque[tuple[int, tuple[list[float], list[float], list[float]]]] = deque()
-        self._tags: deque[tuple[float, float, float]] = deque(maxlen=_LOOKS)
+        self._tags: deque[tuple[int, tuple[float, float, float]]] = deque()
         self._verified = self._compared = False
 
     def receive(self, history: History, description: dict[str, Any], step: int, numbers: list[float]) -> None:
@@ -100,7 +106,7 @@ class HeadRecord:
             if _is_class(fact) or (description["by_element"] and fact["targets"] == "binary"):
                 self._count_classes(history, step, counts)
             elif fact["targets"] == "binary":
-                self._count_tags(history, found)
+                self._count_tags(history, step, found)
             _note(history, "baseline_loss", step, found["baseline"] if self._verified else math.nan)
         history.facts["loss_head"] = {key: value for key, value in fact.items() if key not in _PRIVATE}
         history.absent.pop("loss_head", None)
@@ -116,7 +122,7 @@ class HeadRecord:
         self._compared = True
         gap = value - loss if description["terms"] == 1 else max(0.0, value - loss)
         # Once is enough: the rounding of what is left of a loss near zero is no sign of anything.
-        self._verified |= abs(gap) <= SAME * max(abs(value), abs(loss))
+        self._verified |= abs(gap) <= _SAME * max(abs(value), abs(loss))
         return self._verified or not description["written_by_hand"]
 
     def _extend(self, found: dict[str, float]) -> None:
@@ -153,10 +159,8 @@ class HeadRecord:
             facts["target_mean"] = mean
             facts["target_std"] = math.sqrt(max(0.0, self._squares / self._count - mean * mean))
         if description["target_shape"] is None and not math.isnan(found["target_gap_down"]):
-            # Along a dimension in which they are all the same, targets were repeated to fit.
             gaps = (found["target_gap_down"], found["target_gap_across"])
-            sizes = [size if gap > _WHOLE else 1 for size, gap in zip(description["errors"], gaps, strict=True)]
-            facts["target_shape"] = sizes[1:] if sizes[0] == 1 else sizes
+            facts["target_shape"] = unrepeated(description["errors"], gaps)
         facts["targets"] = self._kind(description, found)
         shape, dim = description["output_shape"], description["class_dim"]
         if facts["targets"] == "class_index":
@@ -192,7 +196,7 @@ class HeadRecord:
             _note(history, "skill", step, 1 - found["error"] / found["constant_error"])
         # What is left of the loss is theirs where there are no penalties beside them, and was understood.
         alone = fact["terms"] == fact["regularisers"] + 1 and found["own_baseline"] > 0
-        if alone and found["own_value"] <= (1 + SAME) * found["loss"]:
+        if alone and found["own_value"] <= (1 + _SAME) * found["loss"]:
             share = (found["loss"] - found["own_value"]) / found["own_baseline"]
             _note(history, "regulariser_share", step, max(0.0, share))
         if fact["targets"] == "real":
@@ -220,13 +224,19 @@ class HeadRecord:
         recall = {str(i): hit / number for i, (hit, number) in enumerate(zip(hits, seen, strict=True)) if number > 0}
         history.facts["predictions"] = {"counts": _named(predicted), "recall": recall, "samples": round(sum(seen))}
 
-    def _count_tags(self, history: History, found: dict[str, float]) -> None:
+    def _count_tags(self, history: History, step: int, found: dict[str, float]) -> None:
         numbers = (found["tags"], found["tags_found"], found["target_count"])
-        if all(map(math.isfinite, numbers)):
-            self._tags.append(numbers)
-            names = ("tags", "found", "answers")
-            totals = (sum(column) for column in zip(*self._tags, strict=True))
-            history.facts["tags"] = {name: round(total) for name, total in zip(names, totals, strict=True)}
+        if not all(map(math.isfinite, numbers)):
+            return
+        self._tags.append((step, numbers))
+        while len(self._tags) > 1:
+            rest = sum(part[0] for _, part in list(self._tags)[1:])
+            if rest < (_ENOUGH if self._tags[0][0] < step / 2 else _RECENT):
+                break
+            self._tags.popleft()
+        totals = (sum(column) for column in zip(*(part for _, part in self._tags), strict=True))
+        names = ("tags", "found", "answers")
+        history.facts["tags"] = {"step": step, **dict(zip(names, map(round, totals), strict=True))}
 
     def _explain(self, history: History, description: dict[str, Any], fact: dict[str, Any], known: bool) -> None:
         targets = [*_OF_TARGETS, "baseline_loss", "regulariser_share"]

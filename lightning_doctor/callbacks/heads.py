@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from lightning_doctor.callbacks.examination import is_compiled
-from lightning_doctor.callbacks.head_reading import HeadReading, Summands
-from lightning_doctor.callbacks.head_record import describe, signature
+from lightning_doctor.callbacks.head_record import HeadRecord, describe, signature, unrepeated
 from lightning_doctor.callbacks.monitor import Monitor
 from lightning_doctor.measure.head import Head
 from lightning_doctor.measure.loss_graph import Graph, LayerOutputs, edge_of
 from lightning_doctor.measure.loss_head import UnreadError, read_head
+from lightning_doctor.measure.predictions import Found, Tally, describe_outputs, gaps, pack
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,10 +40,9 @@ class HeadMonitor(Monitor):
     shares of what the best constant prediction would cost without them.
 
     The facts ``loss_head``, ``labels`` and ``predictions`` say what the loss is, which classes were seen, and which
-    were predicted; ``tags``, of rows that may have several, how many there were lately and how many were found. Of a
-    sum of several terms the loss head is the one which is all of the loss, but for a fiftieth, as long as it is. Of
-    such sums and of several losses the fact ``broadcast_terms`` lists the shapes of outputs and targets whose
-    difference is larger than the outputs.
+    were predicted; ``tags``, of rows that may have several, how many there were lately and how many were found. Of
+    several losses, and of a sum of several terms, the fact ``broadcast_terms`` lists the shapes of outputs and targets
+    whose difference is larger than the outputs, where both are known.
     """
 
     signals = (
@@ -60,10 +61,10 @@ class HeadMonitor(Monitor):
         """Forgets what an earlier run has shown."""
         self._outputs = LayerOutputs()
         self._read: list[tuple[Head, Tensor]] = []
-        self._sums: list[list[tuple[Head, Tensor]]] = []
+        self._terms: list[Head] = []
         self._unread: str | None = None
-        self._reading = HeadReading()
-        self._summands = Summands()
+        self._tally: Tally | None = None
+        self._record: HeadRecord | None = None
         self._seen_backward = False
         self._compiled = is_compiled(case.run.module)
         self._give_reason(case, "the loss has not been examined")
@@ -72,8 +73,8 @@ class HeadMonitor(Monitor):
         """Lets go of tensors."""
         self._outputs = LayerOutputs()
         self._read.clear()
-        self._sums.clear()
-        self._reading, self._summands = HeadReading(), Summands()
+        self._terms.clear()
+        self._tally = None
 
     def layer_ran(self, case: Case, layer: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         """Keeps a layer's output, which may be the prediction."""
@@ -90,7 +91,7 @@ class HeadMonitor(Monitor):
             head = read_head(graph, root)
         except UnreadError as error:
             self._unread = str(error)
-            self._sums.append([self._unscaled(case, head, loss.detach()) for head in error.heads])
+            self._terms += error.heads
         except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
             # Autograd says little of its nodes, and another version of torch may say it differently.
             self._unread = f"the loss cannot be read ({type(error).__name__}: {error})"
@@ -109,41 +110,60 @@ class HeadMonitor(Monitor):
 
     def after_batch(self, case: Case, outputs: Any, batch_idx: int) -> None:
         """Hands over what was measured."""
-        read, sums, unread = self._read, self._sums, self._unread
-        self._outputs, self._read, self._sums, self._unread = LayerOutputs(), [], [], None
+        read, unread = self._read, self._unread
+        terms = [*self._terms, *(head for head, _ in read)]
+        self._outputs, self._read, self._terms, self._unread = LayerOutputs(), [], [], None
         if not read and unread is None:
             return
         self._seen_backward = True
         several = len(case.run.optimizers)
-        apart = several > 1
-        if apart:
+        if several > 1:
             unread = f"{several} optimizers: no single loss has to fall"
         elif len({signature(describe(head)) for head, _ in read}) > 1 or (read and unread is not None):
-            apart, unread = True, "several losses are sent backward in a step"
-        if unread is None:
-            # An optimizer that evaluates its loss several times begins with the one that counts.
-            numbers, receive = self._reading.measure(*read[0])
-            case.window.put(case.run.step, numbers, partial(receive, case.history))
+            unread = "several losses are sent backward in a step"
+        if unread is not None:
+            self._give_reason(case, unread)
+            case.history.facts.pop("loss_head", None)
+            slips = [head for head in terms if head.broadcast]
+            # Where outputs are compared with each other, all with all, samples may be meant to be too.
+            for head in [] if any("outputs_alone" in head.extras for head in slips) else slips:
+                _note_slip(case, head)
             return
-        slips = [_shapes(head) for head, _ in [*read, *(term for terms in sums for term in terms)] if head.broadcast]
-        if slips:
-            case.history.facts["broadcast_terms"] = slips[:_LISTED]
-        refuse = partial(self._refuse, case, unread)
-        if apart or not sums or not sums[0] or not self._summands.is_open:
-            refuse()
-            return
-        numbers, receive = self._summands.measure(sums[0], refuse)
-        case.window.put(case.run.step, numbers, partial(receive, case.history))
+        # An optimizer that evaluates its loss several times begins with the one that counts.
+        self._measure(case, *read[0])
 
-    def _refuse(self, case: Case, reason: str) -> None:
-        """Notes that the loss has no single head."""
-        self._give_reason(case, reason)
-        case.history.facts.pop("loss_head", None)
+    def _measure(self, case: Case, head: Head, loss: Tensor) -> None:
+        description = describe(head)
+        if self._record is None or self._record.signature != signature(description):
+            self._tally = Tally(head) if description["readable"] else None
+            self._record = HeadRecord(signature(description))
+        with torch.no_grad():
+            if self._tally is None:
+                found: Found = {}
+                describe_outputs(head, found)
+                numbers = pack(found, loss)
+            else:
+                numbers = self._tally.measure(head, loss)
+                description["has_baseline"] = self._tally.has_baseline
+        case.window.put(case.run.step, numbers, partial(self._record.receive, case.history, description))
 
     def _give_reason(self, case: Case, reason: str) -> None:
         case.history.lack([*self.signals, "loss_head"], reason)
 
 
-def _shapes(head: Head) -> dict[str, Any]:
-    target = head.target_shape
-    return {"output_shape": list(head.output_shape), "target_shape": None if target is None else list(target)}
+def _note_slip(case: Case, head: Head) -> None:
+    """Notes what a term compares, where its targets are known: by their shape, or by where they repeat themselves."""
+    if head.target_shape is not None:
+        _list(case, head.output_shape, list(head.target_shape))
+    elif head.target is not None and head.target.ndim == 2:
+        output, sizes = head.output_shape, head.target.shape
+        with torch.no_grad():
+            apart = gaps(head.target)
+        case.window.put(case.run.step, apart, lambda _, found: _list(case, output, unrepeated(sizes, found)))
+
+
+def _list(case: Case, output: Sequence[int], targets: list[int]) -> None:
+    listed = case.history.facts.setdefault("broadcast_terms", [])
+    shapes = {"output_shape": list(output), "target_shape": targets}
+    if shapes not in listed and len(listed) < _LISTED:
+        listed.append(shapes)

@@ -12,7 +12,7 @@ from torchmetrics import Metric
 
 from lightning_doctor.budget import too_dear
 from lightning_doctor.callbacks.monitor import Monitor
-from lightning_doctor.callbacks.rehearsal import Rehearsal, Unrehearsable, why_not
+from lightning_doctor.callbacks.rehearsal import Rehearsal, Unrehearsable, obstacle, why_not
 from lightning_doctor.measure.rows import count_rows, has_rows, take, tensors
 
 if TYPE_CHECKING:
@@ -53,7 +53,8 @@ class LeakProbe(Monitor):
         """Plans to try the batch that follows an examined step."""
         ripe = self._left == _TIMES or (self._left > 0 and case.run.step >= _LATER)
         if ripe and case.examining and not case.trying:
-            case.history.lack(self.signals, too_dear(case.pace.trial_cost))
+            reason = obstacle(case.run.trainer, case.run.module)
+            case.history.lack(self.signals, reason or too_dear(case.pace.trial_cost))
         self._due = self._due or (case.trying and ripe)
 
     def before_batch(self, case: Case, batch: Any, batch_idx: int) -> None:

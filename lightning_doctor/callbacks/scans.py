@@ -45,6 +45,8 @@ class StepScan(Monitor):
         self._able = reason is None
         if reason is not None:
             case.history.lack(self.signals, reason)
+        self._waits = False
+        self._expected = [name for name in self.signals if self._modal or name != "mode_gap"]
         if not self._modal:
             case.history.lack(["mode_gap"], "the model has no dropout or batch normalisation")
 
@@ -53,8 +55,13 @@ class StepScan(Monitor):
         if not self._able:
             return
         if case.examining and not case.trying:
-            case.history.lack(self.signals, too_dear(case.pace.trial_cost))
+            self._waits = True
+            case.history.lack(self._expected, too_dear(case.pace.trial_cost))
         elif case.trying:
+            if self._waits:
+                self._waits = False
+                for name in self._expected:
+                    case.history.absent.pop(name, None)
             self._before = [parameter.detach().clone() for parameter in case.run.module.parameters()]
             self._rate = float(next(iter(optimizer.param_groups), {}).get("lr", 0.0))
 

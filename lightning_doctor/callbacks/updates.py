@@ -51,7 +51,8 @@ class UpdateMonitor(Monitor):
     gradients to zero, ``loss_scale`` is that of an fp16 scaler. Of several optimizers each has cosines of its own,
     ``gradient_cosine/optimizer0`` and so on. All but the last two are estimated from a fixed sample of elements.
 
-    The fact ``parameters`` says which parameters are frozen, in no optimizer, without a gradient, or never change.
+    The fact ``parameters`` says which parameters are frozen, in no optimizer, without a gradient, or never change, and
+    which optimizers have stepped without any gradient so far.
     """
 
     signals = (
@@ -72,6 +73,7 @@ class UpdateMonitor(Monitor):
         self._tables = [UpdateTable(names, optimizer) for optimizer in run.optimizers]
         self._carried = [CarriedGradients() for _ in run.optimizers]
         self._steps = [0] * len(run.optimizers)
+        self._idle = set(range(len(run.optimizers)))
         self._census = Census()
         self._unfrozen: set[Tensor] = set()
         self._ran: list[str] = []
@@ -125,6 +127,9 @@ class UpdateMonitor(Monitor):
         """Looks at the weights and gradients of an examined step, and of the one before."""
         index = case.run.index(optimizer)
         self._steps[index] += 1
+        # At every step until there is one: gradients may come at some steps only.
+        if index in self._idle and any(p.grad is not None for g in optimizer.param_groups for p in g["params"]):
+            self._idle.discard(index)
         verdict = self._carried[index].step(again=case.examining_next)
         if verdict is not None:
             self._verdicts[index].append(verdict)
@@ -216,7 +221,7 @@ class UpdateMonitor(Monitor):
             # A scaler keeps the optimizer from stepping where gradients overflow; gradients of zeros do not move it.
             still = not any(tensor.update for tensor in tensors) and any(tensor.nonzero for tensor in tensors)
             skipped = case.run.scaler is not None and still
-            self._census.count(tensors, optimizer=index, skipped=skipped)
+            self._census.count(tensors, skipped=skipped)
             if not skipped:
                 moved += [tensor for tensor in tensors if tensor.trainable]
         self._measured = True
@@ -235,7 +240,8 @@ class UpdateMonitor(Monitor):
                 _record_sums(case, f"/{layer}", step, tensors)
 
     def _write(self, case: Case) -> None:
-        case.history.facts["parameters"] = self._census.fact()
+        idle = [index for index in sorted(self._idle) if self._steps[index]]
+        case.history.facts["parameters"] = {**self._census.fact(), "idle_optimizers": idle}
 
 
 def _requires_grad(output: Any) -> bool:

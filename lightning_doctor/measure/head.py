@@ -118,7 +118,6 @@ class Head:
         bend: Where a Huber or smooth L1 loss turns from square to straight.
         doubt: Is zero if the loss is what it was taken for.
         terms: The number of terms that are added up.
-        summands: How many of them compare predictions with data, or may.
         regularisers: How many of them are made of layers' outputs and numbers alone.
         extras: What only the reader of a loss needs.
     """
@@ -146,7 +145,6 @@ class Head:
     bend: float = 1.0
     doubt: Tensor | None = None
     terms: int = 1
-    summands: int = 1
     regularisers: int = 0
     extras: dict[str, Any] = field(default_factory=dict)
 

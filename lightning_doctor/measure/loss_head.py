@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from math import prod
 
+import torch
 from torch import Tensor
 
 from lightning_doctor.measure.head import Head, Path
@@ -94,10 +95,6 @@ def read_head(graph: Graph, root: Edge) -> Head:
     try:
         head = _only(heads, reasons if heads else reasons + beside)
     except UnreadError as error:
-        for head in heads:
-            head.summands = len(heads) + len(reasons)
-            head.terms = penalties + len(beside) + head.summands
-            _finish(graph, head)
         error.heads = heads
         raise
     # Of a likelihood by hand they may be the other half.
@@ -264,10 +261,12 @@ def _activation(graph: Graph, edge: Edge, *, inside: bool) -> tuple[Edge, str | 
 
 
 def _number(graph: Graph, edge: Edge) -> float | None:
-    """Returns the number, over 0, that values are multiplied by; None for what is none, or not on the host."""
+    """Returns the number of the program, over 0, that values are multiplied by; None for what is none."""
     constant, _ = constant_times(graph, edge)
     if isinstance(constant, Tensor):
-        constant = float(constant) if constant.ndim == 0 and constant.is_cpu else None
+        # Autograd keeps a number as a tensor of more precision than any that a model computes with.
+        is_number = constant.ndim == 0 and constant.is_cpu and constant.dtype in (torch.float64, torch.int64)
+        constant = float(constant) if is_number else None
     return float(constant) if constant is not None and constant > 0 else None
 
 

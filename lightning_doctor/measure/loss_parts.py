@@ -149,6 +149,7 @@ def _difference(graph: Graph, edge: Edge, path: Path, loss: str, values: Tensor 
     _measure_shapes(head, shape(edge))
     if ends[0] is not None and ends[1] is not None:
         # What is compared are two outputs: neither is a target.
+        head.extras["outputs_alone"] = True
         return head
     prediction = graph.tensor(source)
     if prediction is not None and values is not None:

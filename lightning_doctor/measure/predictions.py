@@ -103,9 +103,7 @@ class Tally:
             if self.classes:
                 counts = self._classify(table, head, found)
             if head.broadcast and head.target.ndim == 2:
-                level = head.target.abs().max()
-                found["target_gap_down"] = (head.target - head.target[:1]).abs().max() / level
-                found["target_gap_across"] = (head.target - head.target[:, :1]).abs().max() / level
+                found["target_gap_down"], found["target_gap_across"] = gaps(head.target)
             if table.targets is not None:
                 self._compare(table.scores, table.targets, head, found)
             elif table.indices is not None:
@@ -169,14 +167,14 @@ class Tally:
         median = targets[:, some].median(0).values
         if self._variance.rows > 1:
             found["constant_error"] = self._constant_error(double, median)
-        gaps = (linked(scores, head.link) - targets).square()
-        errors = gaps.mean(1)
+        squares = (linked(scores, head.link) - targets).square()
+        errors = squares.mean(1)
         found["error"] = errors.mean()
         found["worst_share"] = errors.topk(max(1, ceil(_WORST * len(errors)))).values.sum() / errors.sum()
         found["worst_ratio"] = (errors.max() / errors.median()).sqrt()
         # Medians throughout: of what outliers do to a mean nothing enters.
         distances = (targets[:, some] - median).square().mean(1)
-        found["typical_error"] = (gaps[:, some].mean(1).median() / distances.median()).sqrt()
+        found["typical_error"] = (squares[:, some].mean(1).median() / distances.median()).sqrt()
 
     def _constant_error(self, targets: Tensor, median: Tensor) -> Tensor:
         """Returns the mean squared error of the better of two constants on these targets.
@@ -216,6 +214,12 @@ class Tally:
         # Beside terms of what layers put out it is but a part of the loss.
         part = "own_" if head.regularisers else ""
         found["mass"], found[f"{part}value"], found[f"{part}baseline"] = mass, value, baseline
+
+
+def gaps(targets: Tensor) -> Tensor:
+    """Returns how far targets ``[N, D]`` differ down their columns and across their rows ``[2]`` [largest of them]."""
+    apart = torch.stack([(targets - targets[:1]).abs().max(), (targets - targets[:, :1]).abs().max()])
+    return apart / targets.abs().max()
 
 
 def pack(found: Found, like: Tensor) -> Tensor:

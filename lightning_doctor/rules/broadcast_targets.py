@@ -36,7 +36,7 @@ def broadcast_targets(history: History) -> Finding | None:
 
     What it looks at:
         The fact ``loss_head``: the shapes of the output and of the targets as the loss subtracts them; of several
-        losses, or a sum of several terms, those of every one that could be read.
+        losses, or a sum of several terms, those of every one whose targets are known.
 
     Why it matters:
         Every prediction is pulled towards the targets of all samples: the best that is left is to predict their
@@ -82,7 +82,8 @@ def _broadcast(history: History) -> list[tuple[tuple[int, ...], tuple[int, ...]]
     if not history.fact("loss_head") and not terms:
         raise Undecided(history.absent.get("loss_head", "the fact loss_head is not known"))
     own = [(head.shape, head.target_shape)] if head.broadcast else []
-    return own + [(sizes(term.get("output_shape")), sizes(term.get("target_shape"))) for term in terms]
+    others = [(sizes(term.get("output_shape")), sizes(term.get("target_shape"))) for term in terms]
+    return own + [(output, targets) for output, targets in others if targets]
 
 
 def _is_slip(output: tuple[int, ...], targets: tuple[int, ...]) -> bool:

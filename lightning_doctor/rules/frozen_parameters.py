@@ -12,6 +12,8 @@ from lightning_doctor.rule import rule
 
 # Examined steps that must agree that there is no gradient.
 _STEPS = 3
+# How many, and from which share of the planned run on, that an optimizer does not merely join later.
+_MANY, _LATE = 8, 0.4
 
 
 @rule(
@@ -162,12 +164,15 @@ def _cut_off(history: History, table: dict[str, Any]) -> Finding | None:
             f"raise the learning rate of {names}, or keep them in fp32: steps this small are rounded away",
         ),
     }[key]
-    how, idle = standing(history), table.get("idle_optimizers") if key == "no_gradient" else None
+    how = standing(history)
+    idle = [str(index) for index in table.get("idle_optimizers") or ()] if key == "no_gradient" else []
+    # An optimizer that steps in vain for long is nothing that anybody meant; it may join later, by a plan.
+    late = how.ended or how.share is None or how.share >= _LATE
+    in_vain = bool(idle) and late and _steps(table) >= _MANY
     return Finding(
-        # An optimizer that steps in vain is nothing that anybody meant.
-        severity=how.unless_good(Severity.WARNING) if idle else how.if_harmed(Severity.WARNING),
+        severity=how.unless_good(Severity.WARNING) if in_vain else how.if_harmed(Severity.WARNING),
         summary=f"{_count(table, key)} parameter tensors in the optimizer {what}: {names}"
-        + ("; one that steps holds no others" if idle else ""),
+        + (f"; optimizer {', '.join(idle)} has stepped without any gradient so far" if idle else ""),
         evidence=_evidence(table, key),
         remedy=remedy,
         confidence=Confidence.CONFIRMED if key in ("no_gradient", "zero_learning_rate") else Confidence.SUSPECTED,

@@ -16,8 +16,8 @@ from lightning_doctor.scores import scores
 _SIGMAS = 3.0
 # Tags fewer than which tell nothing of how many are found.
 _FEWEST_TAGS = 32
-# Samples of a rare class fewer than which tell nothing of how many are found.
-_FEW = 4
+# Samples of a rare class fewer than which tell nothing of how many are found, and looks at the same rows that do.
+_FEW, _LOOKS = 4, 3
 
 
 @rule(
@@ -33,14 +33,14 @@ def imbalanced_classes(
 
     What it looks at:
         The facts ``labels``, how many of each class were seen, and ``predictions``, what the newest samples were
-        taken for, or of two classes the skill on training rows scored last, where those hold none of the rarer;
+        taken for, or of two classes what training rows scored of late were, where those hold none of the rarer;
         ``tags``, how many of those that rows may have several of were found; whether the loss weights classes.
 
     Why it matters:
         Calling everything the most frequent class scores well and is worth nothing.
 
     Sick:
-        95 of 100 labels are 0 and all predictions are 0; 5 % of all tags are there and none is found
+        95 of 100 labels are 0 and all predictions are 0; 5 % of all tags are there, weighted, and none is found
 
     Healthy:
         95 of 100 labels are 0 and most of the others are found; ten classes as frequent as each other, all hard; a
@@ -65,6 +65,8 @@ def imbalanced_classes(
     state = standing(history)
     if not counts:
         return _missed_tags(history, state, ratio, found)
+    if not predicted:
+        raise Undecided(history.absent.get("predictions", "the fact predictions is not known"))
     if len(counts) < 2 or sum(predicted.values()) < samples:
         return None
     # Every network calls most samples the most frequent class at first, and weights make it lean to the other side.
@@ -149,25 +151,28 @@ def _missed(
 
 
 def _missed_tags(history: History, state: Standing, ratio: float, found: float) -> Finding | None:
-    """Tags, of which a row may have several and has few, hardly any of which are found."""
-    table = _numbers(history.fact("tags", {}))
+    """Tags, of which a row may have several and has few, hardly any of which are found.
+
+    Where the loss weighs them they are meant to be found; else the probabilities may be all that is asked for.
+    """
+    table, head = _numbers(history.fact("tags", {})), loss_head(history)
     if not table:
         raise Undecided(history.absent.get("labels", "the fact labels is not known"))
     tags, answers = table.get("tags", 0.0), table.get("answers", 0.0)
     late = state.ended or ((state.share is None or state.share >= 0.4) and not state.improving)
-    if tags < _FEWEST_TAGS or tags * (1 + ratio) > answers or not late:
+    if tags < _FEWEST_TAGS or tags * (1 + ratio) > answers or not late or not is_recent(history, int(table["step"])):
         return None
     recall, share = table.get("found", 0.0) / tags, tags / answers
-    if recall >= found:
+    if recall >= found or head.targets != "binary":
         return None
-    weighted = loss_head(history).weighted
     return Finding(
-        severity=Severity.NOTE if _ranks(history) else state.if_harmed(Severity.WARNING),
+        severity=state.if_harmed(Severity.WARNING) if head.weighted and not _ranks(history) else Severity.NOTE,
         summary=f"{share:.1%} of all answers are yes, and {recall:.1%} of those are found: predictions follow how rare "
         "tags are",
         evidence={"tags": tags, "share": share, "recall": recall},
-        remedy=("check `pos_weight`: rare tags need the larger one, about" if weighted else "set `pos_weight` to about")
-        + f" {(answers - tags) / tags:.3g}, tag by tag as many as there are rows without it for one with it",
+        remedy=("check `pos_weight`: rare tags need the larger one" if head.weighted else "lower the threshold, or set")
+        + ("" if head.weighted else " `pos_weight`")
+        + f", up to {(answers - tags) / tags:.3g}, as many as there are rows without a tag for one with it",
         confidence=Confidence.SUSPECTED,
         onset=0,
         signals=("train_loss", "skill"),
@@ -175,16 +180,17 @@ def _missed_tags(history: History, state: Standing, ratio: float, found: float) 
 
 
 def _found_in_scored_rows(history: History, counts: Mapping[str, float]) -> float:
-    """Returns what share of the rarer of two classes is found in the training rows scored last; 1 where unknown.
+    """Returns 0 where the training rows scored of late were all called the more frequent of two classes, else 1.
 
-    Of two classes a constant misses the rarer one alone: what is avoided of its misses is found of those.
+    As is to be seen by its share of them that is right, look for look, and no error of a constant's avoided.
     """
-    train = scores(history, "train")
-    if len(counts) != 2 or train is None or not train.skills or not is_recent(history, train.skill_steps[-1]):
+    train, right = scores(history, "train"), history.get("eval_accuracy/train").finite().values[-_LOOKS:]
+    if len(counts) != 2 or train is None or len(right) < _LOOKS or not is_recent(history, train.skill_steps[-1]):
         return 1.0
-    accuracy = history.get("eval_accuracy/train").finite().values
-    missed = (1 - accuracy[-1]) * train.rows if accuracy else 0.0
-    return train.skills[-1] if missed >= _FEW else 1.0
+    rare = min(counts.values()) / sum(counts.values())
+    expected = 3 * math.sqrt(rare * (1 - rare) / train.rows) if train.rows > 0 else math.nan
+    alike = len(set(right)) == 1 and not any(train.skills[-_LOOKS:]) and abs(1 - right[-1] - rare) <= expected
+    return 0.0 if alike and (1 - right[-1]) * train.rows >= _FEW else 1.0
 
 
 def _misses_frequent_ones(

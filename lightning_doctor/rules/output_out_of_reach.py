@@ -10,6 +10,9 @@ from lightning_doctor.loss_head import SQUARED, LossHead, last_layer, loss_head
 from lightning_doctor.progress import Standing, standing
 from lightning_doctor.rule import rule
 
+# What puts out nothing under zero.
+_OVER_ZERO = ("relu", "sigmoid", "softplus", "exp", "softmax")
+
 
 @rule(
     "LD304",
@@ -168,18 +171,16 @@ def _unreachable(history: History, head: LossHead, state: Standing, lost: float,
 
 def _never_under_one(history: History, head: LossHead, state: Standing) -> Finding | None:
     """Logarithms of rates that an activation keeps over zero, so that no rate is under one."""
-    if head.reach is None or not _fits(head) or not head.reach[0] > -1:
+    if head.activation not in _OVER_ZERO or not _fits(head) or head.outputs[0] < 0 or head.weighted:
         return None
-    least = math.exp(head.reach[0])
-    if not head.target_mean < 2 * least:
+    if not head.target_mean < 2:
         return None
-    out = head.target_mean < least
     layer = last_layer(history, head.activation)
     return Finding(
-        severity=state.unless_good(Severity.ERROR) if out else state.if_harmed(Severity.WARNING),
-        summary=f"the loss takes the {head.activation} output for the logarithm of a rate, so that no rate is under "
-        f"{least:.3g}: the counts have a mean of {head.target_mean:.3g}",
-        evidence={"activation": head.activation, "least_rate": least, "target_mean": head.target_mean},
+        severity=state.unless_good(Severity.ERROR) if head.target_mean < 1 else state.if_harmed(Severity.WARNING),
+        summary=f"the loss takes the {head.activation} output for the logarithm of a rate, so that no rate is under 1: "
+        f"the counts have a mean of {head.target_mean:.3g}",
+        evidence={"activation": head.activation, "least_rate": 1, "target_mean": head.target_mean},
         remedy=f"take {layer} away from the output, or give the loss rates: `log_input=False`",
         onset=0,
         signals=("train_loss",),

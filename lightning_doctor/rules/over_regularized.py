@@ -192,9 +192,9 @@ def _norm_now(norms: list[float]) -> float:
 
 def _penalised(history: History, shrunk: float) -> Finding | None:
     """A penalty that is a term of the loss, was most of it, and has pulled the weights down."""
-    head, norms = loss_head(history), history.get("weight_norm").finite().values
+    terms, norms = loss_head(history).terms, history.get("weight_norm").finite().values
     baselines, losses = history.get("baseline_loss").finite().values, history["train_loss"].values
-    if head.terms < 2 or head.summands > 1 or len(norms) < 3 or not baselines or not baselines[-1] > 0:
+    if terms < 2 or len(norms) < 3 or not baselines or not baselines[-1] > 0:
         return None
     now, start = _norm_now(norms), median(losses[:4])
     if start < 2 * baselines[-1] or now > shrunk * max(norms):
@@ -204,7 +204,7 @@ def _penalised(history: History, shrunk: float) -> Finding | None:
         summary=f"the loss has a penalty beside its predictions: it began at {start:.3g}, where those of a constant "
         f"cost {baselines[-1]:.3g}, and the norm of the weights fell from {max(norms):.3g} to {now:.3g}",
         evidence={
-            "terms": head.terms,
+            "terms": terms,
             "start": start,
             "baseline_loss": baselines[-1],
             "largest_weight_norm": max(norms),

@@ -358,7 +358,7 @@ def test_the_typical_error_tells_how_the_usual_sample_does_whatever_the_wild_one
 
 def test_several_terms_leave_the_reason_everywhere(tmp_path: Path) -> None:
     def loss(outputs: Tensor, targets: Tensor) -> Tensor:
-        return functional.cross_entropy(outputs, targets) + 50 * functional.mse_loss(outputs, torch.zeros_like(outputs))
+        return functional.cross_entropy(outputs, targets) + functional.mse_loss(outputs, torch.zeros_like(outputs))
 
     history = watch(tmp_path, Net(loss, 10), LABELS)
     assert "loss_head" not in history.facts
@@ -415,17 +415,28 @@ def test_two_optimizers_have_no_single_loss(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:Using a target size")
 def test_terms_that_broadcast_are_listed_where_there_is_no_single_one(tmp_path: Path) -> None:
-    def both(outputs: Tensor, targets: Tensor) -> Tensor:
-        slip = functional.mse_loss(outputs[:, :1], targets.float())
-        return slip + functional.cross_entropy(outputs, targets) + (outputs[:, 1:2] - targets).abs().mean()
+    class Slips(Net):
+        """Of the terms two are slips, and one has several raters."""
 
-    history = watch(tmp_path, Net(both, 10), LABELS)
-    assert history.absent["loss_head"] == "the loss is a sum of 3 terms"
-    sizes = {
-        (tuple(term["output_shape"]), tuple(term["target_shape"] or ())) for term in history.facts["broadcast_terms"]
-    }
-    rows = history.fact("data.batch_size")
-    assert sizes == {((rows, 1), (rows,)), ((rows, 1), ())}
+        def __init__(self, pairs: float = 0.0) -> None:
+            super().__init__(functional.cross_entropy, 10)
+            self.one, self.pairs = nn.Linear(64, 1), pairs
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            (inputs, labels), raters = batch, batch[0][:, :5]
+            one = self.one(inputs)
+            slips = functional.mse_loss(one, labels.float()) + (one - labels).square().mean()
+            loss = super().training_step(batch, batch_idx) + slips + (one - raters).square().mean()
+            return loss - self.pairs * (one - one.T).abs().mean() if self.pairs else loss
+
+    history = watch(tmp_path, Slips(), LABELS)
+    assert history.absent["loss_head"] == "the loss is a sum of 4 terms"
+    assert sorted(history.facts["broadcast_terms"], key=str) == [
+        {"output_shape": [64, 1], "target_shape": [64, 5]},
+        {"output_shape": [64, 1], "target_shape": [64]},
+    ]
+    # As of an energy distance: all are compared with all on purpose.
+    assert "broadcast_terms" not in watch(tmp_path, Slips(pairs=0.1), LABELS).facts
 
 
 def test_losses_of_several_kinds_in_one_step_are_not_mixed(tmp_path: Path) -> None:
@@ -475,7 +486,7 @@ def test_nothing_of_the_model_is_kept_after_the_run(tmp_path: Path) -> None:
     trainer(tmp_path, monitor).fit(Net(functional.cross_entropy, 10), DataLoader(TensorDataset(IMAGES, LABELS), 320))
     kept = [value for value in vars(monitor).values() if isinstance(value, (Tensor, nn.Module))]
     assert kept == []
-    assert (len(monitor._outputs), monitor._read, monitor._sums, monitor._reading._tally) == (0, [], [], None)
+    assert (len(monitor._outputs), monitor._read, monitor._terms, monitor._tally) == (0, [], [], None)
 
 
 class Regularised(DigitsNet):
@@ -506,47 +517,13 @@ def test_penalties_on_weights_are_not_taken_for_terms_of_layers_outputs(tmp_path
     assert "regulariser_share" not in history
 
 
-class Both(Net):
-    """Two tasks, of which the first weighs so much, and one from some step on."""
-
-    def __init__(self, weight: float, until: int = 1000) -> None:
-        super().__init__(functional.mse_loss, 11)
-        self.weight, self.until = weight, until
-
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        outputs, weight = self.net(batch[0]), self.weight if self.global_step < self.until else 1.0
-        numbers = functional.mse_loss(outputs[:, 0], batch[1].float())
-        return weight * numbers + functional.cross_entropy(outputs[:, 1:], batch[1])
-
-
-def test_a_term_that_is_nearly_all_of_a_sum_is_the_loss_head(tmp_path: Path) -> None:
-    history = watch(tmp_path, Both(1e3), LABELS)
-    head = history.facts["loss_head"]
-    assert (head["loss"], head["terms"], head["summands"], head["targets"]) == ("mse", 2, 2, "real")
-    # In the units of the whole loss.
-    assert history["baseline_loss"].values[-1] == pytest.approx(1e3 * float(LABELS[:640].float().var()), rel=0.1)
-    assert "loss_head" not in history.absent
-    # At the first step nothing has been sent backward yet, and what autograd keeps is left alone.
-    assert history["baseline_loss"].steps[0] > 0
-
-
-@pytest.mark.parametrize(("weight", "until"), [(1.0, 1000), (1e3, 12)])
-def test_a_sum_of_terms_that_all_count_has_no_loss_head(tmp_path: Path, weight: float, until: int) -> None:
-    history = watch(tmp_path, Both(weight, until), LABELS, max_epochs=3)
-    assert "loss_head" not in history.facts
-    assert history.absent["loss_head"] == "the loss is a sum of 2 terms"
-    # Until then it was the first.
-    assert all(step < until for step in history.get("baseline_loss").steps)
-    assert ("baseline_loss" in history) is (weight > 1)
-
-
 def test_tags_are_counted_and_how_many_are_found(tmp_path: Path) -> None:
     tags = functional.one_hot(LABELS, 10).float()
     tags[:, 0] = 1.0
     history = watch(tmp_path, Net(functional.binary_cross_entropy_with_logits, 10, lr=0.01), tags, max_epochs=5)
     table = history.facts["tags"]
     # Of 64 rows at a look, each with one and another, but for the zeros.
-    assert 2 * 640 <= table["answers"] <= 8 * 640
-    assert table["tags"] == pytest.approx(0.19 * table["answers"], rel=0.05)
+    assert table["answers"] >= 640
+    assert table["tags"] == pytest.approx(0.19 * table["answers"], rel=0.1)
     assert 0.4 < table["found"] / table["tags"] < 1
     assert "tags" not in watch(tmp_path, Net(functional.cross_entropy, 10), LABELS).facts

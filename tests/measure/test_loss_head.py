@@ -493,10 +493,11 @@ def _logits_and_labels() -> tuple[Tensor, Tensor]:
     ("scaled", "loss", "activation", "scale"),
     [
         (lambda o: 1.0 * o.tanh(), f.mse_loss, "tanh", 1.0),
-        (lambda o: 6.0 * o.sigmoid() / 2, f.mse_loss, "sigmoid", 3.0),
+        (lambda o: 6.0 * o.sigmoid() * 0.5, f.mse_loss, "sigmoid", 3.0),
         (lambda o: (2.0 * o.tanh()).reshape(N, C), f.l1_loss, "tanh", 2.0),
         # What each column is multiplied by, or what turns it round, tells no one reach.
         (lambda o: CLASS_WEIGHT * o.tanh(), f.mse_loss, None, 1.0),
+        (lambda o: CLASS_WEIGHT[0] * o.tanh(), f.mse_loss, None, 1.0),
         (lambda o: -2.0 * o.tanh(), f.mse_loss, None, 1.0),
         # It has no upper end, and a loss of scores is another matter.
         (lambda o: 2.0 * o.relu(), f.mse_loss, None, 1.0),

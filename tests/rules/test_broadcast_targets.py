@@ -52,7 +52,9 @@ def test_healthy_a_run_that_does_well_in_spite_of_it_has_a_note() -> None:
 @pytest.mark.parametrize(
     ("terms", "found"),
     [
-        ([{"output_shape": [32, 4], "target_shape": [32, 4]}, {"output_shape": [32, 1], "target_shape": None}], True),
+        ([{"output_shape": [32, 4], "target_shape": [32, 4]}, {"output_shape": [32, 1], "target_shape": [32]}], True),
+        ([{"output_shape": [32, 1], "target_shape": [32, 5]}], False),
+        ([{"output_shape": [32, 1], "target_shape": None}], False),
         ([{"output_shape": [32, 1, 4], "target_shape": [1, 32, 4]}], False),
     ],
 )

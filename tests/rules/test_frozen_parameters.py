@@ -85,17 +85,27 @@ def test_parameters_that_never_get_a_gradient_are_a_note_until_harm_shows(skill:
 
 
 @pytest.mark.parametrize(
-    ("idle", "skill", "severity"),
-    [([], None, Severity.NOTE), ([1], None, Severity.WARNING), ([1], 0.9, Severity.NOTE)],
+    ("idle", "skill", "share", "severity"),
+    [
+        ([], None, 1.0, Severity.NOTE),
+        ([1], None, 1.0, Severity.WARNING),
+        ([1], None, 0.5, Severity.WARNING),
+        # It may join later.
+        ([1], None, 0.3, Severity.NOTE),
+        ([1], 0.9, 1.0, Severity.NOTE),
+    ],
 )
 def test_sick_an_optimizer_that_steps_in_vain_needs_no_harm_to_show(
-    idle: list[int], skill: float | None, severity: Severity
+    idle: list[int], skill: float | None, share: float, severity: Severity
 ) -> None:
     history = run(no_gradient=["trunk.weight", "trunk.bias"], idle_optimizers=idle, skill=skill)
+    if share < 1:
+        history.facts["run"] = {}
+        history.facts["trainer"] = {"planned_steps": round((history.last_step + 1) / share)}
     finding = frozen_parameters(history)
     assert finding is not None
     assert finding.severity is severity
-    assert ("one that steps holds no others" in finding.summary) is bool(idle)
+    assert ("optimizer 1 has stepped without any gradient so far" in finding.summary) is bool(idle)
 
 
 @pytest.mark.parametrize(("steps", "found"), [(2, False), (3, True)])
