@@ -160,19 +160,25 @@ def _missed_tags(history: History, state: Standing, ratio: float, found: float) 
         raise Undecided(history.absent.get("labels", "the fact labels is not known"))
     tags, answers = table.get("tags", 0.0), table.get("answers", 0.0)
     late = state.ended or ((state.share is None or state.share >= 0.4) and not state.improving)
-    if tags < _FEWEST_TAGS or tags * (1 + ratio) > answers or not late or not is_recent(history, int(table["step"])):
+    if (
+        tags < _FEWEST_TAGS
+        or tags * (1 + ratio) > answers
+        or not late
+        or not is_recent(history, int(table.get("step", 0)))
+    ):
         return None
     recall, share = table.get("found", 0.0) / tags, tags / answers
     if recall >= found or head.targets != "binary":
         return None
+    advice = "lower the threshold, or set `pos_weight`"
+    if head.weighted:
+        advice = "check `pos_weight`: rare tags need the larger one"
     return Finding(
         severity=state.if_harmed(Severity.WARNING) if head.weighted and not _ranks(history) else Severity.NOTE,
         summary=f"{share:.1%} of all answers are yes, and {recall:.1%} of those are found: predictions follow how rare "
         "tags are",
         evidence={"tags": tags, "share": share, "recall": recall},
-        remedy=("check `pos_weight`: rare tags need the larger one" if head.weighted else "lower the threshold, or set")
-        + ("" if head.weighted else " `pos_weight`")
-        + f", up to {(answers - tags) / tags:.3g}, as many as there are rows without a tag for one with it",
+        remedy=f"{advice}, up to {(answers - tags) / tags:.3g}, as many as there are rows without a tag for one with it",
         confidence=Confidence.SUSPECTED,
         onset=0,
         signals=("train_loss", "skill"),
@@ -185,7 +191,9 @@ def _found_in_scored_rows(history: History, counts: Mapping[str, float]) -> floa
     As is to be seen by its share of them that is right, look for look, and no error of a constant's avoided.
     """
     train, right = scores(history, "train"), history.get("eval_accuracy/train").finite().values[-_LOOKS:]
-    if len(counts) != 2 or train is None or len(right) < _LOOKS or not is_recent(history, train.skill_steps[-1]):
+    if len(counts) != 2 or train is None or min(len(right), len(train.skills)) < _LOOKS:
+        return 1.0
+    if not is_recent(history, train.skill_steps[-1]):
         return 1.0
     rare = min(counts.values()) / sum(counts.values())
     expected = 3 * math.sqrt(rare * (1 - rare) / train.rows) if train.rows > 0 else math.nan

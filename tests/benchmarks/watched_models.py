@@ -106,8 +106,8 @@ def transformer() -> nn.Module:
 
 TASKS = {
     "MLP": Task(perceptron, _vectors, 64, 36_000),
-    "CNN": Task(convolutional, _images, 32, 600),
-    "GPT": Task(transformer, _words, 4, 300),
+    "CNN": Task(convolutional, _images, 32, 2_400),
+    "GPT": Task(transformer, _words, 4, 1_200),
     "LSTM": Task(Recurrent, _sequences, 32, 5_000),
 }
 
