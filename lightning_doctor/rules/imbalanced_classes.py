@@ -178,7 +178,7 @@ def _missed_tags(history: History, state: Standing, ratio: float, found: float) 
         summary=f"{share:.1%} of all answers are yes, and {recall:.1%} of those are found: predictions follow how rare "
         "tags are",
         evidence={"tags": tags, "share": share, "recall": recall},
-        remedy=f"{advice}, up to {(answers - tags) / tags:.3g}, as many as there are rows without a tag for one with it",
+        remedy=f"{advice}, up to {(answers - tags) / tags:.3g}: as many as rows without a tag for one with it",
         confidence=Confidence.SUSPECTED,
         onset=0,
         signals=("train_loss", "skill"),
