@@ -168,7 +168,9 @@ def _cut_off(history: History, table: dict[str, Any]) -> Finding | None:
     idle = [str(index) for index in table.get("idle_optimizers") or ()] if key == "no_gradient" else []
     # An optimizer that steps in vain for long is nothing that anybody meant; it may join later, by a plan.
     late = how.ended or how.share is None or how.share >= _LATE
-    in_vain = bool(idle) and late and _steps(table) >= _MANY
+    # What moves all the same is stepped during the backward pass.
+    unmoved = set(_names(table, "unchanged")).issuperset(found[key])
+    in_vain = bool(idle) and late and unmoved and _steps(table) >= _MANY
     return Finding(
         severity=how.unless_good(Severity.WARNING) if in_vain else how.if_harmed(Severity.WARNING),
         summary=f"{_count(table, key)} parameter tensors in the optimizer {what}: {names}"

@@ -85,20 +85,22 @@ def test_parameters_that_never_get_a_gradient_are_a_note_until_harm_shows(skill:
 
 
 @pytest.mark.parametrize(
-    ("idle", "skill", "share", "severity"),
+    ("idle", "skill", "share", "moved", "severity"),
     [
-        ([], None, 1.0, Severity.NOTE),
-        ([1], None, 1.0, Severity.WARNING),
-        ([1], None, 0.5, Severity.WARNING),
-        # It may join later.
-        ([1], None, 0.3, Severity.NOTE),
-        ([1], 0.9, 1.0, Severity.NOTE),
+        ([], None, 1.0, False, Severity.NOTE),
+        ([1], None, 1.0, False, Severity.WARNING),
+        ([1], None, 0.5, False, Severity.WARNING),
+        # It may join later; its parameters may be stepped during the backward pass.
+        ([1], None, 0.3, False, Severity.NOTE),
+        ([1], None, 1.0, True, Severity.NOTE),
+        ([1], 0.9, 1.0, False, Severity.NOTE),
     ],
 )
 def test_sick_an_optimizer_that_steps_in_vain_needs_no_harm_to_show(
-    idle: list[int], skill: float | None, share: float, severity: Severity
+    idle: list[int], skill: float | None, share: float, moved: bool, severity: Severity
 ) -> None:
-    history = run(no_gradient=["trunk.weight", "trunk.bias"], idle_optimizers=idle, skill=skill)
+    names = ["trunk.weight", "trunk.bias"]
+    history = run(no_gradient=names, unchanged=[] if moved else names, idle_optimizers=idle, skill=skill)
     if share < 1:
         history.facts["run"] = {}
         history.facts["trainer"] = {"planned_steps": round((history.last_step + 1) / share)}
