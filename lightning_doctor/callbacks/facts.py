@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.parameter import is_lazy
 
 from lightning_doctor.callbacks.loaders import first, samples
 
@@ -77,7 +78,7 @@ def _model(module: LightningModule) -> dict[str, Any]:
 
 def _size(parameter: Tensor) -> int:
     # A lazy parameter has no size before its first forward pass, and says so by raising.
-    return 0 if type(parameter).__name__ == "UninitializedParameter" else parameter.numel()
+    return 0 if is_lazy(parameter) else parameter.numel()
 
 
 def _optimizer(optimizer: Optimizer) -> dict[str, Any]:

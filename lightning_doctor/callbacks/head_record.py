@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lightning_doctor.measure.head import BINARY
 from lightning_doctor.measure.predictions import NUMBERS, by_element
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from lightning_doctor.history import History
     from lightning_doctor.measure.head import Head
 
+T = TypeVar("T")
 # How many of the latest samples the predictions are counted over, or tags where rows may have several, and how many
 # are enough to forget those made when the run was half as long.
 _RECENT, _ENOUGH = 512, 64
@@ -212,11 +213,7 @@ class HeadRecord:
         self._labels = [old + new for old, new in zip(self._labels or [0.0] * size, seen, strict=True)]
         history.facts["labels"] = {"counts": _named(self._labels), "samples": round(sum(self._labels))}
         self._recent.append((step, (seen, predicted, hits)))
-        while len(self._recent) > 1:
-            rest = sum(sum(part[0]) for _, part in list(self._recent)[1:])
-            if rest < (_ENOUGH if self._recent[0][0] < step / 2 else _RECENT):
-                break
-            self._recent.popleft()
+        _forget(self._recent, step, lambda part: sum(part[0]))
         parts = [part for _, part in self._recent]
         seen, predicted, hits = (
             [sum(column) for column in zip(*part, strict=True)] for part in zip(*parts, strict=True)
@@ -229,11 +226,7 @@ class HeadRecord:
         if not all(map(math.isfinite, numbers)):
             return
         self._tags.append((step, numbers))
-        while len(self._tags) > 1:
-            rest = sum(part[0] for _, part in list(self._tags)[1:])
-            if rest < (_ENOUGH if self._tags[0][0] < step / 2 else _RECENT):
-                break
-            self._tags.popleft()
+        _forget(self._tags, step, lambda part: part[0])
         totals = (sum(column) for column in zip(*(part for _, part in self._tags), strict=True))
         names = ("tags", "found", "answers")
         history.facts["tags"] = {"step": step, **dict(zip(names, map(round, totals), strict=True))}
@@ -263,6 +256,15 @@ class HeadRecord:
         if not _is_class(fact):
             history.lack(["train_accuracy"], "the targets are not classes")
         history.lack(["skill"], "the targets have not varied")
+
+
+def _forget(looks: deque[tuple[int, T]], step: int, size: Callable[[T], float]) -> None:
+    """Drops the oldest looks, as long as the others are enough by their size."""
+    while len(looks) > 1:
+        rest = sum(size(part) for _, part in list(looks)[1:])
+        if rest < (_ENOUGH if looks[0][0] < step / 2 else _RECENT):
+            break
+        looks.popleft()
 
 
 def _is_class(fact: dict[str, Any]) -> bool:
