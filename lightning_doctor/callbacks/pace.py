@@ -13,9 +13,9 @@ _FIRST_WINDOWS = (1, 2, 4, 8, 16, 32)
 # What sampling may take of the share, and of the first look, and what the ends of windows may take of the share; the
 # rest is for examinations, rules and sinks.
 _SAMPLING_SHARE, _SAMPLING_LOOK, _CLOSING_SHARE = 0.2, 0.2, 0.3
-# Where their ends cost more than that windows become longer: so many times at most, and no longer than this share of
-# the steps so far, so that a short run is told as soon as ever.
-_LONGEST, _LONGEST_SHARE = 8, 1 / 8
+# Where their ends cost more than that windows become longer: so many times at most, where more was spent than may be so
+# many times longer again, and no longer than this share of the steps so far: a short run is told as soon as ever.
+_LONGEST, _LONGEST_STRETCH, _LONGEST_SHARE = 8, 16, 1 / 8
 # What examinations are sure of, and what is left of the first look for the rules and the sinks [seconds]; of that a
 # quarter for the last time that they are asked.
 _EXAMINING_LOOK, _RULES_LOOK, _LAST_LOOK = 0.2, 0.4, 0.1
@@ -74,7 +74,8 @@ class Pace:
         self.tries = trial_cost <= _TRIAL_LOOK * FIRST_LOOK
         self._tried = 0
         self._examined_at = self._measured_at = -1
-        self._sample_every = 1
+        self._sampled_at = 0
+        self._sample_every = self._stretch = 1
         self.examinations = Ledger()
         self._samples, self._closings = Ledger(), Ledger()
         self._closed_at = (budget.clock(), 0)
@@ -121,7 +122,7 @@ class Pace:
         """Returns how many steps, from the coming one on, are neither measured nor beside one that is."""
         if self.sampling or self.steps - self._measured_at <= 1:
             return 0
-        upcoming = self.steps + -self.steps % self._sample_every
+        upcoming = self._sampled_at + self._sample_every
         if self._affordable:
             # Some begin with the step before an examined one.
             upcoming = min(upcoming, self._next_examination - 1)
@@ -146,6 +147,8 @@ class Pace:
         examined = self.examining
         if examined or self.sampling:
             self._measured_at = self.steps
+        if self.sampling:
+            self._sampled_at = self.steps
         self.steps += 1
         if examined:
             self.examinations.count()
@@ -155,7 +158,7 @@ class Pace:
             self._samples.count()
         if self.steps > self._next_examination:
             self._next_examination = self.following(self.steps) - 1
-        self.sampling = self.steps % self._sample_every == 0
+        self.sampling = self.steps - self._sampled_at >= self._sample_every
 
     def validation_begins(self) -> None:
         """A validation pass begins."""
@@ -182,19 +185,22 @@ class Pace:
             spent = max(0.0, now - then - own) / (self.steps - steps)
             self.step_time = min(self.step_time or spent, spent)
         sample, (examine, try_out) = self._may_sample(), self._may_examine_and_try()
-        return [float(sample), self._samples.cost, step_time, float(examine), float(try_out), self._closings.cost]
+        overdrawn = not self._budget.allows(_LAST_LOOK)
+        answers = [float(answer) for answer in (sample, examine, try_out, overdrawn)]
+        return [*answers, self._samples.cost, self._closings.cost, step_time]
 
     def heed(self, means: list[float]) -> None:
         """Plans the next window."""
-        affordable, cost, step_time, examine, try_out, closing_cost = means
+        affordable, examine, try_out, overdrawn, cost, closing_cost, step_time = means
         earned = self._budget.share * max(step_time, 1e-9)
+        # What is done on every step has no price here: it shows in what is left.
+        self._stretch = min(_LONGEST_STRETCH, 2 * self._stretch) if overdrawn > 0.0 else max(1, self._stretch // 2)
         spacing, times = 1, 1
         if affordable != 1.0:
             spacing = ceil(cost / (_SAMPLING_SHARE * earned))
-            times = ceil(closing_cost / (_CLOSING_SHARE * earned * self._every))
-        longest = min(_LONGEST * self._every, int(_LONGEST_SHARE * self.steps))
-        self._length = max(self._every, min(self._every * times, longest))
-        self._sample_every = min(self._length, max(1, spacing))
+            times = self._stretch * min(_LONGEST, ceil(closing_cost / (_CLOSING_SHARE * earned * self._every)))
+        self._length = max(self._every, min(self._every * times, int(_LONGEST_SHARE * self.steps)))
+        self._sample_every = min(self._length, _LONGEST * self._every, max(1, spacing))
         self._affordable = examine == 1.0
         self.tries = self.tries or try_out == 1.0
 
