@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import weakref
 from collections.abc import Iterable
 from contextlib import suppress
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from lightning_doctor.budget import Budget
 from lightning_doctor.callbacks import facts, ranks
+from lightning_doctor.callbacks.agreement import Agreement
 from lightning_doctor.callbacks.consultation import Consultation
 from lightning_doctor.callbacks.device_time import device_time
 from lightning_doctor.callbacks.examination import Examination
@@ -87,6 +87,7 @@ class Case:
         self.rest = Rest(self, self._staff, possible=False)
         self._unwatched = list(unwatched)
         self._settings = settings
+        self._agreement = Agreement(self, self._staff)
         self._reporting = Reporting(self, self._staff)
         self._began = False
         self.closed = False
@@ -347,43 +348,12 @@ class Case:
     # --- windows and consultations -------------------------------------------------------------------------------
 
     def close(self, *, alone: bool = False) -> None:
-        """Fetches the window: the only place that reads from a device or communicates."""
+        """Ends the window: what it holds is fetched and shown."""
         began = self.budget.clock()
         self._staff.each("before_close")
-        self._read_window(alone)
+        self._agreement.reach(alone)
         self._reporting.show()
         self.pace.closed(self.budget.clock() - began)
-
-    def _read_window(self, alone: bool) -> None:
-        began = self.budget.begin()
-        try:
-            self._meet(alone)
-        finally:
-            self.budget.end(began)
-        self._staff.attempt("timing the device", self._staff.settle)
-
-    def _meet(self, alone: bool) -> None:
-        # Every rank decides from these means, so that all stop alike and measure the same steps. Not under `_try`: what
-        # fails here on one rank must not keep it from meeting the others the next time.
-        prober = next(iter(self._staff.listening("wishes")), None)
-        paced = self.pace.wishes()
-        wanted = self._wishes(prober)
-        wishes = [float(self.consultation.stop_wanted), *wanted, *paced]
-        stop, *means = self.window.close(wishes, self._window_failed, alone=alone)
-        if stop > 0 and self._together:
-            self.trainer.should_stop = True
-        if not math.isnan(stop):
-            self.pace.heed(means[len(wanted) :])
-        if prober is not None and not alone:
-            self._staff.ask(prober, "heed", means[: len(wanted)])
-
-    def _wishes(self, prober: Monitor | None) -> list[float]:
-        # As many on a rank whose probe has failed.
-        wishes = None if prober is None else self._staff.ask(prober, "wishes")
-        return [0.0, 0.0] if wishes is None else wishes
-
-    def _window_failed(self, error: Exception) -> None:
-        self.consultation.failed("reading the window", error)
 
     def consult(self, *, final: bool = False) -> None:
         """Asks the rules and publishes the report, where the budget allows; always at the end."""
@@ -404,7 +374,7 @@ class Case:
         if not self._together and not self.closed:
             # Not with other ranks: whether all of them save is the user's business.
             self._staff.each("before_close")
-            self._read_window(alone=True)
+            self._agreement.reach(alone=True)
         return self._staff.attempt(
             "saving its state",
             lambda: {"history": self.history.to_dict(), "consultation": self.consultation.state_dict()},

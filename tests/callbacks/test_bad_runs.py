@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_doctor import Doctor, GradientMonitor
+from lightning_doctor.callbacks.agreement import Agreement
 from lightning_doctor.callbacks.case import Case
 from lightning_doctor.callbacks.gradients import GradientMonitor as Gradients
 from lightning_doctor.callbacks.reporting import Reporting
@@ -237,7 +238,7 @@ ENTRIES = [
 ]
 
 
-INNER = [(Case, "_read_window"), (Case, "_release"), (Case, "judge"), (Rest, "plan"), (Staff, "each")]
+INNER = [(Agreement, "reach"), (Case, "_release"), (Case, "judge"), (Rest, "plan"), (Staff, "each")]
 INNER += [(Staff, "attempt"), (Staff, "listening"), (Staff, "settle"), (Reporting, "show"), (Reporting, "summarize")]
 
 
