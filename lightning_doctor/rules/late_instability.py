@@ -60,7 +60,8 @@ def late_instability(history: History, *, gained: float = 6.0, lost: float = 0.3
         gained: By how much the loss must have fallen under its start [orders of magnitude].
         lost: Share of that which must be lost again [share].
         late: The last share of the run for half of which it must be lost, or of two and a half times as much, where
-            it comes in waves [share].
+            it comes in waves; where it has been lost and found again more than once, for a quarter of the time since
+            the first [share].
 
     Blind spots:
         A loss that may be negative has no orders of magnitude. Where classes are predicted nothing hangs on so small
@@ -75,10 +76,19 @@ def late_instability(history: History, *, gained: float = 6.0, lost: float = 0.3
     start, (best, best_step) = _order(series.values[0], least), min(course)
     # Over a longer stretch too: it may come back in waves, and now may be a trough.
     now, highest = max(_level(series, share, least) for share in (late, _WAVES * late))
-    fall, rise = start - best, now - best
+    fall = start - best
+    bouts = _bouts(course, best + lost * fall / 2, best + lost * fall)
+    if len(bouts) > 1:
+        # As much as a quarter of the time since the first of them.
+        since = sorted(level for level, step in course if step >= bouts[0])
+        often = since[3 * len(since) // 4]
+        now, highest = max(now, often), max(highest, often)
+    rise = now - best
     if fall < gained or rise < lost * fall or highest < start - _ROUNDING:
         return None
     onset = next(step for level, step in reversed(course) if level <= best + lost * fall / 2)
+    if len(bouts) > 1:
+        onset = min(onset, bouts[0])
     lowest, back = 10**best, 10 ** min(now, 308.0)
     adaptive = is_adaptive(history)
     classes = history.fact("loss_head.targets") in ("class_index", "one_hot", "binary")
@@ -117,6 +127,16 @@ def _level(series: Series, share: float, least: float) -> tuple[float, float]:
     """Returns the median of the logarithm over the last share of the run, and what a quarter of it is over."""
     orders = sorted(_order(value, least) for value in stretch(series, 1 - share) or series.values)
     return median(orders), orders[3 * len(orders) // 4]
+
+
+def _bouts(course: list[tuple[float, int]], under: float, over: float) -> list[int]:
+    """Returns the steps from which the course, once under one limit, came over the other."""
+    begun, ready = [], False
+    for level, step in course:
+        if ready and level >= over:
+            begun.append(step)
+        ready = level <= under or (ready and level < over)
+    return begun
 
 
 def _order(value: float, least: float) -> float:

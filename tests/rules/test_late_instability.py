@@ -55,6 +55,27 @@ def test_healthy_spike_that_recovers_is_another_matter() -> None:
     assert late_instability(run_of(losses)) is None
 
 
+BOUT = ((40, -4.0), (100, -5.0), (60, -11.0))
+
+
+def test_sick_run_that_is_lost_and_found_again_and_again_is_so_while_it_is_found_too() -> None:
+    losses = orders((200, -11.0), (400, -11.0), *BOUT, (200, -11.0), *BOUT, (300, -11.0))
+    finding = late_instability(run_of(losses))
+    assert finding is not None
+    assert finding.onset == pytest.approx(600, abs=40)
+    assert finding.evidence["orders_lost"] > 4
+
+
+def test_healthy_run_that_was_lost_and_found_once_for_as_long_is_well() -> None:
+    losses = orders((200, -11.0), (400, -11.0), (40, -4.0), (260, -5.0), (60, -11.0), (500, -11.0))
+    assert late_instability(run_of(losses)) is None
+
+
+def test_healthy_spikes_that_recover_are_another_matter_however_many() -> None:
+    spike = ((20, -3.0), (20, -11.0), (200, -11.0))
+    assert late_instability(run_of(orders((200, -11.0), (300, -11.0), *spike, *spike, *spike))) is None
+
+
 def test_healthy_run_that_rests_at_its_best_is_well() -> None:
     assert late_instability(run_of(orders((200, -11.0), (800, -11.0)))) is None
 
