@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import median, stdev
 from typing import Any
 
-from lightning_doctor.error_bars import CONFIDENCE, normal, told, widened
+from lightning_doctor.error_bars import CONFIDENCE, normal, student_quantile, told, widened
 from lightning_doctor.history import History, Series
 from lightning_doctor.progress import typical
 
@@ -179,11 +179,12 @@ def learned_at_first(history: History, baseline: float, learned: float) -> bool:
     late = [loss for step, loss in zip(losses.steps, losses.values, strict=True) if 3 * steps <= 4 * step < 4 * steps]
     if len(late) < 4:
         return False
+    error, level = stdev(late) / math.sqrt(len(late)), typical(late)
     # Of a few values only much is no accident.
-    error = stdev(late) / math.sqrt(len(late)) if len(late) >= 8 else math.inf
-    surely = min((1 - learned) * baseline, baseline - _UNSEEN * error)
+    surely = len(late) >= 8 and level < min((1 - learned) * baseline, baseline - _UNSEEN * error)
     # Of a skewed loss the median is far under what a constant costs in the mean.
-    return typical(late) < max(surely, (1 - max(3 * learned, 0.1)) * baseline)
+    much = level < (1 - max(3 * learned, 0.1)) * baseline
+    return surely or (much and level < baseline - student_quantile(CONFIDENCE, len(late) - 1) * error)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ def judge(
     validation: Sequence[float] = AT_CHANCE,
     *,
     first_epoch: float = CHANCE,
+    losses: Sequence[float] = (),
     facts: dict[str, Any] | None = None,
     error: float = 0.02,
     train_skills: Sequence[float] = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4),
@@ -30,7 +31,7 @@ def judge(
     held_out: Sequence[float] = (),
     **thresholds: float,
 ) -> Finding | None:
-    losses = noisy([first_epoch] * 40 + [2.1] * 80, 0.02)
+    losses = losses or noisy([first_epoch] * 40 + [2.1] * 80, 0.02)
     history = headed(LOGITS, skill=0.2, losses=losses, baseline=CHANCE, trainer={"steps_per_epoch": 40})
     history.facts |= facts or {}
     scored(history, "train", train, skills=train_skills, error=error)
@@ -140,6 +141,14 @@ def test_held_out_rows_at_chance_are_outvoted_by_validation_rows_that_were_learn
 def test_healthy_new_samples_that_were_surely_predicted_in_the_first_epoch(first_epoch: float, ill: bool) -> None:
     # 2 % of 2.303 are 0.046, and the noise of ten losses of 0.02 is far less.
     assert (judge(first_epoch=first_epoch) is not None) is ill
+
+
+@pytest.mark.parametrize(("last", "ill"), [((2.6, 2.7, 1.9, 1.3), True), ((1.8, 1.9, 1.6, 1.5), False)])
+def test_a_few_noisy_batches_under_the_constant_at_the_end_of_the_first_epoch_may_be_luck(
+    last: tuple[float, ...], ill: bool
+) -> None:
+    losses = [*[CHANCE] * 12, *last, *[2.1] * 104]
+    assert (judge(losses=losses, facts={"trainer": {"steps_per_epoch": 16}}) is not None) is ill
 
 
 @pytest.mark.parametrize(("linear", "ill"), [(2.29, True), (1.5, False)])
