@@ -114,13 +114,16 @@ class Standing:
         """Returns the severity of a fault that many runs live with: a note unless this run does badly."""
         return severity if self.harmed else Severity.NOTE
 
-    def if_poor(self, severity: Severity, *, attainable: float = 1.0) -> Severity:
+    def if_poor(self, severity: Severity, *, attainable: float = 1.0, outdone: bool = False) -> Severity:
         """Returns the severity of a fault that is certain but many runs live with: a note while a run is young or well.
 
         Args:
             severity: Where the run is poor, moving or not, or nothing tells how it stands.
             attainable: The share of the constant predictor's loss that the fault leaves to be learned, in (0, 1].
+            outdone: Whether a simpler model surely does better: a run that is over must be good then to do well.
         """
+        if outdone and self.ended:
+            return self.unless_good(severity)
         most = _larger(self.skill, None if self.learned is None else self.learned / attainable)
         late = self.ended or self.share is None or self.share >= 0.4
         return severity if late and (most is None or most < POOR) else Severity.NOTE

@@ -98,6 +98,28 @@ def read_reference(history: History) -> Reference | None:
     return Reference(constant=constant, network=network, rivals=rivals, kinds=kinds, **whole)
 
 
+def outdone_by(history: History, compared: Reference | None, sigmas: float = 4.0, share: float = 0.1) -> Rival | None:
+    """Returns the best of the simpler models that surely do better; None where none does.
+
+    Args:
+        history: Of the run.
+        compared: What its network was compared with, if it was.
+        sigmas: How surely it must do better [standard errors].
+        share: How much of what the simpler model gains over a constant the network must lack.
+    """
+    if compared is None:
+        return None
+    is_simpler = has_hidden_layer(history) and not compared.outweighs(history.fact("model.parameters"))
+    better = [
+        rival
+        for rival in compared.rivals.values()
+        if (rival.name != "shallow" or is_simpler)
+        and rival.wins(sigmas)
+        and rival.gap > max(0.0, share * (compared.constant - rival.loss))
+    ]
+    return min(better, key=lambda rival: rival.loss, default=None)
+
+
 def target(history: History) -> tuple[float, str] | None:
     """Returns the loss that was given as one that can be had, and whose it is."""
     fact: Any = history.fact("reference", {})

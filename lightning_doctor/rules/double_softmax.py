@@ -8,6 +8,7 @@ from lightning_doctor.findings import Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.loss_head import last_layer, loss_head
 from lightning_doctor.progress import standing
+from lightning_doctor.reference import outdone_by, read_reference
 from lightning_doctor.rule import rule
 
 
@@ -66,10 +67,12 @@ def double_softmax(history: History) -> Finding | None:
     classes = head.columns
     # One score of 1, the others 0.
     floor = math.log(1 + (classes - 1) / math.e)
-    state = standing(history)
+    state, outdone = standing(history), outdone_by(history, read_reference(history)) is not None
     return Finding(
         severity=state.if_poor(
-            Severity.ERROR if state.harmed else Severity.WARNING, attainable=1 - floor / math.log(classes)
+            Severity.ERROR if state.harmed else Severity.WARNING,
+            attainable=1 - floor / math.log(classes),
+            outdone=outdone,
         ),
         summary=f"cross-entropy applies softmax to what is a softmax already: over {classes} classes the loss cannot "
         f"fall under {floor:.3g}, where guessing costs {math.log(classes):.3g}",

@@ -10,7 +10,7 @@ from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.noise import noise, shift, stretch
 from lightning_doctor.progress import Standing, standing
-from lightning_doctor.reference import Reference, Rival, has_hidden_layer, read_reference, target
+from lightning_doctor.reference import Reference, outdone_by, read_reference, target
 from lightning_doctor.rule import Undecided, rule
 
 # Losses up to a comparison that tell how the network did then.
@@ -71,16 +71,7 @@ def worse_than_reference(history: History, *, sigmas: float = 4.0, share: float 
         if target(history) is None:
             raise Undecided(f"the network was compared at step {compared.step}, and its loss has fallen since")
         compared = None
-    best: Rival | None = None
-    if compared is not None:
-        is_simpler = has_hidden_layer(history) and not compared.outweighs(history.fact("model.parameters"))
-        simpler = [rival for rival in compared.rivals.values() if rival.name != "shallow" or is_simpler]
-        better = [
-            rival
-            for rival in simpler
-            if rival.wins(sigmas) and rival.gap > share * max(compared.constant - rival.loss, 0.0) and rival.gap > 0
-        ]
-        best = min(better, key=lambda rival: rival.loss, default=None)
+    best = outdone_by(history, compared, sigmas, share)
     if compared is None or best is None:
         return _under_target(history, sigmas, share)
     by_order = compared.kinds and best.name != "model"
