@@ -109,11 +109,11 @@ def _weight(finding: Finding) -> tuple[int, int, int, str]:
 
 
 def _explains(rules: Mapping[str, Rule], cause: Finding, effect: Finding) -> bool:
-    """Whether the rule of one names the other, or that of the other lets a confirmed one of this kind go first."""
+    """Whether the rule of one names the other, or that of the other lets one as grave of this kind go first, if sure."""
     cause_rule, effect_rule = rules.get(cause.code), rules.get(effect.code)
     if cause_rule is not None and effect.name in cause_rule.explains:
         return True
-    if effect_rule is None or cause.name in effect_rule.explains:
+    if effect_rule is None or cause.name in effect_rule.explains or cause.severity.rank < effect.severity.rank:
         return False
     return cause.confidence is Confidence.CONFIRMED and cause.code.startswith(effect_rule.after)
 

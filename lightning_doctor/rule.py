@@ -33,7 +33,7 @@ class Rule:
         non_finite: Whether the rule looks at series that hold NaN or infinite values.
         thresholds: The keyword arguments of ``check`` with their defaults.
         recent: Series whose newest value must not be old.
-        after: Beginnings of codes whose findings, where they are confirmed, come before this one.
+        after: Beginnings of codes whose findings, where they are confirmed and as grave, come before this one.
     """
 
     code: str
@@ -102,7 +102,7 @@ def rule(
         recent: Series whose newest value must not be old, where they are there; else the rule is unassessed, and what
             it has found stays found.
         explains: Names of the illnesses that this one causes.
-        after: Beginnings of codes: any of those illnesses, once confirmed, is taken for the cause of this one.
+        after: Beginnings of codes: any of those illnesses, once confirmed and as grave, is taken for its cause.
         non_finite: The rule wants to see the NaN and infinite values too.
     """
 

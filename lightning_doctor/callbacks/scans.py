@@ -40,7 +40,7 @@ class StepScan(Monitor):
         """Asks whether this model can be tried on a copy."""
         self._before: list[Tensor] | None = None
         self._rate = 0.0
-        self._modal = any(isinstance(part, _MODAL) and part.training for part in case.run.module.modules())
+        self._modal = any(part.training and _asks_mode(part) for part in case.run.module.modules())
         reason = obstacle(case.run.trainer, case.run.module)
         self._able = reason is None
         if reason is not None:
@@ -48,7 +48,7 @@ class StepScan(Monitor):
         self._waits = False
         self._expected = [name for name in self.signals if self._modal or name != "mode_gap"]
         if not self._modal:
-            case.history.lack(["mode_gap"], "the model has no dropout or batch normalisation")
+            case.history.lack(["mode_gap"], "the model has no dropout or batch normalisation, and asks for no mode")
 
     def before_step(self, case: Case, optimizer: Optimizer) -> None:
         """Keeps the weights that a step to be tried starts from."""
@@ -106,6 +106,15 @@ class StepScan(Monitor):
                 numbers[-1] = (trained - evaluated) / max(abs(evaluated), 1e-30)
         # Of the step before this one.
         case.window.put(case.run.step - 1, torch.tensor(numbers, dtype=torch.float64), partial(_receive, case))
+
+
+def _asks_mode(part: nn.Module) -> bool:
+    """Whether a part of a model does another thing in eval mode: it is known to, or its own code asks for the mode."""
+    if isinstance(part, _MODAL):
+        return True
+    own = type(part)
+    codes = [getattr(getattr(own, name, None), "__code__", None) for name in ("forward", "training_step")]
+    return not own.__module__.startswith("torch.") and any(code and "training" in code.co_names for code in codes)
 
 
 def _receive(case: Case, step: int, numbers: list[float]) -> None:

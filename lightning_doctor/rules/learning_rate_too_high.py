@@ -46,6 +46,8 @@ _LOWERED = 0.8
         "overfitting",
         "stale_validation",
     ),
+    # Of first weights for which alone the rate is too high.
+    after=("LD208",),
     non_finite=True,
 )
 def learning_rate_too_high(

@@ -63,8 +63,8 @@ def train_eval_discrepancy(
         scans: How many of the latest scans must agree [count].
 
     Blind spots:
-        Models without batch normalisation or dropout are not scanned. Layers that somebody keeps in eval mode while
-        training are left as they are.
+        Models without batch normalisation or dropout are scanned only where their own code asks for ``self.training``.
+        Layers that somebody keeps in eval mode while training are left as they are.
     """
     gaps = history["mode_gap"]
     latest = gaps.values[-scans:]
@@ -81,7 +81,9 @@ def train_eval_discrepancy(
     start = baselines[-1] if baselines else losses.values[0]
     layers = history.fact("model.layers", {})
     normalises = isinstance(layers, dict) and any(_NORMALISING in str(name) for name in layers)
-    what, onset, sure, bar = "the same batch scores", _since(gaps, factor), normalises, math.nan
+    what, onset, bar = "the same batch scores", _since(gaps, factor), math.nan
+    # What dropout leaves out may add up to a factor by chance, hardly to its square each time.
+    sure = normalises or min(ratios) >= factor**2
     recent = is_recent(history, gaps.steps[-1])
     if not recent or min(ratios) < factor or evaluated - trained < share * start:
         # Single small batches scatter too much to agree; many training rows at once do not.

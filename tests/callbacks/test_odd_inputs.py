@@ -154,5 +154,5 @@ def test_of_a_plain_classifier_few_rules_are_unassessed_and_each_for_a_good_reas
         "LD205": "the model has no sigmoid or tanh that could be seen",
         "LD206": "gradients are not clipped",
         "LD309": "the targets are no real numbers",
-        "LD509": "the model has no dropout or batch normalisation",
+        "LD509": "the model has no dropout or batch normalisation, and asks for no mode",
     }

@@ -150,7 +150,22 @@ def test_the_gap_between_train_and_eval_mode_is_measured_where_there_is_one(tmp_
     fit(tmp_path, Dropping(), dropping := scanning(every_n_steps=50), max_epochs=40)
     fit(tmp_path, DigitsNet(), plain := scanning())
     assert dropping.report.history["mode_gap"].values[-1] > 0.2
-    assert plain.report.history.absent["mode_gap"] == "the model has no dropout or batch normalisation"
+    reason = "the model has no dropout or batch normalisation, and asks for no mode"
+    assert plain.report.history.absent["mode_gap"] == reason
+
+
+def test_a_layer_of_ones_own_that_asks_for_its_mode_is_tried_in_both(tmp_path: Path) -> None:
+    class OwnNorm(nn.Module):
+        def forward(self, inputs: Tensor) -> Tensor:
+            return (inputs - inputs.mean(0)) / (inputs.std(0) + 0.1) if self.training else inputs
+
+    class Normalised(DigitsNet):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(64, 32), OwnNorm(), nn.ReLU(), nn.Linear(32, 10))
+
+    fit(tmp_path, Normalised(), monitor := scanning(every_n_steps=50), max_epochs=40)
+    assert abs(monitor.report.history["mode_gap"].values[-1]) > 0.2
 
 
 class ByHand(DigitsNet):
