@@ -109,7 +109,7 @@ def _weight(finding: Finding) -> tuple[int, int, int, str]:
 
 
 def _explains(rules: Mapping[str, Rule], cause: Finding, effect: Finding) -> bool:
-    """Whether the rule of one names the other, or that of the other lets one as grave of this kind go first, if sure."""
+    """Whether the rule of one names the other, or that of the other lets one as grave go first that is confirmed."""
     cause_rule, effect_rule = rules.get(cause.code), rules.get(effect.code)
     if cause_rule is not None and effect.name in cause_rule.explains:
         return True

@@ -256,6 +256,19 @@ def _improving(losses: list[float], late: list[float]) -> bool:
     return fall.sigmas < -3 and -4 * fall.change > _WORTH * abs(median(late[half:]))
 
 
+def hardly_fell(history: History) -> bool:
+    """Whether a run is over with half of its loss or more left, and nothing else tells how it did.
+
+    For faults that are certain: alone it says little, as a loss need not be able to come near zero.
+    """
+    losses = history.get("train_loss").finite().values
+    now = standing(history)
+    if now.reached is not None or not now.ended or len(losses) < 2 * _SEVERAL or min(losses) < 0:
+        return False
+    part = max(_SEVERAL, len(losses) // _PARTS)
+    return typical(losses[-part:]) > POOR * typical(losses[:_SEVERAL])
+
+
 def _falls_of_late(history: History) -> bool:
     return validated_pace(history) * history.last_step > _WORTH
 

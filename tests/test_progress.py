@@ -4,7 +4,7 @@ import pytest
 
 from lightning_doctor.findings import Severity
 from lightning_doctor.history import History, Series
-from lightning_doctor.progress import Standing, is_like_now, lowest_part, standing
+from lightning_doctor.progress import Standing, hardly_fell, is_like_now, lowest_part, standing
 from tests.histories import COMPLETED, decay, history_of, noisy, reading
 
 
@@ -245,3 +245,19 @@ def test_a_handful_of_rows_tells_no_skill_where_the_loss_tells_more(
     assert standing(history).skill == skill
     # Where the loss tells nothing they are all there is.
     assert standing(run([1.0] * 40, skills=[1.0, 0.0, 0.0, 0.0], **facts)).skill == 0.0
+
+
+@pytest.mark.parametrize(
+    ("end", "ended", "skill", "hardly"),
+    [(1.3, True, None, True), (0.9, True, None, False), (1.3, False, None, False), (1.3, True, 0.3, False)],
+)
+def test_of_an_unread_loss_that_ends_most_of_it_is_left_or_not(
+    end: float, ended: bool, skill: float | None, hardly: bool
+) -> None:
+    skills = [] if skill is None else [skill] * 21
+    history = run(noisy(decay(2.3, end, 20, 200), 0.02), skills, run=COMPLETED if ended else {})
+    assert hardly_fell(history) is hardly
+
+
+def test_a_loss_that_may_be_negative_tells_nothing_of_what_is_left() -> None:
+    assert not hardly_fell(run([2.0, -0.1, *[1.9] * 200], run=COMPLETED))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from lightning_doctor.callbacks.monitor import Monitor
 from lightning_doctor.measure.head import Head
 from lightning_doctor.measure.loss_graph import Graph, LayerOutputs, edge_of
 from lightning_doctor.measure.loss_head import UnreadError, read_head
+from lightning_doctor.measure.loss_slips import Slips, find_slips
 from lightning_doctor.measure.predictions import Found, Tally, describe_outputs, gaps, pack
 
 if TYPE_CHECKING:
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
 # How many terms with a slip are listed.
 _LISTED = 8
+# Autograd says little of its nodes, and another version of torch may say it differently.
+_GRAPH_ERRORS = (RuntimeError, TypeError, ValueError, IndexError, AttributeError)
 
 
 class HeadMonitor(Monitor):
@@ -42,7 +46,8 @@ class HeadMonitor(Monitor):
     The facts ``loss_head``, ``labels`` and ``predictions`` say what the loss is, which classes were seen, and which
     were predicted; ``tags``, of rows that may have several, how many there were lately and how many were found. Of
     several losses, and of a sum of several terms, the fact ``broadcast_terms`` lists the shapes of outputs and targets
-    whose difference is larger than the outputs, where both are known.
+    whose difference or product is larger than the outputs, where both are known; and ``softmax_twice`` over how many
+    classes a softmax is given to another one.
     """
 
     signals = (
@@ -62,6 +67,7 @@ class HeadMonitor(Monitor):
         self._outputs = LayerOutputs()
         self._read: list[tuple[Head, Tensor]] = []
         self._terms: list[Head] = []
+        self._slips: list[Slips] = []
         self._unread: str | None = None
         self._tally: Tally | None = None
         self._record: HeadRecord | None = None
@@ -74,6 +80,7 @@ class HeadMonitor(Monitor):
         self._outputs = LayerOutputs()
         self._read.clear()
         self._terms.clear()
+        self._slips.clear()
         self._tally = None
 
     def layer_ran(self, case: Case, layer: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
@@ -92,11 +99,15 @@ class HeadMonitor(Monitor):
         except UnreadError as error:
             self._unread = str(error)
             self._terms += error.heads
-        except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
-            # Autograd says little of its nodes, and another version of torch may say it differently.
+        except _GRAPH_ERRORS as error:
             self._unread = f"the loss cannot be read ({type(error).__name__}: {error})"
         else:
             self._read.append(self._unscaled(case, head, loss.detach()))
+            if len(case.run.optimizers) <= 1:
+                return
+        # Of a loss that is no single head.
+        with suppress(*_GRAPH_ERRORS):
+            self._slips.append(find_slips(graph, root))
 
     def _unscaled(self, case: Case, head: Head, loss: Tensor) -> tuple[Head, Tensor]:
         """Returns both in the units of the training loss, whatever Lightning has made of it."""
@@ -111,8 +122,8 @@ class HeadMonitor(Monitor):
     def after_batch(self, case: Case, outputs: Any, batch_idx: int) -> None:
         """Hands over what was measured."""
         read, unread = self._read, self._unread
-        terms = [*self._terms, *(head for head, _ in read)]
-        self._outputs, self._read, self._terms, self._unread = LayerOutputs(), [], [], None
+        terms, slips = [*self._terms, *(head for head, _ in read)], self._slips
+        self._outputs, self._read, self._terms, self._slips, self._unread = LayerOutputs(), [], [], [], None
         if not read and unread is None:
             return
         self._seen_backward = True
@@ -124,10 +135,7 @@ class HeadMonitor(Monitor):
         if unread is not None:
             self._give_reason(case, unread)
             case.history.facts.pop("loss_head", None)
-            slips = [head for head in terms if head.broadcast]
-            # Where outputs are compared with each other, all with all, samples may be meant to be too.
-            for head in [] if any("outputs_alone" in head.extras for head in slips) else slips:
-                _note_slip(case, head)
+            _note_slips(case, [head for head in terms if head.broadcast], slips)
             return
         # An optimizer that evaluates its loss several times begins with the one that counts.
         self._measure(case, *read[0])
@@ -149,6 +157,19 @@ class HeadMonitor(Monitor):
 
     def _give_reason(self, case: Case, reason: str) -> None:
         case.history.lack([*self.signals, "loss_head"], reason)
+
+
+def _note_slips(case: Case, heads: list[Head], slips: list[Slips]) -> None:
+    classes = next((found.classes for found in slips if found.classes), 0)
+    if classes:
+        case.history.facts["softmax_twice"] = {"classes": classes}
+    # Where outputs are compared with each other, all with all, samples may be meant to be too.
+    if any("outputs_alone" in head.extras for head in heads):
+        return
+    for head in heads:
+        _note_slip(case, head)
+    for output, row in (shapes for found in slips for shapes in found.broadcast):
+        _list(case, output, list(row))
 
 
 def _note_slip(case: Case, head: Head) -> None:

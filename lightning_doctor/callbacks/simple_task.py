@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lightning_doctor.callbacks.rehearsal import Unrehearsable
@@ -97,6 +98,9 @@ def find_task(history: History, sample: RowSample) -> SimpleTask:
         raise Unrehearsable("which part of the batch is the input and which the target cannot be told")
     if inputs.is_complex():
         raise Unrehearsable("the inputs are complex numbers")
+    if inputs.numel() == targets.numel() and torch.equal(inputs.reshape(-1), targets.reshape(-1)):
+        # Or what is made of both in the training step, as by who takes noise away again.
+        raise Unrehearsable("the targets are the inputs themselves, which a linear model copies")
     task = None
     if kind is not None and targets.numel() == rows * (targets.numel() // rows):
         outputs = int(head.get("classes") or 0) if kind == "classes" else targets.numel() // rows

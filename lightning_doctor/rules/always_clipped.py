@@ -8,7 +8,7 @@ from lightning_doctor.findings import Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.noise import levels, noise, trend
 from lightning_doctor.prescriptions import is_adaptive, peak_rate
-from lightning_doctor.progress import standing
+from lightning_doctor.progress import hardly_fell, standing
 from lightning_doctor.rule import rule
 
 # Rounding leaves the factor of a step that was not clipped a little off one.
@@ -48,7 +48,7 @@ def always_clipped(
         share: Share of the steps that must be clipped [share].
         factor: By how much the median step must be clipped [ratio].
         gained: Under plain SGD a warning, if the loss no longer falls and has fallen by less than this, or the run
-            does badly by its predictions [share of its start].
+            does badly by its predictions, or by its loss where those cannot be read [share of its start].
 
     Blind spots:
         Clipping by value has no single norm: the limit it names is an estimate.
@@ -62,7 +62,8 @@ def always_clipped(
     norms = history["grad_norm"].values
     norm = median(norms[len(norms) // 2 :])
     evidence: dict[str, float | int | str] = {"clipped": clipped, "factor": usual, "median_norm": norm}
-    stuck = is_adaptive(history) is False and (_stuck(history, gained, evidence) or standing(history).harmed)
+    badly = standing(history).harmed or hardly_fell(history)
+    stuck = is_adaptive(history) is False and (_stuck(history, gained, evidence) or badly)
     return Finding(
         severity=Severity.WARNING if stuck else Severity.NOTE,
         summary=f"{clipped:.0%} of the steps are clipped, the median one to {usual:.2g} of its length"

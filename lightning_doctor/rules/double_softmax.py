@@ -9,13 +9,12 @@ from lightning_doctor.history import History
 from lightning_doctor.loss_head import last_layer, loss_head
 from lightning_doctor.progress import standing
 from lightning_doctor.reference import outdone_by, read_reference
-from lightning_doctor.rule import rule
+from lightning_doctor.rule import Undecided, rule
 
 
 @rule(
     "LD301",
     needs={"train_loss/*": 1},
-    reads=("loss_head",),
     non_finite=True,
     explains=(
         "loss_plateau",
@@ -36,7 +35,7 @@ def double_softmax(history: History) -> Finding | None:
 
     What it looks at:
         The fact ``loss_head``: the loss, the last activation before it, and the range of the outputs, read off one
-        training step.
+        training step; of a loss that is no single one, whether a softmax is given to another one anywhere in it.
 
     Why it matters:
         Scores in [0, 1] leave the second softmax nearly flat: the loss cannot come near zero, and gradients shrink
@@ -58,6 +57,8 @@ def double_softmax(history: History) -> Finding | None:
         A softmax whose output is scaled up first is taken for a head with a temperature. A log-softmax before
         cross-entropy changes nothing and is passed over.
     """
+    if not history.fact("loss_head"):
+        return _within(history)
     head = loss_head(history)
     # Written by hand it takes the logarithm of the softmax, which is right.
     if head.loss != "cross_entropy" or head.by_hand or head.activation != "softmax" or head.columns < 2:
@@ -79,6 +80,25 @@ def double_softmax(history: History) -> Finding | None:
         evidence={"classes": classes, "floor": floor, "guessing": math.log(classes)},
         remedy=f"return the scores before {last_layer(history, 'softmax')} to the loss, and apply softmax only to "
         "predict",
+        onset=0,
+        signals=("train_loss",),
+    )
+
+
+def _within(history: History) -> Finding | None:
+    """A softmax that is given to another one within a loss that is no single one."""
+    classes = history.fact("softmax_twice.classes")
+    if not isinstance(classes, int) or classes < 2:
+        raise Undecided(history.absent.get("loss_head", "the fact loss_head is not known"))
+    # One score of 1, the others 0.
+    most = math.e / (math.e + classes - 1)
+    return Finding(
+        severity=standing(history).if_poor(Severity.WARNING),
+        summary=f"a softmax over {classes} classes is given to another one within the loss: none can be given more "
+        f"than a probability of {most:.2g}",
+        evidence={"classes": classes, "most": most},
+        remedy=f"give the scores before {last_layer(history, 'softmax')} to the loss (a distribution takes scores as "
+        "`logits=`, probabilities as `probs=`)",
         onset=0,
         signals=("train_loss",),
     )

@@ -7,7 +7,7 @@ from typing import Any
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.layers import listed
-from lightning_doctor.progress import standing
+from lightning_doctor.progress import hardly_fell, standing
 from lightning_doctor.rule import rule
 
 # Examined steps that must agree that there is no gradient.
@@ -170,7 +170,9 @@ def _cut_off(history: History, table: dict[str, Any]) -> Finding | None:
     late = how.ended or how.share is None or how.share >= _LATE
     # What moves all the same is stepped during the backward pass.
     unmoved = set(_names(table, "unchanged")).issuperset(found[key])
-    in_vain = bool(idle) and late and unmoved and _steps(table) >= _MANY
+    # Nor is it that most of what an optimizer holds goes without, where the run shows for it.
+    most = key == "no_gradient" and 2 * _count(table, key) > (table.get("trained") or 0) and hardly_fell(history)
+    in_vain = (bool(idle) or most) and late and unmoved and _steps(table) >= _MANY
     return Finding(
         severity=how.unless_good(Severity.WARNING) if in_vain else how.if_harmed(Severity.WARNING),
         summary=f"{_count(table, key)} parameter tensors in the optimizer {what}: {names}"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.layers import listed, of_kind
-from lightning_doctor.loss_head import loss_head
 from lightning_doctor.progress import standing
 from lightning_doctor.rule import rule
 
@@ -48,8 +47,8 @@ def linear_stack(history: History) -> Finding | None:
         2-8-1 without an activation on XOR: no linear model tells the classes apart
 
     Healthy:
-        64-8-64, where the narrow middle keeps the rank low on purpose; a linear autoencoder; a network that learns
-        well
+        64-8-64, where the narrow middle keeps the rank low on purpose, as in a linear autoencoder; a network that
+        learns well
 
     Remedy:
         An activation between them.
@@ -65,7 +64,7 @@ def linear_stack(history: History) -> Finding | None:
     named = {layer.get("layer"): layer for layer in layers}
     pairs = [(named[layer["fed_by"]], layer) for layer in layers if layer.get("fed_by") in named]
     idle = [(before, after) for before, after in pairs if not _narrows(before, after)]
-    if not idle or _is_autoencoder(history, layers):
+    if not idle:
         return None
     whole = len(pairs) == len(layers) - 1 and layers[0].get("fed_by") == ""
     names = list(dict.fromkeys(str(layer["layer"]) for pair in idle for layer in pair))
@@ -89,11 +88,6 @@ def linear_stack(history: History) -> Finding | None:
         onset=0,
         signals=("train_loss", "skill"),
     )
-
-
-def _is_autoencoder(history: History, layers: Sequence[Mapping[str, Any]]) -> bool:
-    classifies = loss_head(history).targets in ("class_index", "one_hot")
-    return not classifies and layers[0].get("features") == layers[-1].get("units")
 
 
 def _narrows(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:

@@ -439,6 +439,24 @@ def test_terms_that_broadcast_are_listed_where_there_is_no_single_one(tmp_path: 
     assert "broadcast_terms" not in watch(tmp_path, Slips(pairs=0.1), LABELS).facts
 
 
+def test_slips_within_a_loss_that_is_no_single_one_are_noted(tmp_path: Path) -> None:
+    class Acts(Net):
+        def __init__(self, layer: nn.Module) -> None:
+            super().__init__(functional.cross_entropy, 10)
+            self.last, self.one = layer, nn.Linear(64, 1)
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            inputs, labels = batch
+            chosen = torch.distributions.Categorical(logits=self.last(self.net(inputs)))
+            ranked = functional.softplus(-(2.0 * (labels > 4) - 1) * self.one(inputs)).mean()
+            return ranked - (chosen.log_prob(labels) * labels).mean()
+
+    history = watch(tmp_path, Acts(nn.Softmax(-1)), LABELS)
+    assert history.facts["softmax_twice"] == {"classes": 10}
+    assert history.facts["broadcast_terms"] == [{"output_shape": [64, 1], "target_shape": [64]}]
+    assert "softmax_twice" not in watch(tmp_path, Acts(nn.Identity()), LABELS).facts
+
+
 def test_losses_of_several_kinds_in_one_step_are_not_mixed(tmp_path: Path) -> None:
     class Both(Net):
         def __init__(self) -> None:

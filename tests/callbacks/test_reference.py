@@ -86,6 +86,27 @@ class Lost(DigitsNet):
             self.net[0].weight.data.fill_(torch.nan)
 
 
+class Copies(DigitsNet):
+    """An autoencoder whose batches hold what it is to put out as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 64))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return nn.functional.mse_loss(self.net(batch[0]), batch[1])
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        return
+
+
+def test_of_targets_that_are_the_inputs_a_copy_is_no_reference(tmp_path: Path) -> None:
+    images = next(iter(digits(0, 400, 400)))[0]
+    loader = DataLoader(TensorDataset(images, images), batch_size=40, shuffle=True)
+    reason = "the targets are the inputs themselves, which a linear model copies"
+    assert watch(tmp_path, Copies(), loader, max_epochs=4).absent["reference"] == reason
+
+
 @pytest.mark.parametrize(
     ("net", "reason"),
     [

@@ -8,7 +8,7 @@ import pytest
 from lightning_doctor.findings import Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.rules.always_clipped import always_clipped
-from tests.histories import ADAM, SGD, decay, history_of, noisy
+from tests.histories import ADAM, COMPLETED, SGD, decay, history_of, noisy
 
 CLIP = {"gradient_clip_val": 0.01, "gradient_clip_algorithm": "norm"}
 FLAT = noisy([2.3] * 300, 0.05)
@@ -47,6 +47,15 @@ def test_healthy_while_the_loss_falls_it_is_a_note() -> None:
     finding = judge([0.02] * 300, noisy(decay(2.3, 0.3, 100, 300), 0.05), optimizers=SGD)
     assert finding is not None
     assert finding.severity is Severity.NOTE
+
+
+@pytest.mark.parametrize(("end", "severity"), [(1.5, Severity.WARNING), (0.9, Severity.NOTE)])
+def test_sick_a_loss_nobody_can_read_that_still_falls_but_ends_with_most_of_it_left(
+    end: float, severity: Severity
+) -> None:
+    finding = judge([0.002] * 300, noisy(decay(2.3, end, 100, 300), 0.05), optimizers=SGD, run=COMPLETED)
+    assert finding is not None
+    assert finding.severity is severity
 
 
 def test_healthy_a_run_that_learned_and_rests_is_a_note() -> None:

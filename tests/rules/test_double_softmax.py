@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_doctor.findings import Confidence, Finding, Severity
+from lightning_doctor.rule import Undecided
 from lightning_doctor.rules.double_softmax import double_softmax
 from tests.histories import COMPLETED, LOGITS, headed
 from tests.runs import LABELS, found
@@ -103,3 +104,19 @@ def test_healthy_in_a_real_run_with_the_logarithm_of_a_softmax(tmp_path: Path) -
         return functional.nll_loss(outputs.softmax(1).log(), labels)
 
     assert found(tmp_path, "double_softmax", lambda: nn.Linear(64, 10), loss, LABELS) is None
+
+
+def test_sick_a_softmax_given_to_another_within_a_loss_that_is_no_single_one() -> None:
+    history = headed({}, skill=None, baseline=None, run=COMPLETED, softmax_twice={"classes": 8})
+    del history.facts["loss_head"]
+    finding = double_softmax(history)
+    assert finding is not None
+    assert finding.severity is Severity.WARNING
+    assert finding.evidence["most"] == pytest.approx(math.e / (math.e + 7))
+
+
+def test_a_loss_that_cannot_be_read_is_undecided() -> None:
+    history = headed({}, skill=None, baseline=None)
+    del history.facts["loss_head"]
+    with pytest.raises(Undecided, match="loss_head"):
+        double_softmax(history)

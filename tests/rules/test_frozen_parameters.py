@@ -13,14 +13,21 @@ from lightning_doctor import Doctor
 from lightning_doctor.findings import Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.rules.frozen_parameters import frozen_parameters
-from tests.histories import COMPLETED, history_of, noisy, reading
+from tests.histories import COMPLETED, decay, history_of, noisy, reading
 from tests.runs import DigitsNet, fit
 
 FLAT = noisy([2.3] * 200, 0.02)
 NAMES = ["trunk.weight", "trunk.bias", "middle.weight", "middle.bias", "head.weight", "head.bias"]
 
 
-def run(*, skill: float | None = 0.0, steps: int = 9, dead: Sequence[float] = (), **lists: Any) -> History:
+def run(
+    *,
+    skill: float | None = 0.0,
+    steps: int = 9,
+    dead: Sequence[float] = (),
+    losses: Sequence[float] = FLAT,
+    **lists: Any,
+) -> History:
     table: dict[str, Any] = {
         "tensors": 6,
         "trained": 6,
@@ -29,7 +36,7 @@ def run(*, skill: float | None = 0.0, steps: int = 9, dead: Sequence[float] = ()
         **lists,
     }
     table["counts"] = {key: len(names) for key, names in lists.items() if isinstance(names, list)}
-    history = history_of(FLAT, parameters=table, run=COMPLETED)
+    history = history_of(losses, parameters=table, run=COMPLETED)
     reading(history, "dead_share/act", dead)
     return history if skill is None else reading(history, "skill", [skill] * 20)
 
@@ -108,6 +115,24 @@ def test_sick_an_optimizer_that_steps_in_vain_needs_no_harm_to_show(
     assert finding is not None
     assert finding.severity is severity
     assert ("optimizer 1 has stepped without any gradient so far" in finding.summary) is bool(idle)
+
+
+@pytest.mark.parametrize(
+    ("trained", "losses", "severity"),
+    [
+        (3, FLAT, Severity.WARNING),
+        # A head that stays one of many, and features that were meant to be taken as they are.
+        (4, FLAT, Severity.NOTE),
+        (3, decay(2.3, 0.2, 40, 200), Severity.NOTE),
+    ],
+)
+def test_sick_most_of_what_an_optimizer_holds_gets_no_gradient_in_a_run_that_nothing_but_its_loss_tells_of(
+    trained: int, losses: list[float], severity: Severity
+) -> None:
+    names = ["trunk.weight", "trunk.bias"]
+    finding = judge(no_gradient=names, unchanged=names, trained=trained, losses=losses, skill=None)
+    assert finding is not None
+    assert finding.severity is severity
 
 
 @pytest.mark.parametrize(("steps", "found"), [(2, False), (3, True)])

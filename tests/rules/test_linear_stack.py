@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.rules.linear_stack import linear_stack
-from tests.histories import COMPLETED, HEAD, LOGITS, headed
+from tests.histories import COMPLETED, HEAD, headed
 from tests.runs import IMAGES, LABELS, found
 
 CROSSED = (LABELS % 2).float()[:, None]
@@ -53,10 +53,13 @@ def test_sick_activations_behind_the_last_layer_make_it_no_less_linear() -> None
     assert finding.severity is Severity.WARNING
 
 
-def test_sick_ten_numbers_in_and_ten_classes_out_are_no_autoencoder() -> None:
-    stack = [linear("a", 10, 32, ""), linear("b", 32, 10, "a")]
-    assert judge(stack, LOGITS) is not None
-    assert judge(stack, {**HEAD, "output_shape": [32, 10]}) is None
+def test_healthy_linear_autoencoder_has_one_narrow_layer_and_one_with_more_is_no_better() -> None:
+    real = {**HEAD, "output_shape": [32, 64]}
+    narrow, wide = [linear("a", 64, 8, ""), linear("b", 8, 64, "a")], [linear("a", 64, 96, ""), linear("b", 96, 8, "a")]
+    assert judge(narrow, real) is None
+    finding = judge([*wide, linear("c", 8, 64, "b")], real)
+    assert finding is not None
+    assert (finding.severity, finding.evidence["layers"]) == (Severity.WARNING, "a, b")
 
 
 @pytest.mark.parametrize(

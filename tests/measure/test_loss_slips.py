@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.distributions import Categorical
+
+from lightning_doctor.measure.loss_graph import Graph, LayerOutputs, edge_of
+from lightning_doctor.measure.loss_slips import Slips, find_slips
+
+ROWS, CLASSES = 16, 5
+
+
+def slips(loss: Callable[[Tensor, Tensor], Tensor], outputs: int = CLASSES) -> Slips:
+    torch.manual_seed(0)
+    inputs, signs = torch.randn(ROWS, 4), torch.randn(ROWS).sign()
+    scores = nn.Linear(4, outputs)(inputs)
+    kept = LayerOutputs()
+    kept.keep(scores)
+    root = edge_of(loss(scores, signs))
+    assert root is not None
+    return find_slips(Graph(kept, reads=True), root)
+
+
+def acted(logits: Tensor, signs: Tensor) -> Tensor:
+    chosen = Categorical(logits=logits)
+    return -(chosen.log_prob(chosen.sample()) * signs).mean()
+
+
+@pytest.mark.parametrize(
+    ("loss", "classes"),
+    [
+        (lambda scores, signs: acted(scores.softmax(1), signs), CLASSES),
+        (lambda scores, signs: acted(scores, signs), 0),
+        (lambda scores, signs: (scores.softmax(1).log_softmax(1)[:, 0] * signs).mean(), CLASSES),
+        (lambda scores, signs: (scores.softmax(1).softmax(1)[:, 0] * signs).mean(), CLASSES),
+        (lambda scores, signs: (scores.softmax(1).log()[:, 0] * signs).mean(), 0),
+        # Over samples and then over classes, as where rows are put to clusters of one size.
+        (lambda scores, signs: (scores.softmax(0).softmax(1)[:, 0] * signs).mean(), 0),
+    ],
+)
+def test_a_softmax_that_is_given_to_another_is_found(loss: Callable[[Tensor, Tensor], Tensor], classes: int) -> None:
+    assert slips(loss).classes == classes
+
+
+@pytest.mark.parametrize(
+    ("loss", "found"),
+    [
+        (lambda one, signs: nn.functional.softplus(-signs * one).mean(), [((ROWS, 1), (ROWS,))]),
+        (lambda one, signs: nn.functional.softplus(-signs * one.squeeze(1)).mean(), []),
+        (lambda one, signs: nn.functional.softplus(-signs[:, None] * one).mean(), []),
+        # All with all on purpose, as in a Cox likelihood.
+        (lambda one, signs: (one.exp() * (signs[:, None] >= signs)).sum(0).log().mean(), []),
+        (lambda one, signs: (one * signs[None]).mean(), []),
+        (lambda one, signs: (one * 3.0).mean(), []),
+    ],
+)
+def test_a_column_of_outputs_times_a_row_of_data_is_found(
+    loss: Callable[[Tensor, Tensor], Tensor], found: list[tuple[tuple[int, ...], tuple[int, ...]]]
+) -> None:
+    assert slips(loss, 1).broadcast == found
+
+
+def test_what_lies_under_the_layers_outputs_is_not_looked_at() -> None:
+    attention = torch.randn(ROWS, CLASSES, requires_grad=True).softmax(1).log_softmax(1)
+    scores, kept = nn.Linear(CLASSES, 3)(attention), LayerOutputs()
+    kept.keep(scores)
+    root = edge_of(scores.square().mean())
+    assert root is not None
+    assert find_slips(Graph(kept, reads=True), root).classes == 0
