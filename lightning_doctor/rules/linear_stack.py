@@ -9,6 +9,7 @@ from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.layers import listed, of_kind
 from lightning_doctor.progress import standing
+from lightning_doctor.reference import outdone_by, read_reference
 from lightning_doctor.rule import rule
 
 
@@ -58,7 +59,8 @@ def linear_stack(history: History) -> Finding | None:
 
     Blind spots:
         Only a network that is linear as a whole is warned of: with other activations the rest can make up for it.
-        Whether a linear model is enough for the data is not known, only that this one did badly.
+        Whether a linear model is enough for the data is known only where the network was compared with one, which is
+        at its end; before, only that this one does badly.
     """
     layers = of_kind(history, "linear")
     named = {layer.get("layer"): layer for layer in layers}
@@ -78,9 +80,11 @@ def linear_stack(history: History) -> Finding | None:
         evidence["reached"] = state.reached
     # One that was thrown far out, or still falls, has another illness as well.
     settled = not state.improving and state.most is not None and state.most > -0.1
+    # Where one does better it is not for want of anything else that this one does badly.
+    lacks_more = whole and not _linear_does_better(history)
     what = "the whole network is one linear model" if whole else "they are one linear layer"
     return Finding(
-        severity=state.if_harmed(Severity.WARNING) if whole else Severity.NOTE,
+        severity=state.if_harmed(Severity.WARNING) if lacks_more else Severity.NOTE,
         summary=f"nothing non-linear between {listed(names)}: {what}",
         evidence=evidence,
         remedy=f"put an activation (`nn.ReLU()`) after {listed([str(before['layer']) for before, _ in idle])}",
@@ -88,6 +92,11 @@ def linear_stack(history: History) -> Finding | None:
         onset=0,
         signals=("train_loss", "skill"),
     )
+
+
+def _linear_does_better(history: History) -> bool:
+    best = outdone_by(history, read_reference(history))
+    return best is not None and best.name == "linear"
 
 
 def _narrows(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:

@@ -62,6 +62,14 @@ def test_healthy_linear_autoencoder_has_one_narrow_layer_and_one_with_more_is_no
     assert (finding.severity, finding.evidence["layers"]) == (Severity.WARNING, "a, b")
 
 
+@pytest.mark.parametrize(("better", "severity"), [("linear", "note"), ("shallow", "warning")])
+def test_where_a_linear_model_does_better_it_is_not_for_want_of_an_activation(better: str, severity: str) -> None:
+    reference = {"step": 399, "rows": 200, "constant": 1.0, "network": 0.9, better: 0.1, f"{better}_error": 0.02}
+    finding = judge(LINEAR, reference=reference, model={"layers": {"Linear": 2}}, run=COMPLETED)
+    assert finding is not None
+    assert finding.severity == severity
+
+
 @pytest.mark.parametrize(
     ("skill", "share", "severity"), [(0.9, 0.5, "note"), (0.3, 0.1, "note"), (0.3, 0.5, "warning")]
 )
