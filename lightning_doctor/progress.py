@@ -37,6 +37,8 @@ _SEVERAL = 8
 _ROWS = 16
 # Share of the loss that must go within as many steps again for a run to be improving.
 _WORTH = 0.05
+# Share of the loss over which a run that nothing else tells of has hardly moved.
+_LEFT = 0.75
 # How sure that change must be [standard errors].
 _SURELY = 3.0
 # Losses that are meant to be indifferent to samples far off.
@@ -114,16 +116,13 @@ class Standing:
         """Returns the severity of a fault that many runs live with: a note unless this run does badly."""
         return severity if self.harmed else Severity.NOTE
 
-    def if_poor(self, severity: Severity, *, attainable: float = 1.0, outdone: bool = False) -> Severity:
+    def if_poor(self, severity: Severity, *, attainable: float = 1.0) -> Severity:
         """Returns the severity of a fault that is certain but many runs live with: a note while a run is young or well.
 
         Args:
             severity: Where the run is poor, moving or not, or nothing tells how it stands.
             attainable: The share of the constant predictor's loss that the fault leaves to be learned, in (0, 1].
-            outdone: Whether a simpler model surely does better: a run that is over must be good then to do well.
         """
-        if outdone and self.ended:
-            return self.unless_good(severity)
         most = _larger(self.skill, None if self.learned is None else self.learned / attainable)
         late = self.ended or self.share is None or self.share >= 0.4
         return severity if late and (most is None or most < POOR) else Severity.NOTE
@@ -257,16 +256,20 @@ def _improving(losses: list[float], late: list[float]) -> bool:
 
 
 def hardly_fell(history: History) -> bool:
-    """Whether a run is over with half of its loss or more left, and nothing else tells how it did.
+    """Whether a run is over with most of its loss left, and neither predictions nor validation tell how it did.
 
     For faults that are certain: alone it says little, as a loss need not be able to come near zero.
     """
+    left, now = loss_left(history), standing(history)
+    return left is not None and left > _LEFT and now.ended and now.reached is None and now.validated is None
+
+
+def loss_left(history: History) -> float | None:
+    """Returns the share of the loss at the start that is left of late; None where it may be negative, or is short."""
     losses = history.get("train_loss").finite().values
-    now = standing(history)
-    if now.reached is not None or not now.ended or len(losses) < 2 * _SEVERAL or min(losses) < 0:
-        return False
-    part = max(_SEVERAL, len(losses) // _PARTS)
-    return typical(losses[-part:]) > POOR * typical(losses[:_SEVERAL])
+    if len(losses) < 2 * _SEVERAL or min(losses) < 0 or not typical(losses[:_SEVERAL]) > 0:
+        return None
+    return typical(losses[-max(_SEVERAL, len(losses) // _PARTS) :]) / typical(losses[:_SEVERAL])
 
 
 def _falls_of_late(history: History) -> bool:

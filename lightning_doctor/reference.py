@@ -11,12 +11,14 @@ from typing import Any
 from lightning_doctor.error_bars import normal
 from lightning_doctor.history import History
 from lightning_doctor.jsonable import number
-from lightning_doctor.noise import noise, stretch
+from lightning_doctor.noise import noise, shift, stretch
 
 # Layers whose outputs are sums of what goes in, weighed; two of them with an activation between are a network.
 _WEIGHING = ("Linear", "Conv", "LSTM", "GRU", "RNN", "Embedding", "Attention", "Bilinear")
 # How many times fewer weights a network must have for its size to be what it lacks.
 _SMALLER = 4
+# Losses up to a comparison that tell how the network did then, and from which share of the run on they tell of now.
+_AROUND, _LATE = 64, 0.8
 _TITLES = {"linear": "a linear model", "shallow": "a network of one hidden layer", "model": "the model given"}
 
 
@@ -118,6 +120,16 @@ def outdone_by(history: History, compared: Reference | None, sigmas: float = 4.0
         and rival.gap > max(0.0, share * (compared.constant - rival.loss))
     ]
     return min(better, key=lambda rival: rival.loss, default=None)
+
+
+def is_outdated(history: History, compared: Reference, sigmas: float = 4.0) -> bool:
+    """Whether the loss is lower by now than when it was compared, or as low as what it was compared with."""
+    losses = history["train_loss"]
+    before, late = losses.until(compared.step)[-_AROUND:], stretch(losses, _LATE)
+    if not before or not late or not 0 < compared.step < _LATE * history.last_step:
+        return False
+    least = min((rival.loss for rival in compared.rivals.values()), default=-math.inf)
+    return shift(before, late).sigmas < -sigmas or sum(late) / len(late) <= least
 
 
 def target(history: History) -> tuple[float, str] | None:

@@ -249,7 +249,7 @@ def test_a_handful_of_rows_tells_no_skill_where_the_loss_tells_more(
 
 @pytest.mark.parametrize(
     ("end", "ended", "skill", "hardly"),
-    [(1.3, True, None, True), (0.9, True, None, False), (1.3, False, None, False), (1.3, True, 0.3, False)],
+    [(1.9, True, None, True), (1.3, True, None, False), (1.9, False, None, False), (1.9, True, 0.3, False)],
 )
 def test_of_an_unread_loss_that_ends_most_of_it_is_left_or_not(
     end: float, ended: bool, skill: float | None, hardly: bool

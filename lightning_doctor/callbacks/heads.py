@@ -68,6 +68,7 @@ class HeadMonitor(Monitor):
         self._read: list[tuple[Head, Tensor]] = []
         self._terms: list[Head] = []
         self._slips: list[Slips] = []
+        self._rows: dict[int, Tensor] = {}
         self._unread: str | None = None
         self._tally: Tally | None = None
         self._record: HeadRecord | None = None
@@ -81,6 +82,7 @@ class HeadMonitor(Monitor):
         self._read.clear()
         self._terms.clear()
         self._slips.clear()
+        self._rows.clear()
         self._tally = None
 
     def layer_ran(self, case: Case, layer: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
@@ -103,9 +105,9 @@ class HeadMonitor(Monitor):
             self._unread = f"the loss cannot be read ({type(error).__name__}: {error})"
         else:
             self._read.append(self._unscaled(case, head, loss.detach()))
-            if len(case.run.optimizers) <= 1:
+            if case.run.automatic:
                 return
-        # Of a loss that is no single head.
+        # Of a loss that is no single head, or may not be the only one of its step.
         with suppress(*_GRAPH_ERRORS):
             self._slips.append(find_slips(graph, root))
 
@@ -135,7 +137,7 @@ class HeadMonitor(Monitor):
         if unread is not None:
             self._give_reason(case, unread)
             case.history.facts.pop("loss_head", None)
-            _note_slips(case, [head for head in terms if head.broadcast], slips)
+            self._note_slips(case, [head for head in terms if head.broadcast], slips)
             return
         # An optimizer that evaluates its loss several times begins with the one that counts.
         self._measure(case, *read[0])
@@ -155,21 +157,21 @@ class HeadMonitor(Monitor):
                 description["has_baseline"] = self._tally.has_baseline
         case.window.put(case.run.step, numbers, partial(self._record.receive, case.history, description))
 
+    def _note_slips(self, case: Case, heads: list[Head], slips: list[Slips]) -> None:
+        classes = next((found.classes for found in slips if found.classes), 0)
+        if classes:
+            case.history.facts["softmax_twice"] = {"classes": classes}
+        # Where outputs are compared with each other, all with all, samples may be meant to be too.
+        if any("outputs_alone" in head.extras for head in heads):
+            return
+        for head in heads:
+            _note_slip(case, head)
+        for index, row in enumerate(row for found in slips for row in found.rows):
+            before, self._rows[index] = self._rows.get(index), row.detach().clone()
+            _note_row(case, row, before)
+
     def _give_reason(self, case: Case, reason: str) -> None:
         case.history.lack([*self.signals, "loss_head"], reason)
-
-
-def _note_slips(case: Case, heads: list[Head], slips: list[Slips]) -> None:
-    classes = next((found.classes for found in slips if found.classes), 0)
-    if classes:
-        case.history.facts["softmax_twice"] = {"classes": classes}
-    # Where outputs are compared with each other, all with all, samples may be meant to be too.
-    if any("outputs_alone" in head.extras for head in heads):
-        return
-    for head in heads:
-        _note_slip(case, head)
-    for output, row in (shapes for found in slips for shapes in found.broadcast):
-        _list(case, output, list(row))
 
 
 def _note_slip(case: Case, head: Head) -> None:
@@ -181,6 +183,20 @@ def _note_slip(case: Case, head: Head) -> None:
         with torch.no_grad():
             apart = gaps(head.target)
         case.window.put(case.run.step, apart, lambda _, found: _list(case, output, unrepeated(sizes, found)))
+
+
+def _note_row(case: Case, row: Tensor, before: Tensor | None) -> None:
+    """Notes a row that a column of outputs is multiplied by, where it is of the batch: another one than before."""
+    size = len(row)
+
+    def receive(_: int, found: list[float]) -> None:
+        if found[0] > 0:
+            _list(case, (size, 1), [size])
+
+    another = torch.zeros(1, device=row.device)
+    if before is not None and before.shape == row.shape and before.device == row.device:
+        another = torch.ne(row, before).any()
+    case.window.put(case.run.step, another.reshape(1), receive)
 
 
 def _list(case: Case, output: Sequence[int], targets: list[int]) -> None:

@@ -185,16 +185,21 @@ class Pace:
             spent = max(0.0, now - then - own) / (self.steps - steps)
             self.step_time = min(self.step_time or spent, spent)
         sample, (examine, try_out) = self._may_sample(), self._may_examine_and_try()
+        # What a single probe or sink has taken too much is earned again; what each window takes is not.
+        dear = own > self._budget.share * (now - then)
         overdrawn = not self._budget.allows(_LAST_LOOK)
-        answers = [float(answer) for answer in (sample, examine, try_out, overdrawn)]
+        answers = [float(answer) for answer in (sample, examine, try_out, overdrawn, overdrawn and dear)]
         return [*answers, self._samples.cost, self._closings.cost, step_time]
 
     def heed(self, means: list[float]) -> None:
         """Plans the next window."""
-        affordable, examine, try_out, overdrawn, cost, closing_cost, step_time = means
+        affordable, examine, try_out, overdrawn, too_dear, cost, closing_cost, step_time = means
         earned = self._budget.share * max(step_time, 1e-9)
         # What is done on every step has no price here: it shows in what is left.
-        self._stretch = min(_LONGEST_STRETCH, 2 * self._stretch) if overdrawn > 0.0 else max(1, self._stretch // 2)
+        if too_dear > 0.0:
+            self._stretch = min(_LONGEST_STRETCH, 2 * self._stretch)
+        elif overdrawn == 0.0:
+            self._stretch = max(1, self._stretch // 2)
         spacing, times = 1, 1
         if affordable != 1.0:
             spacing = ceil(cost / (_SAMPLING_SHARE * earned))

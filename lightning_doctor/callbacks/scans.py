@@ -15,6 +15,8 @@ from lightning_doctor.callbacks.rehearsal import Rehearsal, Unrehearsable, obsta
 from lightning_doctor.measure.scanning import FACTORS, scan
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch.optim import Optimizer
 
     from lightning_doctor.callbacks.case import Case
@@ -101,11 +103,20 @@ class StepScan(Monitor):
             limit = math.nan if result.limit is None else result.limit * self._rate
             numbers = [*result.changes, result.best, limit, math.nan]
             if self._modal:
-                evaluated = float(loss_at(1.0, train=False))
-                trained = result.losses[FACTORS.index(1.0)]
-                numbers[-1] = (trained - evaluated) / max(abs(evaluated), 1e-30)
+                numbers[-1] = self._mode_gap(case, loss_at, result.losses[FACTORS.index(1.0)])
         # Of the step before this one.
         case.window.put(case.run.step - 1, torch.tensor(numbers, dtype=torch.float64), partial(_receive, case))
+
+    def _mode_gap(self, case: Case, loss_at: Callable[..., Tensor], trained: float) -> float:
+        try:
+            evaluated = float(loss_at(1.0, train=False))
+        except Exception as error:  # noqa: BLE001
+            # One that puts out something else then, as no loss.
+            self._modal = False
+            self._expected.remove("mode_gap")
+            case.history.lack(["mode_gap"], f"in eval mode {why_not(error)}")
+            return math.nan
+        return (trained - evaluated) / max(abs(evaluated), 1e-30)
 
 
 def _asks_mode(part: nn.Module) -> bool:

@@ -27,12 +27,12 @@ class Slips:
 
     Attributes:
         classes: Over how many classes a softmax is given to another one; 0 where none is.
-        broadcast: The shapes of outputs, one number a row, that are multiplied by one number of the data for each of as
-            many rows, all with all; and the shape of that.
+        rows: What columns of numbers that depend on the model, one for each of some rows, are multiplied by, all with
+            all: as many numbers that do not, ``[N]`` each. They may be of the batch, or the same for all.
     """
 
     classes: int = 0
-    broadcast: list[tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
+    rows: list[Tensor] = field(default_factory=list)
 
 
 def find_slips(graph: Graph, root: Edge) -> Slips:
@@ -41,9 +41,9 @@ def find_slips(graph: Graph, root: Edge) -> Slips:
     while waiting and len(seen) < _MOST_NODES:
         edge = waiting.pop()
         slips.classes = slips.classes or _softmax_twice(edge)
-        shapes = _outer_product(graph, edge)
-        if shapes is not None and shapes not in slips.broadcast:
-            slips.broadcast.append(shapes)
+        row = _row_by_column(graph, edge)
+        if row is not None:
+            slips.rows.append(row)
         if edge not in graph.outputs:
             below = [source for source in alive(edge) if source not in seen]
             seen.update(below)
@@ -64,11 +64,10 @@ def _softmax_twice(edge: Edge) -> int:
     return size[axis] if axes == {axis} else 0
 
 
-def _outer_product(graph: Graph, edge: Edge) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
-    """A column of numbers that depend on the model times as many that do not, which lie in a row."""
-    if kind(edge) != "Mul" or len(whole := shape(edge)) != 2 or whole[0] != whole[1]:
+def _row_by_column(graph: Graph, edge: Edge) -> Tensor | None:
+    if kind(edge) != "Mul" or len(whole := shape(edge)) != 2 or whole[0] != whole[1] or whole[0] < 2:
         return None
     constant, source = constant_times(graph, edge)
-    if not isinstance(constant, Tensor) or source is None or shape(source) != (whole[0], 1) or whole[0] < 2:
+    if not isinstance(constant, Tensor) or source is None or shape(source) != (whole[0], 1):
         return None
-    return (shape(source), tuple(constant.shape)) if tuple(constant.shape) == whole[:1] else None
+    return constant if tuple(constant.shape) == whole[:1] else None

@@ -62,12 +62,13 @@ def always_clipped(
     norms = history["grad_norm"].values
     norm = median(norms[len(norms) // 2 :])
     evidence: dict[str, float | int | str] = {"clipped": clipped, "factor": usual, "median_norm": norm}
-    badly = standing(history).harmed or hardly_fell(history)
-    stuck = is_adaptive(history) is False and (_stuck(history, gained, evidence) or badly)
+    plain = is_adaptive(history) is False
+    stuck = plain and (_stuck(history, gained, evidence) or standing(history).harmed)
+    slow = plain and not stuck and hardly_fell(history)
     return Finding(
-        severity=Severity.WARNING if stuck else Severity.NOTE,
+        severity=Severity.WARNING if stuck or slow else Severity.NOTE,
         summary=f"{clipped:.0%} of the steps are clipped, the median one to {usual:.2g} of its length"
-        + (", and the run gets nowhere" if stuck else ""),
+        + (", and the run gets nowhere" if stuck else ", and the loss has hardly fallen" if slow else ""),
         evidence=evidence,
         remedy=_remedy(history, norm, usual, stuck, evidence),
         onset=_onset(history),

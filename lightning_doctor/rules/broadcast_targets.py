@@ -36,7 +36,8 @@ def broadcast_targets(history: History) -> Finding | None:
 
     What it looks at:
         The fact ``loss_head``: the shapes of the output and of the targets as the loss subtracts them; of several
-        losses, or a sum of several terms, those of every one whose targets are known.
+        losses, or a sum of several terms, those of every one whose targets are known, and of what else of the batch
+        outputs are multiplied by.
 
     Why it matters:
         Every prediction is pulled towards the targets of all samples: the best that is left is to predict their

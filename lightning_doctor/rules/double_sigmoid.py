@@ -8,7 +8,6 @@ from lightning_doctor.findings import Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.loss_head import last_layer, loss_head
 from lightning_doctor.progress import standing
-from lightning_doctor.reference import outdone_by, read_reference
 from lightning_doctor.rule import rule
 
 
@@ -65,9 +64,9 @@ def double_sigmoid(history: History) -> Finding | None:
     if head.loss != "bce_with_logits" or head.activation not in ("sigmoid", "softmax") or head.outputs[1] > 1.001:
         return None
     negative, positive = math.log(2), math.log(1 + 1 / math.e)
-    state, outdone = standing(history), outdone_by(history, read_reference(history)) is not None
+    state = standing(history)
     return Finding(
-        severity=state.if_poor(Severity.ERROR if state.harmed else Severity.WARNING, outdone=outdone),
+        severity=state.if_poor(Severity.ERROR if state.harmed else Severity.WARNING),
         summary=f"binary cross-entropy with logits is given a {head.activation}: a negative sample costs "
         f"{negative:.3g} and a positive one {positive:.3g} at least",
         evidence={"activation": head.activation, "floor_negative": negative, "floor_positive": positive},

@@ -7,8 +7,7 @@ import math
 from lightning_doctor.findings import Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.loss_head import last_layer, loss_head
-from lightning_doctor.progress import standing
-from lightning_doctor.reference import outdone_by, read_reference
+from lightning_doctor.progress import GOOD, POOR, loss_left, standing
 from lightning_doctor.rule import Undecided, rule
 
 
@@ -68,12 +67,11 @@ def double_softmax(history: History) -> Finding | None:
     classes = head.columns
     # One score of 1, the others 0.
     floor = math.log(1 + (classes - 1) / math.e)
-    state, outdone = standing(history), outdone_by(history, read_reference(history)) is not None
+    state = standing(history)
     return Finding(
         severity=state.if_poor(
             Severity.ERROR if state.harmed else Severity.WARNING,
             attainable=1 - floor / math.log(classes),
-            outdone=outdone,
         ),
         summary=f"cross-entropy applies softmax to what is a softmax already: over {classes} classes the loss cannot "
         f"fall under {floor:.3g}, where guessing costs {math.log(classes):.3g}",
@@ -90,10 +88,12 @@ def _within(history: History) -> Finding | None:
     classes = history.fact("softmax_twice.classes")
     if not isinstance(classes, int) or classes < 2:
         raise Undecided(history.absent.get("loss_head", "the fact loss_head is not known"))
+    state, left = standing(history), loss_left(history)
+    came_far = (state.validated or 0.0) >= GOOD or (left is not None and left < POOR)
     # One score of 1, the others 0.
     most = math.e / (math.e + classes - 1)
     return Finding(
-        severity=standing(history).if_poor(Severity.WARNING),
+        severity=Severity.NOTE if came_far else state.if_poor(Severity.WARNING),
         summary=f"a softmax over {classes} classes is given to another one within the loss: none can be given more "
         f"than a probability of {most:.2g}",
         evidence={"classes": classes, "most": most},

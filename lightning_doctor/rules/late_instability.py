@@ -75,9 +75,9 @@ def late_instability(history: History, *, gained: float = 6.0, lost: float = 0.3
     course = _course(series, least)
     start, (best, best_step) = _order(series.values[0], least), min(course)
     # Over a longer stretch too: it may come back in waves, and now may be a trough.
-    now, highest = max(_level(series, share, least) for share in (late, _WAVES * late))
-    fall = start - best
-    bouts = _bouts(course, best + lost * fall / 2, best + lost * fall)
+    level, highest = max(_level(series, share, least) for share in (late, _WAVES * late))
+    fall, now = start - best, level
+    bouts = _bouts(history, course, best + lost * fall / 2, best + lost * fall)
     if len(bouts) > 1:
         # As much as a quarter of the time since the first of them.
         since = sorted(level for level, step in course if step >= bouts[0])
@@ -97,8 +97,8 @@ def late_instability(history: History, *, gained: float = 6.0, lost: float = 0.3
         severity = Severity.NOTE
     return Finding(
         severity=severity,
-        summary=f"the loss fell from {series.values[0]:.2g} to {lowest:.2g} by step {best_step}, "
-        f"and is back at {back:.2g}",
+        summary=f"the loss fell from {series.values[0]:.2g} to {lowest:.2g} by step {best_step}, and "
+        + (f"is back at {back:.2g}" if level == now else f"has been back at {back:.2g} again and again"),
         evidence={
             "start": series.values[0],
             "best": lowest,
@@ -129,14 +129,25 @@ def _level(series: Series, share: float, least: float) -> tuple[float, float]:
     return median(orders), orders[3 * len(orders) // 4]
 
 
-def _bouts(course: list[tuple[float, int]], under: float, over: float) -> list[int]:
-    """Returns the steps from which the course, once under one limit, came over the other."""
-    begun, ready = [], False
+def _bouts(history: History, course: list[tuple[float, int]], under: float, over: float) -> list[int]:
+    """Returns the steps from which the course, once under one limit, came over the other; not by a larger rate."""
+    begun: list[int] = []
+    rested: int | None = None
     for level, step in course:
-        if ready and level >= over:
-            begun.append(step)
-        ready = level <= under or (ready and level < over)
+        if level <= under:
+            rested = step
+        elif rested is not None and level >= over:
+            if not _rate_rose(history, rested, step):
+                begun.append(step)
+            rested = None
     return begun
+
+
+def _rate_rose(history: History, since: int, until: int) -> bool:
+    """Whether the learning rate was raised between two steps, as by a restart."""
+    rates = history.get("learning_rate").finite()
+    before, after = rates.until(since)[-1:], rates.until(until)[-1:]
+    return bool(before and after) and after[0] > before[0]
 
 
 def _order(value: float, least: float) -> float:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.layers import listed, of_kind
+from lightning_doctor.loss_head import loss_head
 from lightning_doctor.progress import standing
-from lightning_doctor.reference import outdone_by, read_reference
+from lightning_doctor.reference import is_outdated, outdone_by, read_reference
 from lightning_doctor.rule import rule
 
 
@@ -48,8 +49,8 @@ def linear_stack(history: History) -> Finding | None:
         2-8-1 without an activation on XOR: no linear model tells the classes apart
 
     Healthy:
-        64-8-64, where the narrow middle keeps the rank low on purpose, as in a linear autoencoder; a network that
-        learns well
+        64-8-64, where the narrow middle keeps the rank low on purpose; a linear autoencoder, 64-16-4-16-64; a network
+        that learns well
 
     Remedy:
         An activation between them.
@@ -65,7 +66,9 @@ def linear_stack(history: History) -> Finding | None:
     layers = of_kind(history, "linear")
     named = {layer.get("layer"): layer for layer in layers}
     pairs = [(named[layer["fed_by"]], layer) for layer in layers if layer.get("fed_by") in named]
-    idle = [(before, after) for before, after in pairs if not _narrows(before, after)]
+    # A linear autoencoder may be meant to narrow and widen by and by.
+    bound = max if _is_autoencoder(history, layers) else min
+    idle = [(before, after) for before, after in pairs if not _narrows(before, after, bound)]
     if not idle:
         return None
     whole = len(pairs) == len(layers) - 1 and layers[0].get("fed_by") == ""
@@ -95,11 +98,17 @@ def linear_stack(history: History) -> Finding | None:
 
 
 def _linear_does_better(history: History) -> bool:
-    best = outdone_by(history, read_reference(history))
-    return best is not None and best.name == "linear"
+    compared = read_reference(history)
+    best = outdone_by(history, compared)
+    return compared is not None and best is not None and best.name == "linear" and not is_outdated(history, compared)
 
 
-def _narrows(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+def _is_autoencoder(history: History, layers: Sequence[Mapping[str, Any]]) -> bool:
+    classifies = loss_head(history).targets in ("class_index", "one_hot")
+    return bool(layers) and not classifies and layers[0].get("features") == layers[-1].get("units")
+
+
+def _narrows(before: Mapping[str, Any], after: Mapping[str, Any], bound: Callable[[int, int], int]) -> bool:
     """Whether the first layer is narrower than what surrounds it: two of them are a matrix of low rank."""
     middle, inputs, outputs = (int(size or 0) for size in (before["units"], before["features"], after["units"]))
-    return middle < min(inputs, outputs)
+    return middle < bound(inputs, outputs)

@@ -81,9 +81,7 @@ def train_eval_discrepancy(
     start = baselines[-1] if baselines else losses.values[0]
     layers = history.fact("model.layers", {})
     normalises = isinstance(layers, dict) and any(_NORMALISING in str(name) for name in layers)
-    what, onset, bar = "the same batch scores", _since(gaps, factor), math.nan
-    # What dropout leaves out may add up to a factor by chance, hardly to its square each time.
-    sure = normalises or min(ratios) >= factor**2
+    what, onset, sure, bar = "the same batch scores", _since(gaps, factor), normalises, math.nan
     recent = is_recent(history, gaps.steps[-1])
     if not recent or min(ratios) < factor or evaluated - trained < share * start:
         # Single small batches scatter too much to agree; many training rows at once do not.
@@ -121,8 +119,8 @@ def train_eval_discrepancy(
         evidence=evidence,
         remedy=_remedy(batch if isinstance(batch, int) else None)
         if normalises
-        else "look for what the model does otherwise in eval mode: `self.training` in its forward pass, a layer with "
-        "statistics of its own",
+        else "look for what the model does otherwise in eval mode: `self.training` in its forward pass (targets that "
+        "are fed back in train mode only, samples that are drawn), a layer with statistics of its own",
         confidence=Confidence.CONFIRMED if sure else Confidence.SUSPECTED,
         onset=onset,
         signals=("mode_gap", "train_loss", "val_loss"),

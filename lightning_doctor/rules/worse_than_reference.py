@@ -8,15 +8,14 @@ from statistics import median
 from lightning_doctor.error_bars import CONFIDENCE
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
+from lightning_doctor.loss_head import loss_head
 from lightning_doctor.noise import noise, shift, stretch
 from lightning_doctor.progress import Standing, standing
-from lightning_doctor.reference import Reference, outdone_by, read_reference, target
+from lightning_doctor.reference import is_outdated, outdone_by, read_reference, target
 from lightning_doctor.rule import Undecided, rule
 
-# Losses up to a comparison that tell how the network did then.
-_AROUND = 64
-# From which share of the run on its losses tell how it does now.
-_LATE = 0.8
+# Losses that turn scores into probabilities themselves.
+_OF_SCORES, _PROBABILITIES = ("cross_entropy", "bce_with_logits"), ("softmax", "sigmoid")
 # The share of its weights from which on a network counts as partly frozen.
 _KEPT = 0.1
 _BY_ORDER = (
@@ -63,11 +62,13 @@ def worse_than_reference(history: History, *, sigmas: float = 4.0, share: float 
         a part is frozen cannot copy a simpler one, and one that reads words may not know their order: that is but a
         note.
     """
-    now = standing(history)
+    now, head = standing(history), loss_head(history)
     if not now.rests:
         return None
+    if head.loss in _OF_SCORES and head.activation in _PROBABILITIES and not head.by_hand:
+        raise Undecided("the loss of scores is given probabilities, and cannot come near zero as a simple model's can")
     compared = read_reference(history)
-    if compared is not None and _has_fallen(history, compared, sigmas):
+    if compared is not None and is_outdated(history, compared, sigmas):
         if target(history) is None:
             raise Undecided(f"the network was compared at step {compared.step}, and its loss has fallen since")
         compared = None
@@ -95,16 +96,6 @@ def worse_than_reference(history: History, *, sigmas: float = 4.0, share: float 
         confidence=Confidence.SUSPECTED,
         signals=("train_loss", "baseline_loss"),
     )
-
-
-def _has_fallen(history: History, compared: Reference, sigmas: float) -> bool:
-    """Whether the loss is lower by now than when it was compared, or as low as what it was compared with."""
-    losses = history["train_loss"]
-    before, late = losses.until(compared.step)[-_AROUND:], stretch(losses, _LATE)
-    if not before or not late or not 0 < compared.step < _LATE * history.last_step:
-        return False
-    least = min((rival.loss for rival in compared.rivals.values()), default=-math.inf)
-    return shift(before, late).sigmas < -sigmas or sum(late) / len(late) <= least
 
 
 def _is_partly_frozen(history: History) -> bool:

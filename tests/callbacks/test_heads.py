@@ -457,6 +457,24 @@ def test_slips_within_a_loss_that_is_no_single_one_are_noted(tmp_path: Path) -> 
     assert "softmax_twice" not in watch(tmp_path, Acts(nn.Identity()), LABELS).facts
 
 
+def test_a_grid_that_happens_to_have_as_many_points_as_a_batch_has_rows_is_no_slip(tmp_path: Path) -> None:
+    class Rates(Net):
+        """Puts out one rate a row, and fits what comes of it at each of some times."""
+
+        def __init__(self) -> None:
+            super().__init__(functional.mse_loss, 1)
+            self.register_buffer("times", torch.linspace(0, 1, 64))
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            inputs, _ = batch
+            curves = self.net(inputs) * self.times
+            return functional.mse_loss(curves, inputs) + functional.l1_loss(curves, inputs)
+
+    history = watch(tmp_path, Rates(), LABELS)
+    assert "terms" in history.absent["loss_head"]
+    assert "broadcast_terms" not in history.facts
+
+
 def test_losses_of_several_kinds_in_one_step_are_not_mixed(tmp_path: Path) -> None:
     class Both(Net):
         def __init__(self) -> None:

@@ -116,7 +116,7 @@ def test_what_follows_an_examination_is_a_part_of_its_cost_and_other_steps_are_n
     spend(pace, "before_batch", 3.0)
     spend(pace, "after_batch", 100.0)
     assert pace.wishes()[1] == 0.0  # 2 seconds an examination are more than the first look leaves
-    assert pace.wishes()[4] == 0.0
+    assert pace.wishes()[5] == 0.0
 
 
 def test_a_step_takes_what_it_took_in_the_quickest_window_the_doctor_apart() -> None:
@@ -182,3 +182,24 @@ def test_windows_stretch_until_what_every_step_takes_fits_too_and_shrink_once_st
     assert 500 < max(length for _, length in lengths) <= 6400
     assert lengths[-1][1] == 50
     assert max(second - first for first, second in pairwise(sampled)) <= 401
+
+
+def test_what_was_overspent_at_once_makes_no_window_longer() -> None:
+    clock = Clock()
+    budget = Budget(0.02, clock)
+    pace = Pace(budget, 50)
+    closed = []
+    for step in range(4000):
+        clock.now += 0.01
+        if step == 1000:
+            budget.spent += 15.0
+            clock.now += 15.0
+        pace.advance()
+        if pace.closes:
+            closed.append(pace.steps)
+            pace.heed(pace.wishes())
+            pace.closed(1e-3)
+            budget.spent += 1e-3
+            clock.now += 1e-3
+    assert budget.left() < 0
+    assert max(end - begin for begin, end in pairwise(closed)) <= 100

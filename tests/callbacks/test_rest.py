@@ -436,14 +436,14 @@ def test_windows_grow_where_their_ends_cost_too_much_but_not_in_a_short_run() ->
         pace.steps = steps
         pace.wishes()
         # Of a step of a millisecond 2 % are earned, and windows may take 0.3 of that: 2 ms are that of 333 steps.
-        pace.heed([0.0, 1.0, 1.0, 0.0, 1e-4, 2e-3, 1e-3])
+        pace.heed([0.0, 1.0, 1.0, 0.0, 0.0, 1e-4, 2e-3, 1e-3])
         assert pace._length == grown
     assert not pace.closes_early
     # Eight times at most, however dear.
-    pace.heed([0.0, 1.0, 1.0, 0.0, 1e-4, 1.0, 1e-3])
+    pace.heed([0.0, 1.0, 1.0, 0.0, 0.0, 1e-4, 1.0, 1e-3])
     assert pace._length == 400
     assert pace._sample_every == 25
-    pace.heed([1.0, 1.0, 1.0, 0.0, 1e-4, 1.0, 1e-3])
+    pace.heed([1.0, 1.0, 1.0, 0.0, 0.0, 1e-4, 1.0, 1e-3])
     assert pace._length == 50
     assert pace.closes_early
 

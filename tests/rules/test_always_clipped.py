@@ -49,7 +49,7 @@ def test_healthy_while_the_loss_falls_it_is_a_note() -> None:
     assert finding.severity is Severity.NOTE
 
 
-@pytest.mark.parametrize(("end", "severity"), [(1.5, Severity.WARNING), (0.9, Severity.NOTE)])
+@pytest.mark.parametrize(("end", "severity"), [(1.9, Severity.WARNING), (1.3, Severity.NOTE)])
 def test_sick_a_loss_nobody_can_read_that_still_falls_but_ends_with_most_of_it_left(
     end: float, severity: Severity
 ) -> None:

@@ -64,6 +64,14 @@ def test_sick_run_that_is_lost_and_found_again_and_again_is_so_while_it_is_found
     assert finding is not None
     assert finding.onset == pytest.approx(600, abs=40)
     assert finding.evidence["orders_lost"] > 4
+    assert "has been back at" in finding.summary
+
+
+def test_healthy_restarts_of_the_rate_lose_and_find_it_on_purpose() -> None:
+    losses = orders((200, -11.0), (400, -11.0), *BOUT, (200, -11.0), *BOUT, (300, -11.0))
+    rates = [1e-3 * (1 - (step + 200) % 400 / 400) + 1e-6 for step in range(len(losses))]
+    history = history_of(losses, rates=rates, optimizers=ADAM)
+    assert late_instability(history) is None
 
 
 def test_healthy_run_that_was_lost_and_found_once_for_as_long_is_well() -> None:

@@ -50,14 +50,10 @@ def test_sick_each_scan_is_set_against_the_loss_of_its_time() -> None:
     assert finding.evidence["eval_mode"] > 1
 
 
-@pytest.mark.parametrize(("gap", "confidence"), [(-0.72, Confidence.SUSPECTED), (-0.77, Confidence.CONFIRMED)])
-def test_sick_without_batch_normalisation_only_much_is_confirmed_and_another_place_is_named(
-    gap: float, confidence: Confidence
-) -> None:
-    finding = judge([gap] * 5, losses=decay(2.3, 0.4, 10, 200), model={"layers": {"Linear": 2, "Dropout": 1}})
+def test_sick_without_batch_normalisation_it_is_suspected_and_another_place_is_named() -> None:
+    finding = judge([-0.9] * 5, model={"layers": {"Linear": 2, "Dropout": 1}})
     assert finding is not None
-    # A quarter of the loss in eval mode is a gap of 0.75.
-    assert finding.confidence is confidence
+    assert finding.confidence is Confidence.SUSPECTED
     assert "self.training" in finding.remedy
 
 
