@@ -21,6 +21,8 @@ from lightning_doctor.scores import (
     unlike,
 )
 
+# What share of the sureness is enough where simple models say the same.
+_SURE_OF_TWO = 2 / 3
 # What share of a constant's loss simple models must leave for the inputs to say something.
 _TAKEN = 0.9
 
@@ -64,7 +66,8 @@ def uninformative_labels(
     Thresholds:
         learned: How far under the constant's loss validation must once have come to have learned something [share].
         memorised: How far under it the training rows must be [share].
-        sigmas: How surely they must lie under the validation rows [standard errors].
+        sigmas: How surely they must lie under the validation rows; two thirds of that where simple models, fitted to
+            some training rows, predict others no better than a constant [standard errors].
         surely: From which share of the constant's loss learned by heart it is sure, where the inputs of held-out or
             validation rows are known to be alike [share].
 
@@ -90,7 +93,8 @@ def uninformative_labels(
         return None
     distance, error = gap(train, other)
     gained = baseline - train.losses[-1]
-    if not (gained > memorised * baseline and gained > 3 * train.errors[-1] and distance > sigmas * error):
+    enough = _SURE_OF_TWO if _is_unlearnable(history, learned) else 1.0
+    if not (gained > memorised * baseline and gained > 3 * train.errors[-1] and distance > enough * sigmas * error):
         return None
     if ever_learned(other, baseline, learned) or learned_at_first(history, baseline, learned):
         return None
@@ -139,3 +143,12 @@ def _is_learnable(history: History) -> bool:
     compared = read_reference(history)
     rivals = [] if compared is None else [compared.rivals.get(name) for name in ("linear", "shallow")]
     return compared is not None and any(rival and rival.loss < _TAKEN * compared.constant for rival in rivals)
+
+
+def _is_unlearnable(history: History, learned: float) -> bool:
+    """Whether no simple model predicts rows that it was not fitted to."""
+    compared = read_reference(history)
+    if compared is None or compared.kinds:
+        return False
+    rivals = [compared.rivals.get(name) for name in ("linear", "shallow")]
+    return all(rival is not None and rival.loss >= (1 - learned) * compared.constant for rival in rivals)

@@ -157,6 +157,15 @@ def test_healthy_what_a_simple_model_predicts_the_inputs_do_tell(linear: float, 
     assert (judge(facts={"reference": reference}) is not None) is ill
 
 
+@pytest.mark.parametrize(("shallow", "ill"), [(2.4, True), (2.2, False), (None, False)])
+def test_few_rows_are_enough_where_simple_models_find_nothing_either(shallow: float | None, ill: bool) -> None:
+    reference = {"step": 119, "rows": 200, "network": 1.9, "constant": CHANCE, "linear": CHANCE, "linear_error": 0.02}
+    if shallow is not None:
+        reference |= {"shallow": shallow, "shallow_error": 0.02}
+    # Of 2.5 standard errors: more than two, less than three.
+    assert (judge(error=0.33, facts={"reference": reference}) is not None) is ill
+
+
 @pytest.mark.parametrize("compared", [True, False])
 def test_where_no_simple_model_was_fitted_it_may_be_the_models_doing(compared: bool) -> None:
     reference = {"step": 119, "rows": 200, "network": 1.9, "constant": CHANCE, "linear": CHANCE, "linear_error": 0.02}
