@@ -8,7 +8,7 @@ from statistics import median
 from lightning_doctor.error_bars import told
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History, Series
-from lightning_doctor.progress import GOOD
+from lightning_doctor.progress import GOOD, standing
 from lightning_doctor.rule import Undecided, is_recent, rule
 from lightning_doctor.scores import known_bars, scores, scoring_step, sureness
 
@@ -49,7 +49,8 @@ def train_eval_discrepancy(
         Dropout makes the loss in train mode the higher one, never the lower.
 
     Sick:
-        0.12 in train mode and 1.9 in eval mode, scan after scan: batch statistics that the running ones never reach
+        0.12 in train mode and 1.9 in eval mode, scan after scan: batch statistics that the running ones never reach; or
+        batches of two, of which batch normalisation leaves nothing but which of the two is larger
 
     Healthy:
         0.62 in train mode and 0.41 in eval mode, which is dropout; or a gap in the first steps only
@@ -66,6 +67,10 @@ def train_eval_discrepancy(
         Models without batch normalisation or dropout are scanned only where their own code asks for ``self.training``.
         Layers that somebody keeps in eval mode while training are left as they are.
     """
+    return _of_few_rows(history) or _apart(history, factor, share, scans)
+
+
+def _apart(history: History, factor: float, share: float, scans: int) -> Finding | None:
     gaps = history["mode_gap"]
     latest = gaps.values[-scans:]
     losses = history["train_loss"]
@@ -123,6 +128,29 @@ def train_eval_discrepancy(
         "are fed back in train mode only, samples that are drawn), a layer with statistics of its own",
         confidence=Confidence.CONFIRMED if sure else Confidence.SUSPECTED,
         onset=onset,
+        signals=("mode_gap", "train_loss", "val_loss"),
+    )
+
+
+def _of_few_rows(history: History) -> Finding | None:
+    """Batch normalisation by so few rows that their variance is as uncertain as it is large, in a run that does badly.
+
+    Of n rows of normal numbers it has a relative standard error of √(2 / (n − 1)).
+    """
+    layers, batch, now = history.fact("model.layers", {}), history.fact("data.batch_size"), standing(history)
+    # Over sequences there are more values than rows.
+    by_rows = isinstance(layers, dict) and "BatchNorm1d" in layers and "Conv1d" not in layers
+    if not by_rows or not isinstance(batch, int) or batch < 2 or math.sqrt(2 / (batch - 1)) < 1 or not now.harmed:
+        return None
+    left = "which of the two is larger" if batch == 2 else "little more than their order"
+    return Finding(
+        severity=Severity.WARNING,
+        summary=f"batch normalisation takes its statistics of {batch} rows in train mode, of whose differences it "
+        f"leaves {left}; in eval mode the network is another one",
+        evidence={"batch_size": batch, **({} if now.reached is None else {"learned": now.reached})},
+        remedy=_remedy(batch),
+        confidence=Confidence.SUSPECTED,
+        onset=0,
         signals=("mode_gap", "train_loss", "val_loss"),
     )
 

@@ -7,7 +7,7 @@ import pytest
 
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.rules.train_eval_discrepancy import train_eval_discrepancy
-from tests.histories import LOGITS, decay, headed, reading
+from tests.histories import COMPLETED, LOGITS, decay, headed, reading
 from tests.scored import scored
 
 NORMALISED: dict[str, Any] = {"layers": {"Linear": 2, "BatchNorm1d": 1}}
@@ -55,6 +55,28 @@ def test_sick_without_batch_normalisation_it_is_suspected_and_another_place_is_n
     assert finding is not None
     assert finding.confidence is Confidence.SUSPECTED
     assert "self.training" in finding.remedy
+
+
+@pytest.mark.parametrize(
+    ("batch", "skill", "layers", "ill"),
+    [
+        (2, 0.2, {"Linear": 3, "BatchNorm1d": 2}, True),
+        (3, 0.2, {"Linear": 3, "BatchNorm1d": 2}, True),
+        (4, 0.2, {"Linear": 3, "BatchNorm1d": 2}, False),
+        (2, 0.7, {"Linear": 3, "BatchNorm1d": 2}, False),
+        (2, 0.2, {"Conv1d": 3, "BatchNorm1d": 2}, False),
+        (2, 0.2, {"Conv2d": 3, "BatchNorm2d": 2}, False),
+    ],
+)
+def test_sick_statistics_of_two_or_three_rows_in_a_run_that_does_badly(
+    batch: int, skill: float, layers: dict[str, int], ill: bool
+) -> None:
+    history = headed(LOGITS, skill=skill, run=COMPLETED, model={"layers": layers}, data={"batch_size": batch})
+    reading(history, "mode_gap", [0.1, -0.2, 0.3, -0.1], every=130)
+    finding = train_eval_discrepancy(history)
+    assert (finding is not None) is ill
+    if finding is not None:
+        assert f"(now of {batch})" in finding.remedy
 
 
 def test_healthy_dropout_makes_the_loss_in_train_mode_the_higher_one() -> None:
