@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lightning_doctor.findings import Confidence, Finding, Severity
@@ -66,9 +66,11 @@ def linear_stack(history: History) -> Finding | None:
     layers = of_kind(history, "linear")
     named = {layer.get("layer"): layer for layer in layers}
     pairs = [(named[layer["fed_by"]], layer) for layer in layers if layer.get("fed_by") in named]
-    # A linear autoencoder may be meant to narrow and widen by and by.
-    bound = max if _is_autoencoder(history, layers) else min
-    idle = [(before, after) for before, after in pairs if not _narrows(before, after, bound)]
+    # A linear autoencoder may be meant, of as many layers as you like, but none of them wider than what it takes.
+    ends = int(layers[0].get("features") or 0) if _is_autoencoder(history, layers) else 0
+    idle = [
+        (before, after) for before, after in pairs if not (_narrows(before, after) or int(before["units"] or 0) <= ends)
+    ]
     if not idle:
         return None
     whole = len(pairs) == len(layers) - 1 and layers[0].get("fed_by") == ""
@@ -108,7 +110,7 @@ def _is_autoencoder(history: History, layers: Sequence[Mapping[str, Any]]) -> bo
     return bool(layers) and not classifies and layers[0].get("features") == layers[-1].get("units")
 
 
-def _narrows(before: Mapping[str, Any], after: Mapping[str, Any], bound: Callable[[int, int], int]) -> bool:
+def _narrows(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
     """Whether the first layer is narrower than what surrounds it: two of them are a matrix of low rank."""
     middle, inputs, outputs = (int(size or 0) for size in (before["units"], before["features"], after["units"]))
-    return middle < bound(inputs, outputs)
+    return middle < min(inputs, outputs)

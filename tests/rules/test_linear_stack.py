@@ -58,12 +58,12 @@ def autoencoder(*units: int) -> list[dict[str, Any]]:
     return [linear(str(i), a, b, str(i - 1) if i else "") for i, (a, b) in enumerate(pairwise(units))]
 
 
-@pytest.mark.parametrize("units", [(64, 8, 64), (64, 16, 4, 16, 64)])
-def test_healthy_linear_autoencoder_narrows_and_widens(units: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("units", [(64, 8, 64), (64, 16, 4, 16, 64), (8, 8, 8, 8)])
+def test_healthy_linear_autoencoder_is_nowhere_wider_than_its_ends(units: tuple[int, ...]) -> None:
     assert judge(autoencoder(*units), {**HEAD, "output_shape": [32, 64]}) is None
 
 
-def test_sick_autoencoder_with_layers_wider_than_both_sides_lacks_activations() -> None:
+def test_sick_autoencoder_with_wider_layers_lacks_activations() -> None:
     finding = judge(autoencoder(32, 96, 96, 2, 96, 96, 32), {**HEAD, "output_shape": [32, 32]})
     assert finding is not None
     assert finding.severity is Severity.WARNING
