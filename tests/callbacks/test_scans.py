@@ -168,6 +168,19 @@ def test_a_layer_of_ones_own_that_asks_for_its_mode_is_tried_in_both(tmp_path: P
     assert abs(monitor.report.history["mode_gap"].values[-1]) > 0.2
 
 
+def test_a_model_that_gives_no_loss_in_eval_mode_keeps_its_scans(tmp_path: Path) -> None:
+    class Aside(DigitsNet):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            if not self.training:
+                raise ValueError("only in train mode")
+            return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+
+    fit(tmp_path, Aside(), monitor := scanning())
+    history = monitor.report.history
+    assert len(history["scan/1"]) >= 5
+    assert "only in train mode" in history.absent["mode_gap"]
+
+
 class ByHand(DigitsNet):
     def __init__(self) -> None:
         super().__init__()

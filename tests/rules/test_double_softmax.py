@@ -115,6 +115,15 @@ def test_sick_a_softmax_given_to_another_within_a_loss_that_is_no_single_one() -
     assert finding.evidence["most"] == pytest.approx(math.e / (math.e + 7))
 
 
+def test_healthy_within_a_loss_that_lost_most_of_its_start_it_is_a_note() -> None:
+    losses = [3.0 * 0.98**step + 0.05 for step in range(400)]
+    history = headed({}, skill=None, losses=losses, baseline=None, run=COMPLETED, softmax_twice={"classes": 3})
+    del history.facts["loss_head"]
+    finding = double_softmax(history)
+    assert finding is not None
+    assert finding.severity is Severity.NOTE
+
+
 def test_a_loss_that_cannot_be_read_is_undecided() -> None:
     history = headed({}, skill=None, baseline=None)
     del history.facts["loss_head"]
