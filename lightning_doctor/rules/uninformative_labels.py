@@ -7,7 +7,7 @@ from statistics import median
 from lightning_doctor.error_bars import told
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
-from lightning_doctor.reference import read_reference
+from lightning_doctor.reference import Reference, Rival, read_reference
 from lightning_doctor.rule import Undecided, rule
 from lightning_doctor.scores import (
     constants,
@@ -141,8 +141,9 @@ def uninformative_labels(
 def _is_learnable(history: History) -> bool:
     """Whether a simple model predicts rows that it was not fitted to: then the inputs do say something."""
     compared = read_reference(history)
-    rivals = [] if compared is None else [compared.rivals.get(name) for name in ("linear", "shallow")]
-    return compared is not None and any(rival and rival.loss < _TAKEN * compared.constant for rival in rivals)
+    return compared is not None and any(
+        rival is not None and rival.loss < _TAKEN * compared.constant for rival in _fitted(compared)
+    )
 
 
 def _is_unlearnable(history: History, learned: float) -> bool:
@@ -150,5 +151,9 @@ def _is_unlearnable(history: History, learned: float) -> bool:
     compared = read_reference(history)
     if compared is None or compared.kinds:
         return False
-    rivals = [compared.rivals.get(name) for name in ("linear", "shallow")]
-    return all(rival is not None and rival.loss >= (1 - learned) * compared.constant for rival in rivals)
+    return all(rival is not None and rival.loss >= (1 - learned) * compared.constant for rival in _fitted(compared))
+
+
+def _fitted(compared: Reference) -> list[Rival | None]:
+    """Returns the models that were fitted to a part of the rows; not one that was given."""
+    return [compared.rivals.get(name) for name in ("linear", "shallow")]
