@@ -111,8 +111,13 @@ class Case:
 
     @property
     def sampling(self) -> bool:
-        """Whether the coming step is one whose gradients are measured."""
+        """Whether what is cheap is measured on the coming step, its gradients among it."""
         return self.pace.sampling
+
+    @property
+    def glancing(self) -> bool:
+        """Whether the gradients of the coming step are measured, if nothing else is."""
+        return self.pace.sampling or self.pace.glancing
 
     @property
     def examining(self) -> bool:
@@ -172,6 +177,7 @@ class Case:
             self.history.fact("trainer.planned_steps"),
             lambda: self._staff.kept,
             self._staff.attempt("reading the size of the model", lambda: trial_cost(self.run.module)) or 0.0,
+            lambda: self.run.epoch_steps,
         )
         self._reporting.open()
         self._staff.each("begin")
@@ -242,6 +248,9 @@ class Case:
             self.stepped = True
             if not self.rest.on:
                 self._staff.each("before_step", optimizer)
+            elif self.pace.glancing:
+                self._staff.each("glance", optimizer)
+                self.pace.glanced()
 
     def after_batch(self, outputs: Any, batch_idx: int) -> None:
         """A training batch is done."""

@@ -30,7 +30,8 @@ class GradientMonitor(Monitor):
     ``scaler_skips`` a 1 for each step that an fp16 scaler skipped, and ``grad_norm/<layer>`` the mean of a layer's
     norm over a window. With several optimizers each has its own ``grad_norm/optimizer0`` and so on.
 
-    Every step is measured where that costs little, else as many as the budget allows, and one a window at least.
+    Every step is measured where that costs little, else as many as the budget allows, and whatever it says three an
+    epoch; of a short epoch one in ``every_n_steps``, and one at least.
     """
 
     signals = ("grad_norm", "grad_non_finite", "grad_norm_clipped", "clip_factor")
@@ -58,14 +59,17 @@ class GradientMonitor(Monitor):
 
     def after_backward(self, case: Case) -> None:
         """Measures before the user's own code may clip, as it does in manual optimization."""
-        if case.sampling:
+        if case.glancing:
             for index, table in enumerate(self._tables):
                 self._unclipped[index] = table.measure(case.run.loss_scale())
 
     def before_step(self, case: Case, optimizer: Optimizer) -> None:
         """Measures what this optimizer is about to apply."""
-        if not case.sampling:
-            return
+        if case.glancing:
+            self.glance(case, optimizer)
+
+    def glance(self, case: Case, optimizer: Optimizer) -> None:
+        """Does the same on a step that rests otherwise."""
         index = case.run.index(optimizer)
         table = self._tables[index]
         before = self._unclipped.pop(index, None)

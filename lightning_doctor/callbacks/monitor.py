@@ -30,7 +30,7 @@ class Monitor(Callback):
 
     A subclass overrides the measuring methods below, which take the case first. None of them may read a tensor on
     an ordinary step: put it into ``case.window`` instead. Where the budget does not allow for measuring every step,
-    those in between rest, and only :meth:`rested` is called.
+    those in between rest, and only :meth:`rested` is called, and a few times an epoch :meth:`glance`.
     """
 
     signals: ClassVar[tuple[str, ...]] = ()
@@ -99,6 +99,9 @@ class Monitor(Callback):
 
     def rested(self, case: Case, outputs: Any, batch_idx: int) -> None:
         """Called instead of all others after a batch that rests: one neither measured nor beside one that is."""
+
+    def glance(self, case: Case, optimizer: Optimizer) -> None:
+        """Called before an optimizer's step that rests, a few times an epoch: for what the budget must not forbid."""
 
     def awaits(self, case: Case) -> int | None:
         """Asked before steps rest: how many batches at most may go by before the next one that it wants."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from math import ceil
 
 from lightning_doctor.budget import FIRST_LOOK, Budget
 from lightning_doctor.callbacks.ledger import Ledger
@@ -16,6 +16,9 @@ _SAMPLING_SHARE, _SAMPLING_LOOK, _CLOSING_SHARE = 0.2, 0.2, 0.3
 # Where their ends cost more than that windows become longer: so many times at most, where more was spent than may be so
 # many times longer again, and no longer than this share of the steps so far: a short run is told as soon as ever.
 _LONGEST, _LONGEST_STRETCH, _LONGEST_SHARE = 8, 16, 1 / 8
+# Gradients are measured so many times an epoch, whatever the budget says: of a short one once in the length of a window,
+# and once at least.
+_GLANCES = 3
 # What examinations are sure of, and what is left of the first look for the rules and the sinks [seconds]; of that a
 # quarter for the last time that they are asked.
 _EXAMINING_LOOK, _RULES_LOOK, _LAST_LOOK = 0.2, 0.4, 0.1
@@ -39,6 +42,7 @@ class Pace:
         planned: How many steps the run is to have; None where nobody knows.
         kept: Tells what samples and examinations are to leave of the first look for probes [seconds].
         trial_cost: What trying an examined step on a copy of the model is expected to take [seconds].
+        epoch_steps: Tells how many steps an epoch has; 0 where nobody knows.
 
     Attributes:
         steps: How many steps are done.
@@ -58,6 +62,7 @@ class Pace:
         planned: int | None = None,
         kept: Callable[[], float] = lambda: 0.0,
         trial_cost: float = 0.0,
+        epoch_steps: Callable[[], int] = lambda: 0,
     ) -> None:
         self.steps = 0
         self.sampling = True
@@ -65,6 +70,7 @@ class Pace:
         self._every = self._length = every_n_steps
         self._planned = planned
         self._kept = kept
+        self._epoch_steps = epoch_steps
         self.next_close = 1
         self.step_time = self.validation_time = 0.0
         self._validation_began = 0.0
@@ -74,8 +80,9 @@ class Pace:
         self.tries = trial_cost <= _TRIAL_LOOK * FIRST_LOOK
         self._tried = 0
         self._examined_at = self._measured_at = -1
-        self._sampled_at = 0
+        self._sampled_at = self._glanced_at = 0
         self._sample_every = self._stretch = 1
+        self._glance_every: float = math.inf
         self.examinations = Ledger()
         self._samples, self._closings = Ledger(), Ledger()
         self._closed_at = (budget.clock(), 0)
@@ -93,6 +100,16 @@ class Pace:
         if self.steps == following:
             following = self.following(self.steps + 1) - 1
         return self._affordable and self.steps + 1 == following
+
+    @property
+    def glancing(self) -> bool:
+        """Whether the gradients of the coming step are measured even if nothing else is."""
+        return self.steps >= self.next_glance
+
+    @property
+    def next_glance(self) -> float:
+        """After how many steps that is so; infinite for never."""
+        return self._glanced_at + self._glance_every
 
     @property
     def kept(self) -> float:
@@ -149,6 +166,8 @@ class Pace:
             self._measured_at = self.steps
         if self.sampling:
             self._sampled_at = self.steps
+        if self.sampling or self.glancing:
+            self.glanced()
         self.steps += 1
         if examined:
             self.examinations.count()
@@ -159,6 +178,10 @@ class Pace:
         if self.steps > self._next_examination:
             self._next_examination = self.following(self.steps) - 1
         self.sampling = self.steps - self._sampled_at >= self._sample_every
+
+    def glanced(self) -> None:
+        """The gradients of the coming step, or of the one under way, are measured."""
+        self._glanced_at = self.steps
 
     def validation_begins(self) -> None:
         """A validation pass begins."""
@@ -189,11 +212,11 @@ class Pace:
         dear = own > self._budget.share * (now - then)
         overdrawn = not self._budget.allows(_LAST_LOOK)
         answers = [float(answer) for answer in (sample, examine, try_out, overdrawn, overdrawn and dear)]
-        return [*answers, self._samples.cost, self._closings.cost, step_time]
+        return [*answers, self._samples.cost, self._closings.cost, step_time, float(self._epoch_steps())]
 
     def heed(self, means: list[float]) -> None:
         """Plans the next window."""
-        affordable, examine, try_out, overdrawn, too_dear, cost, closing_cost, step_time = means
+        affordable, examine, try_out, overdrawn, too_dear, cost, closing_cost, step_time, epoch = means
         earned = self._budget.share * max(step_time, 1e-9)
         # What is done on every step has no price here: it shows in what is left.
         if too_dear > 0.0:
@@ -202,10 +225,11 @@ class Pace:
             self._stretch = max(1, self._stretch // 2)
         spacing, times = 1, 1
         if affordable != 1.0:
-            spacing = ceil(cost / (_SAMPLING_SHARE * earned))
-            times = self._stretch * min(_LONGEST, ceil(closing_cost / (_CLOSING_SHARE * earned * self._every)))
+            spacing = math.ceil(cost / (_SAMPLING_SHARE * earned))
+            times = self._stretch * min(_LONGEST, math.ceil(closing_cost / (_CLOSING_SHARE * earned * self._every)))
         self._length = max(self._every, min(self._every * times, int(_LONGEST_SHARE * self.steps)))
         self._sample_every = min(self._length, _LONGEST * self._every, max(1, spacing))
+        self._glance_every = min(epoch, max(epoch // _GLANCES, self._every)) or math.inf
         self._affordable = examine == 1.0
         self.tries = self.tries or try_out == 1.0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from importlib import import_module
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,8 @@ class Rest:
 
     Lightning dispatches every hook to every callback, whether or not it does anything there, for two to three
     microseconds each; a hook that is None it passes over. Where each batch is a step a lighter hook takes the end of a
-    batch. Hooks that a subclass overrides are left alone.
+    batch, and the one before a step wakes for those alone whose gradients are glanced at. Hooks that a subclass
+    overrides are left alone.
 
     Args:
         case: The case, whose leader is the callback through which the Trainer's hooks arrive.
@@ -68,7 +70,6 @@ class Rest:
         self._until = case.pace.steps + length
         self._hush(_WHILE_RESTING)
         if case.run.steps_each_batch and self._own.issuperset((*_BATCH_BY_BATCH, _LIGHTER)):
-            self._hush(_BATCH_BY_BATCH)
             setattr(self._leader, _LIGHTER, self._lighter())
 
     def is_last(self, step: int) -> bool:
@@ -86,14 +87,27 @@ class Rest:
         self.on = self._possible = False
         self._unhush(CHANGED)
 
+    def _turn(self) -> float:
+        """Lets the coming step be glanced at if that is due; returns after which one to ask again."""
+        pace = self._case.pace
+        if not self.on:
+            return math.inf
+        if pace.glancing:
+            self._unhush(_BATCH_BY_BATCH)
+            return pace.steps
+        self._hush(_BATCH_BY_BATCH)
+        return pace.next_glance - 1
+
     def _lighter(self) -> Callable[..., None]:
         """Returns what a batch's end is left with while every batch is a step that rests: the step is counted."""
         case, pace, budget, leader, staff = self._case, self._case.pace, self._case.budget, self._leader, self._staff
         clock, last = budget.clock, self._until - 1
         # Looked up once: between two training steps every look-up misses the processor's caches. Who is lost wakes it.
         calls = [(part, part.rested) for part in staff.listening("rested")]
+        turn = self._turn()
 
         def count(trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+            nonlocal turn
             if batch is None:
                 # Nothing was trained on.
                 return
@@ -112,6 +126,8 @@ class Rest:
                     staff.lose(part, error)
             case.stepped = False
             pace.steps = steps + 1
+            if steps >= turn:
+                turn = self._turn()
             budget.spent += clock() - began
 
         return count

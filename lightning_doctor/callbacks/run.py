@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -45,6 +46,12 @@ class Run:
     def accumulate(self) -> int:
         """The number of micro-batches a step, which a scheduler may change."""
         return self.trainer.accumulate_grad_batches
+
+    @property
+    def epoch_steps(self) -> int:
+        """The number of steps an epoch, about; 0 where nobody knows."""
+        batches = self.trainer.num_training_batches
+        return math.ceil(batches / self.accumulate) if math.isfinite(batches) else 0
 
     @property
     def steps_each_batch(self) -> bool:

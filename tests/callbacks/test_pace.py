@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import Counter
 from itertools import pairwise
 
 import pytest
@@ -182,6 +183,41 @@ def test_windows_stretch_until_what_every_step_takes_fits_too_and_shrink_once_st
     assert 500 < max(length for _, length in lengths) <= 6400
     assert lengths[-1][1] == 50
     assert max(second - first for first, second in pairwise(sampled)) <= 401
+
+
+@pytest.mark.parametrize(
+    ("epoch", "least"), [(1, 1), (2, 1), (20, 1), (64, 1), (100, 2), (150, 3), (500, 3), (5000, 3)]
+)
+def test_gradients_are_glanced_at_in_every_epoch_whatever_the_budget_says(epoch: int, least: int) -> None:
+    clock = Clock()
+    budget = Budget(0.02, clock)
+    budget.spent = 1e6
+    pace = Pace(budget, 50, epoch_steps=lambda: epoch)
+    glanced, apart = [], []
+    for step in range(max(4 * epoch, 4000)):
+        clock.now += 1e-3
+        if pace.sampling:
+            spend(pace, "after_batch", 1.0)
+        if pace.glancing and not pace.sampling:
+            apart.append(step - glanced[-1])
+        if pace.sampling or pace.glancing:
+            glanced.append(step)
+        pace.advance()
+        if pace.closes:
+            pace.heed(pace.wishes())
+    counts = Counter(step // epoch for step in glanced)
+    assert min(counts[number] for number in range(max(4, 4000 // epoch))) >= least
+    # No more often than that either.
+    assert min(apart, default=50) >= min(50, epoch)
+
+
+def test_where_nobody_knows_how_long_an_epoch_is_gradients_are_measured_with_the_samples_alone() -> None:
+    pace = Pace(Budget(0.02, Clock()), 50)
+    for _ in range(1000):
+        assert not pace.glancing
+        pace.advance()
+        if pace.closes:
+            pace.heed(pace.wishes())
 
 
 def test_what_was_overspent_at_once_makes_no_window_longer() -> None:

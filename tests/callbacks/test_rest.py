@@ -122,6 +122,65 @@ def test_where_each_batch_is_a_step_a_resting_one_has_one_light_hook(
     assert not set(CHANGED) & set(vars(resting))
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"gradient_clip_val": 0.1}, {"accumulate_grad_batches": 2}],
+    ids=["each batch a step", "clipped", "accumulated"],
+)
+def test_gradients_are_glanced_at_while_steps_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    plain, net, doctor, awake = DigitsNet(), DigitsNet(), Doctor(strict=True), Doctor(strict=True)
+    fit(tmp_path, plain, max_epochs=24, **options)
+    fit(tmp_path, DigitsNet(), awake, max_epochs=24, **options)
+
+    def heed(self: Pace, means: list[float]) -> None:
+        rests = self.steps >= 32
+        self._sample_every, self._affordable, self._glance_every = (1000 if rests else 1), False, (4 if rests else 1000)
+
+    monkeypatch.setattr(Pace, "heed", heed)
+    fit(tmp_path, net, doctor, max_epochs=24, **options)
+    assert torch.equal(flat(net), flat(plain))
+    glanced, all_norms = doctor.report.history["grad_norm"], awake.report.history["grad_norm"]
+    late = [step for step in glanced.steps if step > 36]
+    assert late == list(range(late[0], 240 // options.get("accumulate_grad_batches", 1), 4))
+    of_step = dict(zip(all_norms.steps, all_norms.values, strict=True))
+    assert [of_step[step] for step in late] == pytest.approx(glanced.values[-len(late) :])
+    # Nothing else is measured on these steps.
+    assert not {*doctor.report.history["batch_size"].steps} & {*late[2:]}
+    assert not set(CHANGED) & set(vars(doctor))
+
+
+def test_a_budget_that_is_spent_leaves_gradients_in_every_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lightning_doctor.callbacks.pace.FIRST_LOOK", 0.0)
+    doctor = Doctor(strict=True, overhead=1e-9)
+    fit(tmp_path, DigitsNet(), doctor, max_epochs=30)
+    epochs = {step // 10 for step in doctor.report.history["grad_norm"].steps}
+    assert epochs == set(range(30))
+    assert len(doctor.report.history["batch_size"]) < 30
+
+
+def test_a_monitor_that_fails_at_a_glance_is_let_go_and_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any) -> None:
+        raise RuntimeError("no norms today")
+
+    def heed(self: Pace, means: list[float]) -> None:
+        self._sample_every, self._affordable, self._glance_every = 1000, False, 7
+
+    monkeypatch.setattr(Pace, "heed", heed)
+    monkeypatch.setattr(GradientMonitor, "glance", fail)
+    plain, net, doctor = DigitsNet(), DigitsNet(), Doctor()
+    fit(tmp_path, plain, max_epochs=20)
+    fit(tmp_path, net, doctor, max_epochs=20)
+    assert torch.equal(flat(net), flat(plain))
+    assert len([note for note in doctor.report.notes if "no norms today" in note]) == 1
+    assert doctor.report.history["train_loss"].steps == list(range(200))
+
+
 def test_a_window_that_a_validation_pass_ends_is_followed_by_a_plan_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -436,14 +495,14 @@ def test_windows_grow_where_their_ends_cost_too_much_but_not_in_a_short_run() ->
         pace.steps = steps
         pace.wishes()
         # Of a step of a millisecond 2 % are earned, and windows may take 0.3 of that: 2 ms are that of 333 steps.
-        pace.heed([0.0, 1.0, 1.0, 0.0, 0.0, 1e-4, 2e-3, 1e-3])
+        pace.heed([0.0, 1.0, 1.0, 0.0, 0.0, 1e-4, 2e-3, 1e-3, 0.0])
         assert pace._length == grown
     assert not pace.closes_early
     # Eight times at most, however dear.
-    pace.heed([0.0, 1.0, 1.0, 0.0, 0.0, 1e-4, 1.0, 1e-3])
+    pace.heed([0.0, 1.0, 1.0, 0.0, 0.0, 1e-4, 1.0, 1e-3, 0.0])
     assert pace._length == 400
     assert pace._sample_every == 25
-    pace.heed([1.0, 1.0, 1.0, 0.0, 0.0, 1e-4, 1.0, 1e-3])
+    pace.heed([1.0, 1.0, 1.0, 0.0, 0.0, 1e-4, 1.0, 1e-3, 0.0])
     assert pace._length == 50
     assert pace.closes_early
 
