@@ -23,6 +23,7 @@ from lightning_doctor.callbacks.rest import Rest
 from lightning_doctor.callbacks.run import Run
 from lightning_doctor.callbacks.staff import Staff
 from lightning_doctor.history import History
+from lightning_doctor.measure.held_out_rows import ROWS, RowSample
 from lightning_doctor.measure.window import Window
 from lightning_doctor.report import Report
 
@@ -58,6 +59,7 @@ class Case:
         report: The newest report.
         closed: Whether the fit is over.
         held_out: What was held out of the training set, if anything was.
+        training_rows: Rows of the first epoch, for all monitors that need some: each has it take what passes by.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class Case:
         self.stepped = False
         self.batch_idx = -1
         self.held_out: ThinnedSource | None = None
+        self.training_rows = RowSample(0, None)
         self._trainer = weakref.ref(trainer)
         self._staff = Staff(self, parts)
         self.rest = Rest(self, self._staff, possible=False)
@@ -179,6 +182,7 @@ class Case:
             self._staff.attempt("reading the size of the model", lambda: trial_cost(self.run.module)) or 0.0,
             lambda: self.run.epoch_steps,
         )
+        self.training_rows = RowSample(ROWS, self.history.fact("trainer.batches_per_epoch"))
         self._reporting.open()
         self._staff.each("begin")
         # In manual optimization every loss that is sent backward counts, and there is no telling which comes next.
@@ -346,7 +350,7 @@ class Case:
             report = self.report
             self._staff.attempt("handing the report over", lambda: self.leader.handover.leave(report))
         # The report outlives the run, and must not keep the model alive.
-        del self.trainer, self.module
+        del self.trainer, self.module, self.training_rows
         self.__dict__.pop("run", None)
         self._staff.dismiss()
         self._reporting.close()

@@ -15,16 +15,16 @@ from lightning_doctor.callbacks.rehearsal import BY_HAND, Rehearsal, Step, alone
 from lightning_doctor.callbacks.scoring import Score, Scorer
 from lightning_doctor.callbacks.scoring_plan import PARTS, ScoringPlan
 from lightning_doctor.measure.batches import Path, at, dense, key, leaves, roles_by_structure
-from lightning_doctor.measure.held_out_rows import Prints, RowSample, different_found, share_found, share_repeated
-from lightning_doctor.measure.rows import take, tensor_bytes
+from lightning_doctor.measure.held_out_rows import ROWS, Prints, RowSample, different_found, share_found, share_repeated
+from lightning_doctor.measure.rows import take
 from lightning_doctor.measure.side_by_side import side_by_side
 
 if TYPE_CHECKING:
     from lightning_doctor.callbacks.case import Case
 
 _CAPACITY = 256
-# Rows a side that are compared and scored, and that are told apart by their fingerprints.
-_ROWS, _PRINTED = 500, 1 << 16
+# Rows a side that are told apart by their fingerprints.
+_PRINTED = 1 << 16
 # The rows that a batch of them must have.
 _FEWEST = 8
 # What fingerprints may take of a run's first look [seconds].
@@ -55,11 +55,8 @@ class ComparisonProbe(Monitor):
     def begin(self, case: Case) -> None:
         """Nothing is known yet."""
         trainer = case.run.trainer
-        facts = case.history.fact
-        batches = facts("trainer.batches_per_epoch")
-        weights = tensor_bytes(case.run.module.parameters())
-        self._train = RowSample(_ROWS, batches, weights)
-        self._validation = RowSample(_ROWS, _validation_batches(trainer), weights)
+        self._train = case.training_rows
+        self._validation = RowSample(ROWS, _validation_batches(trainer))
         self._train_prints = Prints(_PRINTED)
         self._validation_prints: Prints | None = None
         self._printing = 0.0
@@ -68,7 +65,7 @@ class ComparisonProbe(Monitor):
         self._epoch = trainer.current_epoch
         self._passes = 0
         self._compared = False
-        self._plan = ScoringPlan(_ROWS, case.run.step)
+        self._plan = ScoringPlan(ROWS, case.run.step)
         self.kept = self._plan.kept
         self._steps: tuple[Step, ...] = ("training_step", "validation_step")
         if not case.run.module.automatic_optimization:
@@ -122,7 +119,7 @@ class ComparisonProbe(Monitor):
             self._compare(case)
         if not self._able:
             return
-        held_out = 0 if case.held_out is None else min(_ROWS, case.history.fact("holdout.rows", 0))
+        held_out = 0 if case.held_out is None else min(ROWS, case.history.fact("holdout.rows", 0))
         sizes = [self._train.rows_of(PARTS), self._validation.rows_of(PARTS), held_out]
         if self._plan.due(case, sizes, case.room(self)):
             began = case.budget.clock()

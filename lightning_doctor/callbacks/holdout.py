@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 from lightning_doctor.callbacks.comparison import ComparisonProbe
 from lightning_doctor.callbacks.monitor import Monitor
 from lightning_doctor.callbacks.thinned_loader import CannotThin, Thinned, thinned
+from lightning_doctor.measure.held_out_rows import ROWS
 
 if TYPE_CHECKING:
     from lightning_doctor.callbacks.base import Trainer
     from lightning_doctor.callbacks.case import Case
 
-# Rows that are scored, and the batches they are scored in.
-_ROWS, _PARTS = 500, 8
+# The batches in which held-out rows are scored.
+_PARTS = 8
 
 
 class HoldoutProbe(Monitor):
@@ -118,7 +119,7 @@ class ThinnedSource:
         kept: Thinned | None = self.thinned
         if self._batches is None and kept is not None:
             rows = kept.held_out
-            rows = [rows[place * len(rows) // min(_ROWS, len(rows))] for place in range(min(_ROWS, len(rows)))]
+            rows = [rows[place * len(rows) // min(ROWS, len(rows))] for place in range(min(ROWS, len(rows)))]
             size = math.ceil(len(rows) / _PARTS)
             parts = [rows[start :: math.ceil(len(rows) / size)] for start in range(math.ceil(len(rows) / size))]
             read = [(kept.collate([kept.dataset[index] for index in part]), len(part)) for part in parts]

@@ -16,8 +16,8 @@ _SAMPLING_SHARE, _SAMPLING_LOOK, _CLOSING_SHARE = 0.2, 0.2, 0.3
 # Where their ends cost more than that windows become longer: so many times at most, where more was spent than may be so
 # many times longer again, and no longer than this share of the steps so far: a short run is told as soon as ever.
 _LONGEST, _LONGEST_STRETCH, _LONGEST_SHARE = 8, 16, 1 / 8
-# Gradients are measured so many times an epoch, whatever the budget says: of a short one once in the length of a window,
-# and once at least.
+# Gradients are measured so many times an epoch, whatever the budget says: of a short one once in the length of a
+# window, and once at least.
 _GLANCES = 3
 # What examinations are sure of, and what is left of the first look for the rules and the sinks [seconds]; of that a
 # quarter for the last time that they are asked.

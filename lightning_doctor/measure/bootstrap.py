@@ -34,7 +34,7 @@ def bootstrap(values: Tensor) -> Interval:
     mean = float(values.mean())
     # The draws are in single precision: of huge values only the deviations are small.
     scale = float((values - mean).abs().max()) or 1.0
-    means = (_draws(count) @ ((values - mean) / scale).float()).sort().values
+    means = (_draws(count).float() @ ((values - mean) / (scale * count)).float()).sort().values
     cut = int((1 - CONFIDENCE) / 2 * _RESAMPLES)
     stretch = scale * math.sqrt(count / (count - 1))
     return Interval(mean + float(means[cut]) * stretch, mean + float(means[-1 - cut]) * stretch)
@@ -43,7 +43,8 @@ def bootstrap(values: Tensor) -> Interval:
 # The same rows are scored again and again, and drawing takes a hundred times longer than what is made of it.
 @lru_cache(maxsize=4)
 def _draws(count: int) -> Tensor:
-    """Returns what each of so many values weighs in each draw ``[draws, count]``."""
+    """Returns how often each of so many values is in each draw ``[draws, count]``, in a byte: they are kept."""
     source = torch.Generator().manual_seed(_SEED)
     drawn = torch.randint(count, (_RESAMPLES, count), generator=source)
-    return torch.zeros(_RESAMPLES, count).scatter_add_(1, drawn, torch.full((_RESAMPLES, count), 1 / count))
+    once = torch.ones(_RESAMPLES, count, dtype=torch.uint8)
+    return torch.zeros_like(once).scatter_add_(1, drawn, once)

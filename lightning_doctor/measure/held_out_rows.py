@@ -12,10 +12,12 @@ from lightning_doctor.measure.batches import is_dense, leaves
 from lightning_doctor.measure.fingerprints import Fingerprinter, duplicate_share, thin
 from lightning_doctor.measure.rows import count_rows, join, take, tensor_bytes, tensors
 
+# Rows of a kind that are compared and scored.
+ROWS = 500
 # Batches that rows are taken from: of a few only, as in sorted data, they would all be of one kind.
 _PICKS = 32
-# What may always be kept [bytes], and what of the memory that a model itself takes.
-_SMALL, _SHARE = 3 << 20, 8
+# What may be kept [bytes]: of two samples, all that is kept beside them and a little more, ten million.
+_BYTES = 4 << 20
 # Columns that samples are compared in: the test must be quick, and many columns hide a difference of one.
 _COLUMNS = 96
 # Of the largest value in the first batch: rows that differ by less were stored or scaled in another way.
@@ -30,19 +32,17 @@ class RowSample:
     Args:
         most: How many rows to keep, at most.
         batches: How many batches a pass has; None where nobody knows.
-        model_bytes: What the weights of the model take: beside a large one large rows do not count.
     """
 
-    def __init__(self, most: int, batches: int | None, model_bytes: int = 0) -> None:
+    def __init__(self, most: int, batches: int | None) -> None:
         self._most = most
-        self._most_bytes = max(_SMALL, model_bytes // _SHARE)
         self._of = batches
         self._stride, self._per_pick = 1, 0
         self._pieces: list[Any] = []
         self._sizes: list[int] = []
         self._next = 0
-        self._batches: dict[int, list[tuple[Any, int]]] = {}
         self._joins = True
+        self._sealed = False
         self.reason: str | None = None
 
     @property
@@ -53,7 +53,7 @@ class RowSample:
     @property
     def full(self) -> bool:
         """Whether nothing more will be kept."""
-        return self.rows >= self._most
+        return self._sealed or self.rows >= self._most
 
     def passes(self, batch_idx: int) -> int | None:
         """Returns how many batches from this one on go by before one that rows are taken of; None where none is."""
@@ -81,12 +81,11 @@ class RowSample:
             self._plan(rows, tensor_bytes(tensors(batch)) / rows)
         self._next = batch_idx + self._stride
         count = min(rows, self._per_pick, self._most - self.rows)
-        self._batches.clear()
         self._pieces.append(take(batch, rows, torch.arange(count) * rows // count))
         self._sizes.append(count)
 
     def _plan(self, rows: int, row_bytes: float) -> None:
-        self._most = max(1, min(self._most, int(self._most_bytes // max(row_bytes, 1))))
+        self._most = max(1, min(self._most, int(_BYTES // max(row_bytes, 1))))
         picks = _PICKS if self._of is None else max(1, min(_PICKS, self._of))
         # Of small batches all rows, and more batches; as many of each.
         self._per_pick = min(rows, max(1, self._most // picks))
@@ -105,21 +104,27 @@ class RowSample:
 
         Where pieces cannot be joined they are batches themselves.
         """
-        if rows not in self._batches:
-            self._batches = {rows: self._joined(rows)} if self._pieces else {rows: []}
-        return self._batches[rows]
-
-    def _joined(self, rows: int) -> list[tuple[Any, int]]:
-        size = max(self._sizes)
-        alike = [piece for piece, count in zip(self._pieces, self._sizes, strict=True) if count == size]
-        whole = join(alike, size) if len(alike) > 1 else alike[0]
+        if not self._pieces:
+            return []
+        whole, total = self._joined()
         if whole is None:
-            self._joins = False
             return list(zip(self._pieces, self._sizes, strict=True))
-        total = size * len(alike)
         parts = max(1, total // max(1, rows))
+        if parts == 1:
+            return [(whole, total)]
         index = [torch.arange(part, total, parts) for part in range(parts)]
         return [(take(whole, total, chosen), len(chosen)) for chosen in index]
+
+    def _joined(self) -> tuple[Any | None, int]:
+        """Returns all pieces of one size as one, and how many rows it has; None where they cannot be joined."""
+        size = max(self._sizes)
+        alike = [piece for piece, count in zip(self._pieces, self._sizes, strict=True) if count == size]
+        whole, total = join(alike, size) if len(alike) > 1 else alike[0], size * len(alike)
+        self._joins = whole is not None
+        if self.full and self._joins:
+            # The pieces need not be kept beside it.
+            self._pieces, self._sizes, self._sealed = [whole], [total], True
+        return whole, total
 
 
 def columns(values: Tensor, most: int = _COLUMNS) -> Tensor:

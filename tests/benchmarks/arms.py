@@ -120,9 +120,9 @@ def train_side_by_side(task: Task, names: list[str], steps: int) -> dict[str, Ti
     callbacks = {name: ARMS[name].callbacks() for name in names}
 
     def work(name: str) -> None:
-        _fit(task, ARMS[name], callbacks[name], steps, timings[name].turns.step)
+        fit(task, ARMS[name], callbacks[name], steps, timings[name].turns.step)
 
-    with _quiet():
+    with quiet():
         take_turns([(timing.turns, lambda name=name: work(name)) for name, timing in timings.items()])
     for name, timing in timings.items():
         report = next((c.report for c in callbacks[name] if isinstance(c, Doctor)), None)
@@ -133,8 +133,8 @@ def train_side_by_side(task: Task, names: list[str], steps: int) -> dict[str, Ti
 def train_switched(task: Task, name: str, steps: int) -> list[tuple[Turn, Turn]]:
     """Trains once, an arm's callbacks there and away by turns; returns the turns that compare."""
     arm = ARMS[name]
-    with _quiet():
-        turns = run_switched(lambda callbacks: _fit(task, arm, callbacks, steps, lambda: None), arm.callbacks(), steps)
+    with quiet():
+        turns = run_switched(lambda callbacks: fit(task, arm, callbacks, steps, lambda: None), arm.callbacks(), steps)
     return beside(turns)
 
 
@@ -152,8 +152,8 @@ def _reads(task: Task, arm: Arm, callbacks: list[Any], steps: int) -> list[int]:
     """Returns the reads from the beginning of each step to that of the next, hooks of callbacks included."""
     mode = CountReads()
     before: list[int] = []
-    with _quiet(), mode:
-        _fit(task, arm, callbacks, steps, _Note(mode, before))
+    with quiet(), mode:
+        fit(task, arm, callbacks, steps, _Note(mode, before))
     return [after - at for at, after in zip(before, [*before[1:], mode.reads], strict=True)]
 
 
@@ -178,7 +178,7 @@ def _unordinary(doctor: Doctor, steps: int) -> set[int]:
     return marked | {step - 1 for step in marked}
 
 
-def _fit(task: Task, arm: Arm, callbacks: list[Any], steps: int, at_step: Callable[[], object]) -> None:
+def fit(task: Task, arm: Arm, callbacks: list[Any], steps: int, at_step: Callable[[], object]) -> None:
     torch.manual_seed(0)
     module = Trained(task.net(), arm.logs, at_step)
     with TemporaryDirectory() as folder:
@@ -191,7 +191,7 @@ def _fit(task: Task, arm: Arm, callbacks: list[Any], steps: int, at_step: Callab
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """What the arms print is not this benchmark's."""
     with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
         yield

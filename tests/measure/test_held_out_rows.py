@@ -54,15 +54,37 @@ def test_what_is_kept_is_a_copy() -> None:
     assert float(sample.batches(8)[0][0][0].max()) == 0
 
 
-@pytest.mark.parametrize(("model", "rows"), [(0, 8), (1 << 26, 28)])
-def test_a_sample_stays_within_its_memory_and_is_even_all_the_same(model: int, rows: int) -> None:
-    sample = RowSample(512, 4, model)
+def test_a_sample_stays_within_its_memory_and_is_even_all_the_same() -> None:
+    sample = RowSample(512, 4)
     for index in range(4):
         sample.take((torch.full((64, 1 << 16), float(index)), torch.zeros(64)), index, 64, 256)
-    # A row is 256 KiB and its label: 3 MiB hold 11, an eighth of a model of 64 MiB 31; as many of each batch.
-    assert sample.rows == rows
+    # A row is 256 KiB and its label: 4 MiB hold 15; as many of each batch.
+    assert sample.rows == 12
     assert sample.full
-    assert sample.batches(rows)[0][0][0].unique().tolist() == [0, 1, 2, 3]
+    assert sample.batches(12)[0][0][0].unique().tolist() == [0, 1, 2, 3]
+
+
+def test_rows_are_kept_once_however_they_are_asked_for() -> None:
+    sample = RowSample(64, 8)
+    for index in range(8):
+        sample.take({"x": torch.randn(8, 1000), "y": torch.arange(8)}, index, 8, 64)
+    before = [float(batch["x"].sum()) for batch, _ in sample.batches(16)]
+    sample.batches(64)
+    (whole,) = sample._pieces
+    assert [tensor.shape for tensor in whole.values()] == [(64, 1000), (64,)]
+    assert [float(batch["x"].sum()) for batch, _ in sample.batches(16)] == before
+    # Nothing is taken any more.
+    sample.take({"x": torch.randn(8, 1000), "y": torch.arange(8)}, 8, 8, 64)
+    assert sample.rows == 64
+
+
+def test_a_batch_that_two_have_it_take_is_taken_once() -> None:
+    sample = RowSample(64, 4)
+    for index in range(4):
+        for _ in range(2):
+            sample.take(torch.full((8, 2), float(index)), index, 8, 32)
+    assert sample.rows == 32
+    assert sample.batches(32)[0][0][:, 0].tolist() == [0.0] * 8 + [1.0] * 8 + [2.0] * 8 + [3.0] * 8
 
 
 def test_a_batch_without_rows_leaves_the_reason() -> None:
