@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from lightning_doctor.findings import Confidence, Finding, Severity
+from lightning_doctor.rule import Undecided
 from lightning_doctor.rules.train_eval_discrepancy import train_eval_discrepancy
 from tests.histories import COMPLETED, LOGITS, decay, headed, reading
 from tests.scored import scored
@@ -154,6 +155,23 @@ def test_healthy_without_batch_normalisation_a_loss_that_jumps_is_no_matter_of_t
     history = headed(LOGITS, losses=decay(2.3, 0.2, 10, 200), baseline=2.3, model={"layers": {"Dropout": 1}})
     reading(history, "mode_gap", [-0.9, 0.3, -0.5, -0.1], every=40)
     assert train_eval_discrepancy(scored(history, "train", [2.3, 9.0, 9.0], every=90)) is None
+
+
+@pytest.mark.parametrize(("gaps", "evaluated", "ill"), [(-0.9, 9.0, True), (-0.9, 0.25, False), (-0.1, 9.0, False)])
+def test_sick_layers_of_ones_own_that_were_scanned_long_ago_and_whose_training_rows_still_say_so(
+    gaps: float, evaluated: float, ill: bool
+) -> None:
+    history = headed(LOGITS, losses=decay(2.3, 0.2, 10, 200), baseline=2.3, model={"layers": {"Own": 1, "Linear": 2}})
+    reading(history, "mode_gap", [gaps] * 4, every=5)
+    scored(history, "train", [2.3, evaluated, evaluated], every=90)
+    if not ill:
+        with pytest.raises(Undecided, match="too old"):
+            train_eval_discrepancy(history)
+        return
+    finding = train_eval_discrepancy(history)
+    assert finding is not None
+    assert finding.confidence is Confidence.SUSPECTED
+    assert "self.training" in finding.remedy
 
 
 def test_healthy_batches_that_score_alike_in_both_modes_say_that_it_is_not_the_mode() -> None:
