@@ -5,11 +5,11 @@ from __future__ import annotations
 from statistics import median
 
 from lightning_doctor.findings import Confidence, Finding, Severity
-from lightning_doctor.history import History
+from lightning_doctor.history import History, Series
 from lightning_doctor.noise import stretch
 from lightning_doctor.progress import GOOD, LITTLE, is_like_now, standing
 from lightning_doctor.rule import rule
-from lightning_doctor.scores import scores
+from lightning_doctor.scores import scores, scoring_step
 from lightning_doctor.validation import held_out
 
 # Share of the run after which numbers in their order must have been learned.
@@ -49,7 +49,7 @@ def unshuffled_data(history: History, *, concentration: float = 0.3, same: float
     What it looks at:
         ``label_drift``, how unlike those of the other batches a batch's labels or targets are, for the size of the
         batch; ``label_run``, how much more alike neighbours are than shuffled ones would be; ``order_repeat``; what
-        was learned by the validation's metric or loss, and by ``eval_skill/validation``.
+        was learned by the validation's metric or loss, and by ``eval_skill/validation``; ``eval_skill/train``.
 
     Why it matters:
         The network learns the class that it sees and forgets the others: whatever it scores on the present batch,
@@ -114,9 +114,7 @@ def _severity(history: History, fixed: bool, evidence: dict[str, float | int | s
     gain, how = held_out(history), standing(history)
     losses, baselines = history.get("train_loss").finite(), history.get("baseline_loss").finite().values
     if gain is None and len(losses) and baselines and baselines[-1] > 0 and min(losses.values) >= 0:
-        recent = stretch(losses, 0.8) or losses.values
-        # Sums of shares, which do not overflow.
-        gain = 1 - sum(loss / len(recent) for loss in recent) / baselines[-1]
+        gain = 1 - _mean(losses) / baselines[-1]
     validated = scores(history, "validation")
     if (
         gain is not None
@@ -126,6 +124,9 @@ def _severity(history: History, fixed: bool, evidence: dict[str, float | int | s
     ):
         # The constant's loss is read off batches that are all alike here: scored rows may tell of more.
         gain = max(gain, validated.skills[-1])
+    lost = _forgotten(history)
+    if lost is not None:
+        gain = lost
     if gain is not None:
         evidence["learned"] = gain
     if _are_numbers(history):
@@ -136,6 +137,27 @@ def _severity(history: History, fixed: bool, evidence: dict[str, float | int | s
         return Severity.NOTE
     # Batches that are drawn by class, anew each time, are often meant.
     return Severity.WARNING if fixed else how.if_harmed(Severity.WARNING)
+
+
+def _forgotten(history: History) -> float | None:
+    """Returns the skill on training rows from all of an epoch where that is surely none, and batches hide it.
+
+    Each is learned as it comes and forgotten again: the loss of the steps is less than half of what the rows score.
+    """
+    scored, losses = scores(history, "train"), history.get("train_loss").finite()
+    if scored is None or not scored.skills or not losses or scoring_step(history) != "training_step":
+        return None
+    skill, loss, error = scored.skills[-1], scored.losses[-1], scored.errors[-1]
+    if skill >= 0 or not is_like_now(history, scored.skill_steps[-1]) or 2 * _mean(losses) >= loss:
+        return None
+    constant = loss / (1 - skill)
+    return skill if loss - 2 * error > constant else None
+
+
+def _mean(losses: Series) -> float:
+    recent = stretch(losses, 0.8) or losses.values
+    # A sum of shares, which does not overflow.
+    return sum(loss / len(recent) for loss in recent)
 
 
 def _are_numbers(history: History) -> bool:

@@ -14,6 +14,7 @@ from lightning_doctor.history import History
 from lightning_doctor.rules.unshuffled_data import unshuffled_data
 from tests.histories import HEAD, LOGITS, headed, reading
 from tests.runs import IMAGES, LABELS, DigitsNet, trainer, validation_digits
+from tests.scored import scored
 
 
 def run_of(
@@ -149,6 +150,22 @@ def test_rows_that_were_scored_before_all_was_forgotten_tell_nothing() -> None:
     reading(history, "eval_loss/validation", [0.2])
     reading(history, "eval_skill/validation", [0.9])
     assert unshuffled_data(history) is not None
+
+
+@pytest.mark.parametrize(
+    ("level", "loss", "skill", "ill"),
+    [(0.5, 2.6, -0.15, True), (0.5, 2.6, 0.15, False), (1.6, 2.6, -0.15, False), (0.5, 2.6, -0.005, False)],
+    ids=["forgotten", "learned", "as poor as it comes", "not for sure"],
+)
+def test_sick_numbers_that_are_learned_as_they_come_and_forgotten_again(
+    level: float, loss: float, skill: float, ill: bool
+) -> None:
+    history = run_of(15.0, 1.0, head=HEAD, level=level)
+    scored(history, "train", [2.6, loss], skills=[0.0, skill], every=199)
+    finding = unshuffled_data(history)
+    assert (finding is not None) is ill
+    if finding is not None:
+        assert finding.evidence["learned"] == skill
 
 
 @pytest.mark.parametrize(("level", "ill"), [(1.7, False), (1.95, True)])
