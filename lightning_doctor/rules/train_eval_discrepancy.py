@@ -94,8 +94,10 @@ def _apart(history: History, factor: float, share: float, scans: int) -> Finding
         shows = sum(ratio >= factor for ratio in scattered) >= _SOME * len(scattered)
         # One look at many rows will do where the newest batches agree.
         looks = 1 if recent and shows and min(scattered[-2:]) >= factor else 2
-        # Of other layers each scan must agree, however old.
-        asked = shows or not recent if normalises else not recent and min(ratios) >= factor
+        # Batches may agree where a few rows in hundreds are far off. Of other layers each scan must agree, however old.
+        asked = not recent and min(ratios) >= factor
+        if normalises:
+            asked = shows or not recent or _come_again(history)
         rows = _of_many_rows(history, factor, share * start, looks) if asked else None
         if rows is None and not recent:
             raise Undecided(f"the newest mode_gap is of step {gaps.steps[-1]}: too old to tell of now")

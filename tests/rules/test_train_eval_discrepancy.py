@@ -181,6 +181,14 @@ def test_healthy_batches_that_score_alike_in_both_modes_say_that_it_is_not_the_m
     assert train_eval_discrepancy(scored(history, "train", [2.3, 9.0, 9.0], every=90)) is None
 
 
+@pytest.mark.parametrize(("sampler", "ill"), [("RandomSampler", True), ("SequentialSampler", False)])
+def test_sick_a_few_rows_that_are_far_off_where_none_can_have_been_forgotten(sampler: str, ill: bool) -> None:
+    facts = {"data": {"sampler": sampler}, "trainer": {"batches_per_epoch": 40}}
+    history = headed(LOGITS, losses=decay(2.3, 0.2, 10, 200), baseline=2.3, model=NORMALISED, **facts)
+    reading(history, "mode_gap", [0.02, -0.05, 0.01, 0.03], every=40)
+    assert (train_eval_discrepancy(scored(history, "train", [2.3, 9.0, 9.0], every=90)) is not None) is ill
+
+
 @pytest.mark.parametrize(("before", "ill"), [(-0.6, True), (-0.2, False)])
 def test_one_look_at_many_rows_is_enough_where_the_newest_batches_agree(before: float, ill: bool) -> None:
     # Of a run so short that the rows were far apart at its end only.
