@@ -148,7 +148,7 @@ def ever_learned(other: Scores, baseline: float, learned: float) -> bool:
         # Of numbers, beside the best constant of the same rows, which may be another than that of the training rows.
         return _surely_skilled(other)
     for loss, error in zip(other.losses, other.errors, strict=True):
-        if baseline - loss > max(learned * baseline, 2 * error if math.isfinite(error) else 0.0):
+        if baseline - loss > max(learned * baseline, _ANY_LOOK * error if math.isfinite(error) else 0.0):
             return True
     return _surely_skilled(other)
 
