@@ -10,8 +10,8 @@ from lightning_doctor.curvature import standing_probe
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History, Series
 from lightning_doctor.noise import Trend, shift, stretch
-from lightning_doctor.progress import is_like_now, standing
-from lightning_doctor.rule import Undecided, rule
+from lightning_doctor.progress import Standing, is_like_now, standing
+from lightning_doctor.rule import Undecided, is_recent, rule
 from lightning_doctor.sharpness import largest_rate
 from lightning_doctor.step_sizes import longer_lowers, scanned_steps, smallest_limit
 from lightning_doctor.validation import validated_pace
@@ -26,6 +26,8 @@ _END, _FADING = 0.1, 0.25
 _UNPLANNED = 400
 # The fewest scans of the run as it is now that tell anything.
 _SCANS = 4
+# The share of a run that no warm-up takes, and how many times as high as at first its rate must be by then.
+_LONG_WARMUP, _RISEN = 0.5, 3.0
 
 
 @rule(
@@ -48,10 +50,11 @@ def learning_rate_too_low(
         At this pace the run ends with most of what there was to learn unlearned.
 
     Sick:
-        40.1, 40.0, 39.9, 39.8, 39.7 at the end of a run, and 16 times the step would lower the loss 16 times as much
+        40.1, 40.0, 39.9, 39.8, 39.7 at the end of a run, and 16 times the step would lower the loss 16 times as much;
+        or a warm-up of 10,000 steps in a run of 600
 
     Healthy:
-        a loss that is nearly where it can be, a warm-up, a decay
+        a loss that is nearly where it can be, a warm-up that ends before half of the run has gone by, a decay
 
     Remedy:
         Raise the learning rate to about half the largest step that still lowered the loss, then watch it.
@@ -75,6 +78,9 @@ def learning_rate_too_low(
         return None
     if _goes_nowhere(history):
         return None
+    warming = _still_warming(history, now)
+    if warming is not None:
+        return warming
     if rates[-1] < 0.5 * max(rates) or max(rates) <= 0 or (rates[-1] > 1.5 * median(rates) and not now.ended):
         return None
     left = _steps_left(history, losses.steps[-1])
@@ -140,6 +146,38 @@ def learning_rate_too_low(
         confidence=Confidence.CONFIRMED if now.ended and seen else Confidence.SUSPECTED,
         onset=losses.steps[0],
         signals=("train_loss", f"scan/{larger:g}", "learning_rate"),
+    )
+
+
+def _still_warming(history: History, now: Standing) -> Finding | None:
+    """A rate that has risen all the way to the middle of the run or its end, where next to nothing was learned."""
+    rates, losses = history["learning_rate"].finite(), history["train_loss"].finite()
+    late = stretch(losses, 0.8)
+    far = now.ended or (now.share is not None and now.share >= _LONG_WARMUP)
+    if not (far and late and now.harmed and len(rates) > 1 and is_recent(history, rates.steps[-1])):
+        return None
+    if not all(before <= after for before, after in pairwise(rates.values)):
+        return None
+    # While it was small, larger steps would have done as much more; and none was too large since.
+    made, longer = (history.get(f"scan/{factor}").finite().values for factor in (1, 16))
+    early = (len(made) + 1) // 2
+    lowered = len(longer) >= early > 0 and median(longer[:early]) < 8 * median(made[:early]) < 0
+    if rates.values[-1] <= _RISEN * rates.values[0] or not lowered or median(late) > 1.05 * losses.values[0]:
+        return None
+    return Finding(
+        severity=Severity.WARNING,
+        summary=f"the learning rate was still rising at step {rates.steps[-1]}, from {rates.values[0]:.2g} to "
+        f"{rates.values[-1]:.2g}, and the training loss went from {losses.values[0]:.4g} to {median(late):.4g} only",
+        evidence={
+            "rate": rates.values[-1],
+            "first_rate": rates.values[0],
+            "start": losses.values[0],
+            "now": median(late),
+        },
+        remedy="shorten the warm-up to a twentieth of the run or so: its length is counted in optimizer steps",
+        confidence=Confidence.CONFIRMED if now.ended else Confidence.SUSPECTED,
+        onset=losses.steps[0],
+        signals=("train_loss", "scan/16", "learning_rate"),
     )
 
 

@@ -190,6 +190,9 @@ def _proof(history: History, facts: dict[str, Any]) -> _Proof | None:
     ]
     if shares and shares[0][1] >= _OVERDRIVEN:
         return _Proof(f"{shares[0][1]:.0%} of the outputs of {shares[0][0]} were saturated from the start")
+    layer = str(facts.get("layer", ""))
+    if any(entry.get("layer") == layer for entry in of_kind(history, "recurrent")) and _never_moved(history, layer):
+        return _Proof(f"no weight of {layer} ever got a gradient but zero: all of its gates are saturated")
     rate, steepness = peak_rate(history), _rms(facts) ** 2
     if is_adaptive(history) is False and rate is not None and rate * steepness >= 1:
         product = rate * steepness
@@ -199,6 +202,12 @@ def _proof(history: History, facts: dict[str, Any]) -> _Proof | None:
         told = f"the first loss was {losses[0]:.3g} where a constant prediction costs {baselines[0]:.3g}"
         return _Proof(told, stays=False)
     return None
+
+
+def _never_moved(history: History, layer: str) -> bool:
+    """Whether a weight of the layer has a gradient that was zero at every step."""
+    still = history.fact("parameters.zero_gradient", [])
+    return isinstance(still, list) and any(str(name).startswith(f"{layer}.") for name in still)
 
 
 def _faint_proof(history: History) -> _Proof | None:

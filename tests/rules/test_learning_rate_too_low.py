@@ -1,12 +1,26 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from lightning_doctor.findings import Severity
+from lightning_doctor.findings import Confidence, Severity
 from lightning_doctor.history import History
 from lightning_doctor.rule import Undecided
 from lightning_doctor.rules.learning_rate_too_low import learning_rate_too_low
-from tests.histories import COMPLETED, FULL_BATCH, SGD, decay, history_of, noisy, point, reading, scanned
+from tests.histories import (
+    COMPLETED,
+    FULL_BATCH,
+    LOGITS,
+    SGD,
+    decay,
+    headed,
+    history_of,
+    noisy,
+    point,
+    reading,
+    scanned,
+)
 
 SLOW = noisy([40.0 - 0.01 * step for step in range(400)], 0.02)
 
@@ -114,6 +128,49 @@ def test_nothing_is_said_in_the_first_quarter() -> None:
 def test_healthy_a_rate_that_has_decayed_or_is_warming_up(rates: list[float]) -> None:
     history = scanned(history_of(SLOW, rates=rates, run={}, trainer={"planned_steps": 800}), [-0.01] * 40, larger=-0.01)
     assert learning_rate_too_low(history) is None
+
+
+RISING = [1e-5 * (step + 1) / 400 for step in range(400)]
+
+
+def warming(
+    rates: list[float], *, skill: float = 0.0, larger: float = -1e-4, end: float = 2.28, **facts: Any
+) -> History:
+    """A run whose loss hardly falls, from 2.3 on; a step of the usual length takes 1e-4 off, of any other so much."""
+    losses = noisy(decay(2.3, end, 300, 400), 0.01)
+    history = headed(LOGITS, skill=skill, losses=losses, rates=rates, baseline=2.3, **({"run": COMPLETED} | facts))
+    return scanned(history, [-1e-4] * 40, smaller=-1e-4, larger=larger)
+
+
+def test_sick_a_warm_up_that_is_longer_than_the_run() -> None:
+    finding = learning_rate_too_low(warming(RISING))
+    assert finding is not None
+    assert (finding.severity, finding.confidence) == (Severity.WARNING, Confidence.CONFIRMED)
+    assert "still rising at step 399, from 2.5e-08 to 1e-05" in finding.summary
+    assert "warm-up" in finding.remedy
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        warming(RISING, skill=0.9),
+        warming(RISING, larger=1e-4),
+        warming(RISING, end=2.6),
+        warming([*RISING[:200], *RISING[199::-1]]),
+        warming([1e-5] * 400),
+    ],
+    ids=["learned", "larger steps would raise it", "diverged", "came down again", "constant"],
+)
+def test_healthy_a_rate_that_rose_for_long(history: History) -> None:
+    finding = learning_rate_too_low(history)
+    assert finding is None or "still rising" not in finding.summary
+
+
+@pytest.mark.parametrize(("planned", "told"), [(800, True), (900, False)])
+def test_no_warm_up_takes_half_of_a_run(planned: int, told: bool) -> None:
+    finding = learning_rate_too_low(warming(RISING, run={}, trainer={"planned_steps": planned}))
+    assert (finding is not None) is told
+    assert finding is None or finding.confidence is Confidence.SUSPECTED
 
 
 @pytest.mark.parametrize(("raising", "ill"), [(10, True), (2, False)])

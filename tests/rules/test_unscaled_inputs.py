@@ -82,6 +82,23 @@ def test_sick_features_far_from_one_that_saturate_the_first_units_are_confirmed(
     assert "feature 1 has mean 49, std 28.4" in finding.remedy
 
 
+@pytest.mark.parametrize(
+    ("kind", "still", "confidence"),
+    [
+        ("recurrent", "rnn.weight_ih_l0", "confirmed"),
+        ("recurrent", "head.bias", "suspected"),
+        ("linear", "rnn.weight", "suspected"),
+    ],
+)
+def test_gates_that_no_gradient_ever_passes_are_a_proof(kind: str, still: str, confidence: str) -> None:
+    history = run_of({**HUNDREDS, "layer": "rnn"}, parameters={"zero_gradient": [still]})
+    history.facts["activations"] = [{"layer": "rnn", "class": "GRU", "kind": kind, "units": 32, "last": False}]
+    finding = unscaled_inputs(history)
+    assert finding is not None
+    assert finding.confidence == confidence
+    assert ("gates are saturated" in finding.summary) is (confidence == "confirmed")
+
+
 def test_healthy_run_on_the_same_features_that_does_well_is_left_alone() -> None:
     assert unscaled_inputs(saturated(run_of(HUNDREDS, skill=0.9), 0.76)) is None
 
