@@ -30,8 +30,8 @@ class GradientMonitor(Monitor):
     ``scaler_skips`` a 1 for each step that an fp16 scaler skipped, and ``grad_norm/<layer>`` the mean of a layer's
     norm over a window. With several optimizers each has its own ``grad_norm/optimizer0`` and so on.
 
-    Every step is measured where that costs little, else as many as the budget allows, and whatever it says three an
-    epoch; of a short epoch one in ``every_n_steps``, and one at least.
+    Every step is measured where that costs little, else as many as the budget allows; three an epoch whatever it
+    says, of a short epoch one in ``every_n_steps``, and one at least.
     """
 
     signals = ("grad_norm", "grad_non_finite", "grad_norm_clipped", "clip_factor")
