@@ -119,7 +119,7 @@ class Case:
 
     @property
     def glancing(self) -> bool:
-        """Whether the gradients of the coming step are measured, if nothing else is."""
+        """Whether the gradients of the coming step are measured, sampled or not."""
         return self.pace.sampling or self.pace.glancing
 
     @property

@@ -31,7 +31,7 @@ class GradientMonitor(Monitor):
     norm over a window. With several optimizers each has its own ``grad_norm/optimizer0`` and so on.
 
     Every step is measured where that costs little, else as many as the budget allows; three an epoch whatever it
-    says, of a short epoch one in ``every_n_steps``, and one at least.
+    says, of a short epoch one in ``every_n_steps``, and one at least if it has ten steps.
     """
 
     signals = ("grad_norm", "grad_non_finite", "grad_norm_clipped", "clip_factor")
@@ -69,7 +69,7 @@ class GradientMonitor(Monitor):
             self.glance(case, optimizer)
 
     def glance(self, case: Case, optimizer: Optimizer) -> None:
-        """Does the same on a step that rests otherwise."""
+        """Does the same on a step that rests otherwise, of which the gradients before clipping are enough."""
         index = case.run.index(optimizer)
         table = self._tables[index]
         before = self._unclipped.pop(index, None)

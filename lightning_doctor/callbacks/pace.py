@@ -17,8 +17,8 @@ _SAMPLING_SHARE, _SAMPLING_LOOK, _CLOSING_SHARE = 0.2, 0.2, 0.3
 # many times longer again, and no longer than this share of the steps so far: a short run is told as soon as ever.
 _LONGEST, _LONGEST_STRETCH, _LONGEST_SHARE = 8, 16, 1 / 8
 # Gradients are measured so many times an epoch, whatever the budget says: of a short one once in the length of a
-# window, and once at least.
-_GLANCES = 3
+# window, and once at least; but no sooner than so many steps after the last time.
+_GLANCES, _GLANCES_APART = 3, 10
 # What examinations are sure of, and what is left of the first look for the rules and the sinks [seconds]; of that a
 # quarter for the last time that they are asked.
 _EXAMINING_LOOK, _RULES_LOOK, _LAST_LOOK = 0.2, 0.4, 0.1
@@ -180,7 +180,7 @@ class Pace:
         self.sampling = self.steps - self._sampled_at >= self._sample_every
 
     def glanced(self) -> None:
-        """The gradients of the coming step, or of the one under way, are measured."""
+        """The gradients of the step that comes next, or is under way, are measured."""
         self._glanced_at = self.steps
 
     def validation_begins(self) -> None:
@@ -229,7 +229,9 @@ class Pace:
             times = self._stretch * min(_LONGEST, math.ceil(closing_cost / (_CLOSING_SHARE * earned * self._every)))
         self._length = max(self._every, min(self._every * times, int(_LONGEST_SHARE * self.steps)))
         self._sample_every = min(self._length, _LONGEST * self._every, max(1, spacing))
-        self._glance_every = min(epoch, max(epoch // _GLANCES, self._every)) or math.inf
+        self._glance_every = math.inf
+        if epoch > 0:
+            self._glance_every = max(_GLANCES_APART, min(epoch, max(epoch // _GLANCES, self._every)))
         self._affordable = examine == 1.0
         self.tries = self.tries or try_out == 1.0
 

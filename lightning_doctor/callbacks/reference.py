@@ -9,7 +9,7 @@ from statistics import fmean, median, stdev
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lightning_doctor.budget import too_dear
 from lightning_doctor.callbacks.loaders import loader_size
@@ -69,7 +69,7 @@ class ReferenceProbe(Monitor):
         self._fitted: dict[str, list[float]] | None = None
         self._constant = math.nan
         self._shallow_parameters, self._kinds = 0, False
-        self._places: list[Tensor] | None = None
+        self._parts: list[tuple[Any, int]] = []
         self._look_at, self._fitting, self._scoring = _FIRST, _FITTING, 0.0
         planned = case.history.fact("trainer.planned_steps")
         self._planned: int | None = planned if isinstance(planned, int) else None
@@ -112,7 +112,7 @@ class ReferenceProbe(Monitor):
 
     def end(self, case: Case) -> None:
         """Lets go of rows."""
-        self._sample, self._places, self._fitted = RowSample(0, None), None, None
+        self._sample, self._parts, self._fitted = RowSample(0, None), [], None
 
     def _due(self, case: Case) -> bool:
         step = case.pace.steps
@@ -144,15 +144,14 @@ class ReferenceProbe(Monitor):
         assert self._fitted is not None
         began = case.budget.clock()
         rehearsal = Rehearsal(case.run.trainer, case.run.module)
-        parts = self._parts()
-        network = _scored(rehearsal, parts)
-        fact = {**(self._target or {}), "step": case.run.step, "rows": sum(rows for _, rows in parts)}
+        network = _scored(rehearsal, self._parts)
+        fact = {**(self._target or {}), "step": case.run.step, "rows": sum(rows for _, rows in self._parts)}
         fact |= {"hidden": HIDDEN, "shallow_parameters": self._shallow_parameters}
         fact |= {"network": fmean(network), "constant": self._constant, "kinds": self._kinds}
         others = dict(self._fitted)
         if isinstance(self.reference, nn.Module):
             try:
-                others["model"] = self._other(case, parts)
+                others["model"] = self._other(case)
             except Exception as error:
                 if not others:
                     raise
@@ -177,7 +176,8 @@ class ReferenceProbe(Monitor):
             if not isinstance(self.reference, nn.Module) or self._sample.rows < _FEWEST or not baselines:
                 raise
             # Another model can be scored where none can be fitted, on all rows as nothing was fitted to any.
-            if len(self._parts()) < 2:
+            self._parts = self._sample.batches(math.ceil(self._sample.rows / _PARTS))
+            if len(self._parts) < 2:
                 raise
             self._fitted, self._constant = {}, baselines[-1]
 
@@ -199,23 +199,17 @@ class ReferenceProbe(Monitor):
         deadline = clock() + self._fitting
         models = References(simple.task, inputs, targets, lambda: clock() < deadline)
         # Of all rows that were not fitted, some from everywhere in each part.
-        self._places = [scored[part::_PARTS] for part in range(_PARTS)]
-        tables = [simple.table(batch, encoded) for batch, _ in self._parts()]
+        places = [scored[part::_PARTS] for part in range(_PARTS)]
+        self._parts = [(take(whole, rows, index), len(index)) for index in places]
+        tables = [simple.table(batch, encoded) for batch, _ in self._parts]
         self._fitted = {name: [float(models.losses(name, *table).mean()) for table in tables] for name in _NAMES}
         self._constant, self._kinds = fmean(self._fitted["constant"]), simple.kinds
         self._shallow_parameters = models.parameters("shallow")
 
-    def _parts(self) -> list[tuple[Any, int]]:
-        """Returns the batches to score: of the rows that were not fitted, or of all where nothing was."""
-        if self._places is None:
-            return self._sample.batches(math.ceil(self._sample.rows / _PARTS))
-        whole, rows = self._sample.batches(self._sample.rows)[0]
-        return [(take(whole, rows, index), len(index)) for index in self._places]
-
-    def _other(self, case: Case, parts: Sequence[tuple[Any, int]]) -> list[float]:
+    def _other(self, case: Case) -> list[float]:
         rehearsal = Rehearsal(case.run.trainer, self.reference)
         rehearsal.module.to(case.run.trainer.strategy.root_device)
-        return _scored(rehearsal, parts)
+        return _scored(rehearsal, self._parts)
 
     def _give_up(self, case: Case, reason: str) -> None:
         self._able, self.kept = False, 0.0

@@ -16,8 +16,9 @@ from lightning_doctor.measure.rows import count_rows, join, take, tensor_bytes, 
 ROWS = 500
 # Batches that rows are taken from: of a few only, as in sorted data, they would all be of one kind.
 _PICKS = 32
-# What may be kept [bytes]: of two samples, all that is kept beside them and a little more, ten million.
-_BYTES = 4 << 20
+# What may be kept of them [bytes]: with rows of both sides, half as many again that are scored beside simple models,
+# and all else that is kept it is less than ten million.
+_BYTES = 3 << 20
 # Columns that samples are compared in: the test must be quick, and many columns hide a difference of one.
 _COLUMNS = 96
 # Of the largest value in the first batch: rows that differ by less were stored or scaled in another way.

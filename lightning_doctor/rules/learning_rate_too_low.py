@@ -10,7 +10,7 @@ from lightning_doctor.curvature import standing_probe
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History, Series
 from lightning_doctor.noise import Trend, shift, stretch
-from lightning_doctor.progress import Standing, is_like_now, standing
+from lightning_doctor.progress import LITTLE, Standing, is_like_now, standing
 from lightning_doctor.rule import Undecided, is_recent, rule
 from lightning_doctor.sharpness import largest_rate
 from lightning_doctor.step_sizes import longer_lowers, scanned_steps, smallest_limit
@@ -26,8 +26,8 @@ _END, _FADING = 0.1, 0.25
 _UNPLANNED = 400
 # The fewest scans of the run as it is now that tell anything.
 _SCANS = 4
-# The share of a run that no warm-up takes, and how many times as high as at first its rate must be by then.
-_LONG_WARMUP, _RISEN = 0.5, 3.0
+# The share of a run that no warm-up takes, and how many times as high as in the half before the rate must be by then.
+_LONG_WARMUP, _RISEN = 0.6, 1.2
 
 
 @rule(
@@ -54,7 +54,7 @@ def learning_rate_too_low(
         or a warm-up of 10,000 steps in a run of 600
 
     Healthy:
-        a loss that is nearly where it can be, a warm-up that ends before half of the run has gone by, a decay
+        a loss that is nearly where it can be, a warm-up that ends well before the run does, a decay
 
     Remedy:
         Raise the learning rate to about half the largest step that still lowered the loss, then watch it.
@@ -154,15 +154,19 @@ def _still_warming(history: History, now: Standing) -> Finding | None:
     rates, losses = history["learning_rate"].finite(), history["train_loss"].finite()
     late = stretch(losses, 0.8)
     far = now.ended or (now.share is not None and now.share >= _LONG_WARMUP)
-    if not (far and late and now.harmed and len(rates) > 1 and is_recent(history, rates.steps[-1])):
+    if not (far and late and now.harmed and len(rates) > 3 and is_recent(history, rates.steps[-1])):
         return None
-    if not all(before <= after for before, after in pairwise(rates.values)):
+    if now.most is not None and now.most >= LITTLE:
         return None
-    # While it was small, larger steps would have done as much more; and none was too large since.
+    halves = stretch(rates, 0.0, 0.5), stretch(rates, 0.5)
+    rises = all(halves) and rates.values[-1] > _RISEN * median(halves[1]) > _RISEN**2 * median(halves[0])
+    if not rises or not all(before <= after for before, after in pairwise(rates.values)):
+        return None
+    # While it was small, larger steps would have done as much more.
     made, longer = (history.get(f"scan/{factor}").finite().values for factor in (1, 16))
     early = (len(made) + 1) // 2
     lowered = len(longer) >= early > 0 and median(longer[:early]) < 8 * median(made[:early]) < 0
-    if rates.values[-1] <= _RISEN * rates.values[0] or not lowered or median(late) > 1.05 * losses.values[0]:
+    if not lowered or not (1 - _NOTHING) * losses.values[0] < median(late) < 1.05 * losses.values[0]:
         return None
     return Finding(
         severity=Severity.WARNING,
@@ -175,7 +179,7 @@ def _still_warming(history: History, now: Standing) -> Finding | None:
             "now": median(late),
         },
         remedy="shorten the warm-up to a twentieth of the run or so: its length is counted in optimizer steps",
-        confidence=Confidence.CONFIRMED if now.ended else Confidence.SUSPECTED,
+        confidence=Confidence.SUSPECTED,
         onset=losses.steps[0],
         signals=("train_loss", "scan/16", "learning_rate"),
     )

@@ -18,6 +18,8 @@ _NORMALISING = "BatchNorm"
 _BEFORE, _SURE = 32, 3.0
 # The latest scans, and the share of them that must show it too: on some batches it is far larger than on most.
 _MANY, _SOME = 8, 0.25
+# How much otherwise a batch must score in eval mode [share].
+_OTHERWISE = 0.1
 # Steps whose losses tell what a batch scores.
 _FEWEST = 8
 
@@ -94,10 +96,10 @@ def _apart(history: History, factor: float, share: float, scans: int) -> Finding
         shows = sum(ratio >= factor for ratio in scattered) >= _SOME * len(scattered)
         # One look at many rows will do where the newest batches agree.
         looks = 1 if recent and shows and min(scattered[-2:]) >= factor else 2
-        # Batches may agree where a few rows in hundreds are far off. Of other layers each scan must agree, however old.
+        # Of other layers each scan must agree, however old.
         asked = not recent and min(ratios) >= factor
         if normalises:
-            asked = shows or not recent or _come_again(history)
+            asked = shows or not recent or (_scatter(gaps) and _come_again(history))
         rows = _of_many_rows(history, factor, share * start, looks) if asked else None
         if rows is None and not recent:
             raise Undecided(f"the newest mode_gap is of step {gaps.steps[-1]}: too old to tell of now")
@@ -190,6 +192,11 @@ def _of_many_rows(history: History, factor: float, apart: float, looks: int) -> 
         for trained, evaluated, error in pairs
     )
     return (*pairs[-1][:2], scored.bar, scored.steps[-len(pairs)]) if far else None
+
+
+def _scatter(gaps: Series) -> bool:
+    """Whether batches score otherwise in eval mode, now better and now worse: then a few rows may be far off."""
+    return median(abs(gap) for gap in gaps.finite().values[-_MANY:]) >= _OTHERWISE
 
 
 def _come_again(history: History) -> bool:

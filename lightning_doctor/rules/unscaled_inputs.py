@@ -30,6 +30,8 @@ _SETTLED = 8
 # Shares of the run after which it is told of where the start shows why: of a run that is stuck; of one that is worse
 # than a constant.
 _EARLY, _LATE = 0.1, 0.25
+# The examined steps that a gradient must have been zero on.
+_EXAMINED = 4
 
 
 @rule(
@@ -192,7 +194,7 @@ def _proof(history: History, facts: dict[str, Any]) -> _Proof | None:
         return _Proof(f"{shares[0][1]:.0%} of the outputs of {shares[0][0]} were saturated from the start")
     layer = str(facts.get("layer", ""))
     if any(entry.get("layer") == layer for entry in of_kind(history, "recurrent")) and _never_moved(history, layer):
-        return _Proof(f"no weight of {layer} ever got a gradient but zero: all of its gates are saturated")
+        return _Proof(f"no weight of {layer} had a gradient but zero on any step examined: its gates are saturated")
     rate, steepness = peak_rate(history), _rms(facts) ** 2
     if is_adaptive(history) is False and rate is not None and rate * steepness >= 1:
         product = rate * steepness
@@ -205,9 +207,11 @@ def _proof(history: History, facts: dict[str, Any]) -> _Proof | None:
 
 
 def _never_moved(history: History, layer: str) -> bool:
-    """Whether a weight of the layer has a gradient that was zero at every step."""
-    still = history.fact("parameters.zero_gradient", [])
-    return isinstance(still, list) and any(str(name).startswith(f"{layer}.") for name in still)
+    """Whether neither what a recurrent layer reads nor what it remembers ever had a gradient but zero."""
+    parameters = history.fact("parameters", {})
+    still, steps = parameters.get("zero_gradient"), parameters.get("steps")
+    weights = {f"{layer}.weight_ih_l0", f"{layer}.weight_hh_l0", f"{layer}.bias_ih_l0"}
+    return isinstance(still, list) and weights.issubset(still) and isinstance(steps, int) and steps >= _EXAMINED
 
 
 def _faint_proof(history: History) -> _Proof | None:

@@ -6,14 +6,17 @@ from statistics import median
 
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History, Series
+from lightning_doctor.loss_head import loss_head
 from lightning_doctor.noise import stretch
-from lightning_doctor.progress import GOOD, LITTLE, is_like_now, standing
+from lightning_doctor.progress import GOOD, LITTLE, POOR, is_like_now, standing
 from lightning_doctor.rule import rule
 from lightning_doctor.scores import scores, scoring_step
 from lightning_doctor.validation import held_out
 
 # Share of the run after which numbers in their order must have been learned.
 _LATE = 0.25
+# The gap between train and eval mode from which the mode may be why rows score badly.
+_ANOTHER_MODE = -0.2
 
 
 @rule(
@@ -112,6 +115,7 @@ def unshuffled_data(history: History, *, concentration: float = 0.3, same: float
 def _severity(history: History, fixed: bool, evidence: dict[str, float | int | str]) -> Severity | None:
     """Judges by other data, or by the mean loss: on a batch of the class just learned any network looks good."""
     gain, how = held_out(history), standing(history)
+    others = [] if gain is None else [gain]
     losses, baselines = history.get("train_loss").finite(), history.get("baseline_loss").finite().values
     if gain is None and len(losses) and baselines and baselines[-1] > 0 and min(losses.values) >= 0:
         gain = 1 - _mean(losses) / baselines[-1]
@@ -124,8 +128,9 @@ def _severity(history: History, fixed: bool, evidence: dict[str, float | int | s
     ):
         # The constant's loss is read off batches that are all alike here: scored rows may tell of more.
         gain = max(gain, validated.skills[-1])
+        others.append(validated.skills[-1])
     lost = _forgotten(history)
-    if lost is not None:
+    if lost is not None and max(others, default=0.0) < POOR:
         gain = lost
     if gain is not None:
         evidence["learned"] = gain
@@ -146,6 +151,10 @@ def _forgotten(history: History) -> float | None:
     """
     scored, losses = scores(history, "train"), history.get("train_loss").finite()
     if scored is None or not scored.skills or not losses or scoring_step(history) != "training_step":
+        return None
+    gaps = history.get("mode_gap").finite().values
+    if loss_head(history).reduction != "mean" or (gaps and median(gaps) < _ANOTHER_MODE):
+        # They may score otherwise for another reason.
         return None
     skill, loss, error = scored.skills[-1], scored.losses[-1], scored.errors[-1]
     if skill >= 0 or not is_like_now(history, scored.skill_steps[-1]) or 2 * _mean(losses) >= loss:

@@ -83,15 +83,19 @@ def test_sick_features_far_from_one_that_saturate_the_first_units_are_confirmed(
 
 
 @pytest.mark.parametrize(
-    ("kind", "still", "confidence"),
+    ("kind", "still", "steps", "confidence"),
     [
-        ("recurrent", "rnn.weight_ih_l0", "confirmed"),
-        ("recurrent", "head.bias", "suspected"),
-        ("linear", "rnn.weight", "suspected"),
+        ("recurrent", ["weight_ih_l0", "weight_hh_l0", "bias_ih_l0"], 8, "confirmed"),
+        ("recurrent", ["weight_ih_l0", "weight_hh_l0", "bias_ih_l0"], 1, "suspected"),
+        ("recurrent", ["weight_hh_l0"], 8, "suspected"),
+        ("linear", ["weight_ih_l0", "weight_hh_l0", "bias_ih_l0"], 8, "suspected"),
     ],
 )
-def test_gates_that_no_gradient_ever_passes_are_a_proof(kind: str, still: str, confidence: str) -> None:
-    history = run_of({**HUNDREDS, "layer": "rnn"}, parameters={"zero_gradient": [still]})
+def test_gates_that_no_gradient_ever_passes_are_a_proof(
+    kind: str, still: list[str], steps: int, confidence: str
+) -> None:
+    parameters = {"zero_gradient": [f"rnn.{name}" for name in still], "steps": steps}
+    history = run_of({**HUNDREDS, "layer": "rnn"}, parameters=parameters)
     history.facts["activations"] = [{"layer": "rnn", "class": "GRU", "kind": kind, "units": 32, "last": False}]
     finding = unscaled_inputs(history)
     assert finding is not None

@@ -168,6 +168,21 @@ def test_sick_numbers_that_are_learned_as_they_come_and_forgotten_again(
         assert finding.evidence["learned"] == skill
 
 
+@pytest.mark.parametrize(
+    ("validated", "gap", "ill"),
+    [(0.25, 0.0, True), (0.9, 0.0, False), (0.25, -0.6, False)],
+    ids=["poor", "well", "mode"],
+)
+def test_healthy_rows_of_other_times_score_badly_where_validation_does_well_or_the_mode_is_why(
+    validated: float, gap: float, ill: bool
+) -> None:
+    history = run_of(15.0, 1.0, head=HEAD, level=0.5)
+    scored(history, "train", [2.6, 2.6], skills=[0.0, -0.15], every=199)
+    scored(history, "validation", [2.0, 2.0], skills=[validated] * 2, every=199)
+    reading(history, "mode_gap", [gap] * 5)
+    assert (unshuffled_data(history) is not None) is ill
+
+
 @pytest.mark.parametrize(("level", "ill"), [(1.7, False), (1.95, True)])
 def test_healthy_series_in_time_comes_in_its_order_and_is_learned(level: float, ill: bool) -> None:
     # A quarter and a sixth of the 2.3 that guessing costs are learned, a fifth is asked for.
