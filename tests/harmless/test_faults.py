@@ -34,6 +34,7 @@ HOOKS = (
     "before_step",
     "after_batch",
     "rested",
+    "glance",
     "awaits",
     "wishes",
     "heed",
