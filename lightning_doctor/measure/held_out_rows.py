@@ -43,7 +43,6 @@ class RowSample:
         self._sizes: list[int] = []
         self._next = 0
         self._joins = True
-        self._sealed = False
         self.reason: str | None = None
 
     @property
@@ -54,7 +53,7 @@ class RowSample:
     @property
     def full(self) -> bool:
         """Whether nothing more will be kept."""
-        return self._sealed or self.rows >= self._most
+        return self.rows >= self._most
 
     def passes(self, batch_idx: int) -> int | None:
         """Returns how many batches from this one on go by before one that rows are taken of; None where none is."""
@@ -124,7 +123,7 @@ class RowSample:
         self._joins = whole is not None
         if self.full and self._joins:
             # The pieces need not be kept beside it.
-            self._pieces, self._sizes, self._sealed = [whole], [total], True
+            self._pieces, self._sizes, self._most = [whole], [total], total
         return whole, total
 
 

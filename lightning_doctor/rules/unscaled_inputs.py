@@ -208,10 +208,10 @@ def _proof(history: History, facts: dict[str, Any]) -> _Proof | None:
 
 def _never_moved(history: History, layer: str) -> bool:
     """Whether neither what a recurrent layer reads nor what it remembers ever had a gradient but zero."""
-    parameters = history.fact("parameters", {})
-    still, steps = parameters.get("zero_gradient"), parameters.get("steps")
-    weights = {f"{layer}.weight_ih_l0", f"{layer}.weight_hh_l0", f"{layer}.bias_ih_l0"}
-    return isinstance(still, list) and weights.issubset(still) and isinstance(steps, int) and steps >= _EXAMINED
+    still, steps = history.fact("parameters.zero_gradient"), history.fact("parameters.steps")
+    if not isinstance(still, list) or not isinstance(steps, int) or steps < _EXAMINED:
+        return False
+    return all(f"{layer}.{name}" in still for name in ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0"))
 
 
 def _faint_proof(history: History) -> _Proof | None:
