@@ -31,7 +31,7 @@ class GradientMonitor(Monitor):
     norm over a window. With several optimizers each has its own ``grad_norm/optimizer0`` and so on.
 
     Every step is measured where that costs little, else as many as the budget allows; three an epoch whatever it
-    says, of a short epoch one in ``every_n_steps``, and one at least if it has ten steps.
+    says, of an epoch of fewer than thirty steps every tenth.
     """
 
     signals = ("grad_norm", "grad_non_finite", "grad_norm_clipped", "clip_factor")

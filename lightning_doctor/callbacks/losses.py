@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +70,8 @@ class LossMonitor(Monitor):
         # A dict needs no look at what counts as a mapping, which takes as long as all the rest.
         loss = outputs.get("loss") if type(outputs) is dict or isinstance(outputs, Mapping) else outputs
         if isinstance(loss, Tensor) and loss.numel() == 1:
-            if self._automatic and case.stepped and case.run.steps_each_batch:
+            if self._automatic and case.stepped and not self._returned and case.run.accumulate == 1:
+                # The only one of its step, as almost all are: the shortest way.
                 self._kept.append((case.run.step, loss, loss._version))
                 return
             # In automatic optimization Lightning has copied it: a captured graph overwrites its outputs.
@@ -89,9 +90,24 @@ class LossMonitor(Monitor):
         self._sent.clear()
         self._returned.clear()
 
+    def resting(self, case: Case) -> Callable[[Any, int], None]:
+        """Returns the shortest way to do the same where each batch is a step."""
+        run, kept = case.run, self._kept
+
+        def keep(outputs: Any, batch_idx: int) -> None:
+            if type(outputs) is dict and type(loss := outputs.get("loss")) is Tensor:
+                kept.append((run.step, loss, loss._version))
+            else:
+                case.stepped = True
+                self.rested(case, outputs, batch_idx)
+                case.stepped = False
+
+        return keep
+
     def before_close(self, case: Case) -> None:
         """Hands over the losses of the window, still on their device."""
-        kept, self._kept = [each for each in self._kept if each[1]._version == each[2]], []
+        kept = [each for each in self._kept if each[1]._version == each[2] and each[1].numel() == 1]
+        self._kept.clear()
         if kept:
             losses = _stack([loss for _, loss, _ in kept])
             case.window.put(kept[-1][0], losses, partial(_receive, case, [step for step, _, _ in kept]))

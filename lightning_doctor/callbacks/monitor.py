@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
@@ -14,6 +15,8 @@ from lightning_doctor.callbacks.settings import Settings
 from lightning_doctor.report import Report
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch.optim import Optimizer
 
     from lightning_doctor.callbacks.base import LightningModule, Trainer
@@ -99,6 +102,10 @@ class Monitor(Callback):
 
     def rested(self, case: Case, outputs: Any, batch_idx: int) -> None:
         """Called instead of all others after a batch that rests: one neither measured nor beside one that is."""
+
+    def resting(self, case: Case) -> Callable[[Any, int], None]:
+        """Asked when steps of one batch each begin to rest: what to call in place of :meth:`rested`."""
+        return partial(self.rested, case)
 
     def glance(self, case: Case, optimizer: Optimizer) -> None:
         """Called before an optimizer's step that rests, a few times an epoch: for what the budget must not forbid."""

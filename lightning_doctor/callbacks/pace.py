@@ -12,12 +12,12 @@ from lightning_doctor.callbacks.ledger import Ledger
 _FIRST_WINDOWS = (1, 2, 4, 8, 16, 32)
 # What sampling may take of the share, and of the first look, and what the ends of windows may take of the share; the
 # rest is for examinations, rules and sinks.
-_SAMPLING_SHARE, _SAMPLING_LOOK, _CLOSING_SHARE = 0.2, 0.2, 0.3
+_SAMPLING_SHARE, _SAMPLING_LOOK, _CLOSING_SHARE = 0.2, 0.2, 0.1
 # Where their ends cost more than that windows become longer: so many times at most, where more was spent than may be so
 # many times longer again, and no longer than this share of the steps so far: a short run is told as soon as ever.
 _LONGEST, _LONGEST_STRETCH, _LONGEST_SHARE = 8, 16, 1 / 8
-# Gradients are measured so many times an epoch, whatever the budget says: of a short one once in the length of a
-# window, and once at least; but no sooner than so many steps after the last time.
+# Gradients are measured so many times an epoch, whatever the budget says, but no sooner than so many steps after the
+# last time.
 _GLANCES, _GLANCES_APART = 3, 10
 # What examinations are sure of, and what is left of the first look for the rules and the sinks [seconds]; of that a
 # quarter for the last time that they are asked.
@@ -231,7 +231,7 @@ class Pace:
         self._sample_every = min(self._length, _LONGEST * self._every, max(1, spacing))
         self._glance_every = math.inf
         if epoch > 0:
-            self._glance_every = max(_GLANCES_APART, min(epoch, max(epoch // _GLANCES, self._every)))
+            self._glance_every = max(_GLANCES_APART, epoch // _GLANCES)
         self._affordable = examine == 1.0
         self.tries = self.tries or try_out == 1.0
 

@@ -103,7 +103,7 @@ class Rest:
         case, pace, budget, leader, staff = self._case, self._case.pace, self._case.budget, self._leader, self._staff
         clock, last = budget.clock, self._until - 1
         # Looked up once: between two training steps every look-up misses the processor's caches. Who is lost wakes it.
-        calls = [(part, part.rested) for part in staff.listening("rested")]
+        calls = [(part, part.resting(case)) for part in staff.listening("rested")]
         turn = self._turn()
 
         def count(trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -112,21 +112,21 @@ class Rest:
                 # Nothing was trained on.
                 return
             steps = pace.steps
-            case.stepped, case.batch_idx = True, batch_idx
             # A checkpoint moves the window's end.
             if steps >= last or steps + 1 >= pace.next_close:
+                case.stepped = True
                 delattr(leader, _LIGHTER)
                 leader.on_train_batch_end(trainer, module, outputs, batch, batch_idx)
                 return
             began = clock()
             for part, call in calls:
                 try:
-                    call(case, outputs, batch_idx)
+                    call(outputs, batch_idx)
                 except Exception as error:  # noqa: BLE001, PERF203
                     staff.lose(part, error)
-            case.stepped = False
             pace.steps = steps + 1
             if steps >= turn:
+                case.stepped = False
                 turn = self._turn()
             budget.spent += clock() - began
 

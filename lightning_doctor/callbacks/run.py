@@ -28,6 +28,9 @@ class Run:
         self.trainer = trainer
         self.module = module
         self._steps_as_lightning = type(module).optimizer_step.__module__.endswith(".core.module")
+        # A schedule sets how many batches are accumulated as an epoch begins, when the doctor may have been called.
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        self._scheduled = any(hasattr(each, "going_to_accumulate_grad_batches") for each in callbacks)
         self._loop = trainer.fit_loop.epoch_loop
         self.optimizers: list[Optimizer] = list(trainer.optimizers)
         self.automatic: bool = module.automatic_optimization
@@ -55,8 +58,8 @@ class Run:
 
     @property
     def steps_each_batch(self) -> bool:
-        """Whether every batch is a step: neither the Trainer nor the model's own ``optimizer_step`` accumulates."""
-        return self._steps_as_lightning and self.accumulate == 1
+        """Whether every batch is a step: nothing accumulates, or may soon, the model's ``optimizer_step`` included."""
+        return self._steps_as_lightning and not self._scheduled and self.accumulate == 1
 
     def trained(self) -> list[Tensor]:
         """Returns the parameters that require gradients now."""

@@ -37,7 +37,7 @@ class Page:
     packed: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Layout:
     layers: tuple[str, ...]
     alike: bool

@@ -186,7 +186,7 @@ def test_windows_stretch_until_what_every_step_takes_fits_too_and_shrink_once_st
 
 
 @pytest.mark.parametrize(
-    ("epoch", "least"), [(1, 0), (2, 0), (10, 1), (20, 1), (64, 1), (100, 2), (150, 3), (500, 3), (5000, 3)]
+    ("epoch", "least"), [(1, 0), (2, 0), (10, 1), (20, 2), (30, 3), (64, 3), (100, 3), (500, 3), (5000, 3)]
 )
 def test_gradients_are_glanced_at_in_every_epoch_whatever_the_budget_says(epoch: int, least: int) -> None:
     clock = Clock()
@@ -208,7 +208,7 @@ def test_gradients_are_glanced_at_in_every_epoch_whatever_the_budget_says(epoch:
     counts = Counter(step // epoch for step in glanced)
     assert min(counts[number] for number in range(max(4, 4000 // epoch))) >= least
     # No more often than that either.
-    assert min(apart, default=50) >= max(10, min(50, epoch))
+    assert min(apart, default=epoch) >= max(10, epoch // 3)
     # Of epochs of a step or two every tenth step.
     assert epoch > 2 or max(second - first for first, second in pairwise(glanced)) <= 10
 
