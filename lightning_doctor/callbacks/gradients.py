@@ -70,12 +70,13 @@ class GradientMonitor(Monitor):
 
     def glance(self, case: Case, optimizer: Optimizer) -> None:
         """Does the same on a step that rests otherwise, of which the gradients before clipping are enough."""
-        index = case.run.index(optimizer)
+        run = case.run
+        index = run.index(optimizer) if len(self._tables) > 1 else 0
         table = self._tables[index]
-        before = self._unclipped.pop(index, None)
-        table.keep(case.run.step, table.measure(case.run.scale_left(optimizer)) if before is None else before)
-        if not case.run.automatic:
-            table.keep_clipped(case.run.step)
+        before = None if run.automatic else self._unclipped.pop(index, None)
+        table.keep(run.step, table.measure(run.scale_left(optimizer)) if before is None else before)
+        if not run.automatic:
+            table.keep_clipped(run.step)
 
     def after_batch(self, case: Case, outputs: Any, batch_idx: int) -> None:
         """Measures the clipped gradients, which are still there: Lightning zeroes them in the next step."""

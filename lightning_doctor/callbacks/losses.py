@@ -32,6 +32,8 @@ class LossMonitor(Monitor):
         self._returned: list[Tensor] = []
         # With the version each had: it is Lightning's own copy, which nobody has a reason to change.
         self._kept: list[tuple[int, Tensor, int]] = []
+        # The one that each has as it comes.
+        self._version = 0
         self._several = len(case.run.optimizers) > 1
         self._automatic = case.run.automatic
         reason = "training_step has returned no loss"
@@ -71,8 +73,9 @@ class LossMonitor(Monitor):
         loss = outputs.get("loss") if type(outputs) is dict or isinstance(outputs, Mapping) else outputs
         if isinstance(loss, Tensor) and loss.numel() == 1:
             if self._automatic and case.stepped and not self._returned and case.run.accumulate == 1:
-                # The only one of its step, as almost all are: the shortest way.
-                self._kept.append((case.run.step, loss, loss._version))
+                # The only one of its step, as almost all are.
+                self._version = loss._version
+                self._kept.append((case.run.step, loss, self._version))
                 return
             # In automatic optimization Lightning has copied it: a captured graph overwrites its outputs.
             self._returned.append(loss if self._automatic else loss.detach().clone())
@@ -92,11 +95,11 @@ class LossMonitor(Monitor):
 
     def resting(self, case: Case) -> Callable[[Any, int], None]:
         """Returns the shortest way to do the same where each batch is a step."""
-        run, kept = case.run, self._kept
+        run, kept, version = case.run, self._kept, self._version
 
         def keep(outputs: Any, batch_idx: int) -> None:
             if type(outputs) is dict and type(loss := outputs.get("loss")) is Tensor:
-                kept.append((run.step, loss, loss._version))
+                kept.append((run.step, loss, version))
             else:
                 case.stepped = True
                 self.rested(case, outputs, batch_idx)

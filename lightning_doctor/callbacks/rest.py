@@ -8,16 +8,20 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+
+    from torch.optim import Optimizer
 
     from lightning_doctor.callbacks.base import Trainer
     from lightning_doctor.callbacks.case import Case
+    from lightning_doctor.callbacks.monitor import Monitor
     from lightning_doctor.callbacks.staff import Staff
 
 # What a step needs no call of while it rests, what it needs none of where each batch is a step, and what automatic
 # optimization never does.
 _WHILE_RESTING = ("on_train_batch_start", "on_before_backward")
-_BATCH_BY_BATCH = ("on_before_optimizer_step",)
+_BEFORE_STEP = "on_before_optimizer_step"
+_BATCH_BY_BATCH = (_BEFORE_STEP,)
 _NEVER = ("on_before_zero_grad", "on_after_backward")
 _LIGHTER = "on_train_batch_end"
 HUSHED = (*_WHILE_RESTING, *_BATCH_BY_BATCH, *_NEVER)
@@ -66,11 +70,14 @@ class Rest:
             length = length if wanted is None else min(length, wanted // max(1, case.run.accumulate))
         if not self._possible or length < 2:
             return
+        light = case.run.steps_each_batch and self._own.issuperset((*_BATCH_BY_BATCH, _LIGHTER))
+        # Who fails wakes the steps that rest by then.
+        calls = [(part, self._staff.ask(part, "resting")) for part in self._staff.listening("rested") if light]
         self.on = True
         self._until = case.pace.steps + length
         self._hush(_WHILE_RESTING)
-        if case.run.steps_each_batch and self._own.issuperset((*_BATCH_BY_BATCH, _LIGHTER)):
-            setattr(self._leader, _LIGHTER, self._lighter())
+        if light:
+            setattr(self._leader, _LIGHTER, self._lighter([(part, call) for part, call in calls if call is not None]))
 
     def is_last(self, step: int) -> bool:
         """Whether the step after this one no longer rests."""
@@ -93,17 +100,35 @@ class Rest:
         if not self.on:
             return math.inf
         if pace.glancing:
-            self._unhush(_BATCH_BY_BATCH)
+            # A device that works on its own has to be asked what a glance took.
+            if self._staff.device_time is None:
+                setattr(self._leader, _BEFORE_STEP, self._glance)
+            else:
+                self._unhush(_BATCH_BY_BATCH)
             return pace.steps
         self._hush(_BATCH_BY_BATCH)
         return pace.next_glance - 1
 
-    def _lighter(self) -> Callable[..., None]:
-        """Returns what a batch's end is left with while every batch is a step that rests: the step is counted."""
+    def _glance(self, trainer: Any, module: Any, optimizer: Optimizer) -> None:
+        """What the hook before a step is left with then: the step is glanced at."""
+        case, budget, staff = self._case, self._case.budget, self._staff
+        if case.stepped:
+            # An optimizer that evaluates its closure several times announces each.
+            return
+        case.stepped = True
+        began = budget.clock()
+        for part in staff.listening("glance"):
+            staff.ask(part, "glance", optimizer)
+        case.pace.glanced()
+        budget.spent += budget.clock() - began
+
+    def _lighter(self, calls: Sequence[tuple[Monitor, Callable[..., None]]]) -> Callable[..., None]:
+        """Returns what a batch's end is left with while every batch is a step that rests: the step is counted.
+
+        What is called then was looked up once: between two training steps every look-up misses the processor's caches.
+        """
         case, pace, budget, leader, staff = self._case, self._case.pace, self._case.budget, self._leader, self._staff
         clock, last = budget.clock, self._until - 1
-        # Looked up once: between two training steps every look-up misses the processor's caches. Who is lost wakes it.
-        calls = [(part, part.resting(case)) for part in staff.listening("rested")]
         turn = self._turn()
 
         def count(trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -123,6 +148,7 @@ class Rest:
                 try:
                     call(outputs, batch_idx)
                 except Exception as error:  # noqa: BLE001, PERF203
+                    # It wakes the steps that rest.
                     staff.lose(part, error)
             pace.steps = steps + 1
             if steps >= turn:

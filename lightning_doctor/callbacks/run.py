@@ -79,4 +79,6 @@ class Run:
 
     def scale_left(self, optimizer: Optimizer) -> Tensor | None:
         """What gradients are still multiplied by before the step: only a fused optimizer unscales them itself."""
-        return self.loss_scale() if getattr(optimizer, "_step_supports_amp_scaling", False) else None
+        if self.scaler is None or not getattr(optimizer, "_step_supports_amp_scaling", False):
+            return None
+        return self.loss_scale()

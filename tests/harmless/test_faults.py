@@ -34,6 +34,7 @@ HOOKS = (
     "before_step",
     "after_batch",
     "rested",
+    "resting",
     "glance",
     "awaits",
     "wishes",
