@@ -96,7 +96,7 @@ def test_a_monitor_that_fails_costs_one_note(
 ) -> None:
     fails = Fails(ZeroDivisionError("division by zero"))
     monkeypatch.setattr(kind, hook, fails)
-    if hook == "awaits":
+    if hook in ("awaits", "resting"):
         # A run of so few steps has time to measure them all.
         monkeypatch.setattr(Pace, "quiet", lambda _: 3)
     cell = MANUAL if hook in ("before_backward", "after_backward") else AUTOMATIC
