@@ -42,7 +42,7 @@ class Pace:
         planned: How many steps the run is to have; None where nobody knows.
         kept: Tells what samples and examinations are to leave of the first look for probes [seconds].
         trial_cost: What trying an examined step on a copy of the model is expected to take [seconds].
-        epoch_steps: Tells how many steps an epoch has; 0 where nobody knows.
+        epoch_steps: Tells how many steps an epoch has; 0 where nobody knows, and it has as many as the one before.
 
     Attributes:
         steps: How many steps are done.
@@ -71,6 +71,7 @@ class Pace:
         self._planned = planned
         self._kept = kept
         self._epoch_steps = epoch_steps
+        self._epoch_began = self._whole_epoch = 0
         self.next_close = 1
         self.step_time = self.validation_time = 0.0
         self._validation_began = 0.0
@@ -183,6 +184,10 @@ class Pace:
         """The gradients of the step that comes next, or is under way, are measured."""
         self._glanced_at = self.steps
 
+    def epoch_begins(self) -> None:
+        """An epoch of training begins, and the one before is over."""
+        self._whole_epoch, self._epoch_began = self.steps - self._epoch_began, self.steps
+
     def validation_begins(self) -> None:
         """A validation pass begins."""
         self._validation_began = self._budget.clock() - self._budget.spent
@@ -212,7 +217,8 @@ class Pace:
         dear = own > self._budget.share * (now - then)
         overdrawn = not self._budget.allows(_LAST_LOOK)
         answers = [float(answer) for answer in (sample, examine, try_out, overdrawn, overdrawn and dear)]
-        return [*answers, self._samples.cost, self._closings.cost, step_time, float(self._epoch_steps())]
+        epoch = float(self._epoch_steps() or self._whole_epoch)
+        return [*answers, self._samples.cost, self._closings.cost, step_time, epoch]
 
     def heed(self, means: list[float]) -> None:
         """Plans the next window."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections import Counter
 from itertools import pairwise
 
@@ -213,8 +214,22 @@ def test_gradients_are_glanced_at_in_every_epoch_whatever_the_budget_says(epoch:
     assert epoch > 2 or max(second - first for first, second in pairwise(glanced)) <= 10
 
 
-def test_where_nobody_knows_how_long_an_epoch_is_gradients_are_measured_with_the_samples_alone() -> None:
+def test_where_nobody_knows_how_long_an_epoch_is_the_one_before_tells() -> None:
     pace = Pace(Budget(0.02, Clock()), 50)
+    pace.epoch_begins()
+    for _ in range(300):
+        assert pace.next_glance == math.inf
+        pace.advance()
+        if pace.closes:
+            pace.heed(pace.wishes())
+    pace.epoch_begins()
+    pace.heed(pace.wishes())
+    assert pace.next_glance == pace._glanced_at + 100
+
+
+def test_in_an_epoch_that_does_not_end_gradients_are_measured_with_the_samples_alone() -> None:
+    pace = Pace(Budget(0.02, Clock()), 50)
+    pace.epoch_begins()
     for _ in range(1000):
         assert not pace.glancing
         pace.advance()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import pickle
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch.callbacks import GradientAccumulationScheduler, ModelCheckpoint
+from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_doctor import BatchMonitor, Doctor, GradientMonitor
 from lightning_doctor.budget import Budget
@@ -19,7 +21,7 @@ from lightning_doctor.callbacks.pace import Pace
 from lightning_doctor.callbacks.rest import CHANGED, HUSHED, passes_over_none
 from lightning_doctor.measure.waiting import Waiting
 from tests.callbacks.test_pace import Clock
-from tests.runs import DigitsNet, digits, fit, flat, trainer
+from tests.runs import IMAGES, LABELS, DigitsNet, digits, fit, flat, trainer
 
 
 @pytest.fixture
@@ -151,14 +153,23 @@ def test_gradients_are_glanced_at_while_steps_rest(
     assert not set(CHANGED) & set(vars(doctor))
 
 
+class Unsized(IterableDataset[Any]):
+    """The digits in their order; nobody knows how many there are."""
+
+    def __iter__(self) -> Any:
+        return zip(IMAGES[:480], LABELS[:480], strict=True)
+
+
+@pytest.mark.parametrize("sized", [True, False], ids=["sized", "unsized"])
 def test_a_budget_that_is_spent_leaves_gradients_in_every_epoch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sized: bool
 ) -> None:
     monkeypatch.setattr("lightning_doctor.callbacks.pace.FIRST_LOOK", 0.0)
     doctor = Doctor(strict=True, overhead=1e-9)
-    fit(tmp_path, DigitsNet(), doctor, max_epochs=30)
-    epochs = {step // 10 for step in doctor.report.history["grad_norm"].steps}
-    assert epochs == set(range(30))
+    loader = digits(last=480, batch_size=16) if sized else DataLoader(Unsized(), 16)
+    trainer(tmp_path, doctor, max_epochs=24).fit(DigitsNet(), loader)
+    counts = Counter(step // 30 for step in doctor.report.history["grad_norm"].steps)
+    assert min(counts[epoch] for epoch in range(24)) >= 3
     assert len(doctor.report.history["batch_size"]) < 30
 
 
