@@ -168,9 +168,11 @@ def test_a_budget_that_is_spent_leaves_gradients_in_every_epoch(
     doctor = Doctor(strict=True, overhead=1e-9)
     loader = digits(last=480, batch_size=16) if sized else DataLoader(Unsized(), 16)
     trainer(tmp_path, doctor, max_epochs=24).fit(DigitsNet(), loader)
-    counts = Counter(step // 30 for step in doctor.report.history["grad_norm"].steps)
+    gradients = doctor.report.history["grad_norm"]
+    counts = Counter(step // 30 for step in gradients.steps)
     assert min(counts[epoch] for epoch in range(24)) >= 3
-    assert len(doctor.report.history["batch_size"]) < 30
+    # Which nothing else is measured for.
+    assert len(doctor.report.history["batch_size"]) < len(gradients) / 2
 
 
 def test_a_monitor_that_fails_at_a_glance_is_let_go_and_the_run_goes_on(
