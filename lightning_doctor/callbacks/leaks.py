@@ -31,7 +31,7 @@ _PARTS, _FEWEST_STEPS = 4, 8
 
 
 class LeakProbe(Monitor):
-    """Replaces half of a batch by its other half, and looks whether the predictions for the rows left alone change.
+    """Replaces half of a batch by one of its other rows, and looks whether the predictions for these change.
 
     In eval mode, on a copy of the model, twice a run at most: after the first examined step and once later. What it
     finds is the fact ``leak``, whose ``changed`` is the share of rows whose prediction depends on other rows.
@@ -91,7 +91,7 @@ class LeakProbe(Monitor):
 
 
 class _Trial:
-    """One batch, whole and with either half replaced by the other, through a copy of the model.
+    """One batch, whole and with either half replaced by a row of the other, through a copy of the model.
 
     Args:
         rehearsal: The copy.
@@ -129,8 +129,9 @@ class _Trial:
         limit = self._limit(before, self._run(index)[1])
         dependent = 0
         # Either half: where rows are read one after the other, as a recurrent layer does, only the later ones depend.
-        for kept, others in ((first, index % half), (~first, half + index % (self._rows - half))):
-            now_entered, now = self._run(torch.where(kept, index, others))
+        # By a single sample, since halves may be alike as a whole: of few symbols, whose mean is all that leaks.
+        for kept, other in ((first, 0), (~first, half)):
+            now_entered, now = self._run(index.where(kept, other))
             if entered is not None and now_entered is not None and _rows_of(entered != now_entered)[kept].any():
                 self._refuse_mixtures(entered)
             differs = _rows_of((now - before).abs() > limit)

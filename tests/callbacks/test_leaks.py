@@ -103,6 +103,14 @@ HEALTHY: dict[str, Any] = {
 }
 
 
+def test_what_leaks_is_seen_in_batches_whose_halves_are_alike(tmp_path: Path) -> None:
+    """One of two symbols a sample, and the mean over the batch beside it."""
+    rows = torch.tensor([0.0, 1.0]).repeat(3 * BATCH)[:, None, None].expand(-1, LONG, WIDE).contiguous()
+    data = DataLoader(TensorDataset(rows, rows[:, 0, 0].long()), BATCH)
+    body = Via(lambda x: (x + x.mean(0)).flatten(1))
+    assert train(tmp_path, Net(body, LONG * WIDE), data).facts["leak"] == {"tested": True, "changed": 1.0}
+
+
 @pytest.mark.parametrize("kind", HEALTHY)
 def test_samples_that_are_predicted_apart_do_not_depend_on_each_other(tmp_path: Path, kind: str) -> None:
     body, width = HEALTHY[kind]
