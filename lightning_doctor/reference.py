@@ -124,7 +124,7 @@ def outdone_by(history: History, compared: Reference | None, sigmas: float = 4.0
 
 def is_outdated(history: History, compared: Reference, sigmas: float = 4.0) -> bool:
     """Whether the loss is lower by now than when it was compared, or as low as what it was compared with."""
-    losses = history["train_loss"]
+    losses = history.get("train_loss")
     before, late = losses.until(compared.step)[-_AROUND:], stretch(losses, _LATE)
     if not before or not late or not 0 < compared.step < _LATE * history.last_step:
         return False

@@ -173,7 +173,7 @@ def _luck(other: Scores, sigmas: float) -> float:
 def learned_at_first(history: History, baseline: float, learned: float) -> bool:
     """Whether the loss came under the constant's within the first epoch, on samples that were all new."""
     steps = history.fact("trainer.steps_per_epoch")
-    losses = history["train_loss"].finite()
+    losses = history.get("train_loss").finite()
     if not isinstance(steps, int) or steps < 8:
         return False
     late = [loss for step, loss in zip(losses.steps, losses.values, strict=True) if 3 * steps <= 4 * step < 4 * steps]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_doctor.findings import Confidence, Finding, Severity
+from lightning_doctor.history import History
 from lightning_doctor.rules.linear_stack import linear_stack
 from tests.histories import COMPLETED, HEAD, headed
 from tests.runs import IMAGES, LABELS, found
@@ -75,6 +76,18 @@ def test_where_a_linear_model_does_better_it_is_not_for_want_of_an_activation(be
     finding = judge(LINEAR, reference=reference, model={"layers": {"Linear": 2}}, run=COMPLETED)
     assert finding is not None
     assert finding.severity == severity
+
+
+def test_a_linear_model_is_compared_where_no_single_loss_has_to_fall_too() -> None:
+    history = headed({}, skill=None, baseline=None, activations=LINEAR, run=COMPLETED, model={"layers": {"Linear": 2}})
+    history.facts["reference"] = {
+        "step": 399, "rows": 200, "constant": 1.0, "network": 0.9, "linear": 0.1, "linear_error": 0.02,
+    }  # fmt: skip
+    losses = history.to_dict()
+    losses["series"]["train_loss/0"] = losses["series"].pop("train_loss")
+    finding = linear_stack(History.from_dict(losses))
+    assert finding is not None
+    assert finding.severity == "note"
 
 
 @pytest.mark.parametrize(
