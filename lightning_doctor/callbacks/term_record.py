@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 
 _TAKEN = ("value", "loss", "baseline", "target_count", "target_sum", "target_squares", "output_level")
 _PLACES = [NUMBERS.index(name) for name in _TAKEN]
-# Of how many looks back the median is taken, none of them from the first half of the steps so far, and how many terms
-# are followed at most.
+# Of how many looks back the median is taken, and how many terms are followed at most.
 _RECENT, _MOST = 8, 8
 
 
@@ -45,7 +44,7 @@ class TermRecord:
         """Takes the numbers of a step and renews the fact."""
         size = len(_TAKEN)
         for index, term in enumerate(self._terms):
-            term.take(step, dict(zip(_TAKEN, numbers[index * size : (index + 1) * size], strict=True)))
+            term.take(dict(zip(_TAKEN, numbers[index * size : (index + 1) * size], strict=True)))
         history.facts["loss_terms"] = {"step": step, "terms": [term.fact() for term in self._terms]}
 
 
@@ -54,17 +53,16 @@ class _Term:
         self._loss = loss
         self._first: dict[str, float] = {}
         self._count = self._sum = self._squares = 0.0
-        self._learned: list[tuple[int, float]] = []
+        self._learned: list[float] = []
 
-    def take(self, step: int, found: dict[str, float]) -> None:
+    def take(self, found: dict[str, float]) -> None:
         self._first = self._first or found
         if found["target_count"] > 0 and math.isfinite(found["target_squares"]):
             self._count += found["target_count"]
             self._sum += found["target_sum"]
             self._squares += found["target_squares"]
         if found["baseline"] > 0 and math.isfinite(found["value"]):
-            late = [(at, share) for at, share in self._learned if 2 * at >= step]
-            self._learned = [*late[1 - _RECENT :], (step, 1 - found["value"] / found["baseline"])]
+            self._learned = [*self._learned[1 - _RECENT :], 1 - found["value"] / found["baseline"]]
 
     def fact(self) -> dict[str, Any]:
         mean = self._sum / self._count if self._count else math.nan
@@ -75,7 +73,7 @@ class _Term:
             "first_output": self._first["output_level"],
             "target_mean": mean,
             "target_std": math.sqrt(max(0.0, self._squares / self._count - mean * mean)) if self._count else math.nan,
-            "learned": median(share for _, share in self._learned) if self._learned else math.nan,
+            "learned": median(self._learned) if self._learned else math.nan,
             "looks": len(self._learned),
         }
 

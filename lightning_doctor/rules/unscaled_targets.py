@@ -7,12 +7,11 @@ from statistics import median
 
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
-from lightning_doctor.jsonable import number
 from lightning_doctor.layers import of_kind
 from lightning_doctor.loss_head import SQUARED, LossHead, loss_head, loss_terms
 from lightning_doctor.noise import stretch
 from lightning_doctor.progress import LITTLE, standing
-from lightning_doctor.rule import Undecided, is_recent, rule
+from lightning_doctor.rule import Undecided, rule
 
 # Values after which a loss far over its first one is no start that passes.
 _SETTLED = 8
@@ -123,9 +122,6 @@ def _beside_others(history: History, far: float, drowns: float) -> Finding | Non
     loud = next((term for term in terms if term.loss in SQUARED and term.first_share >= drowns), None)
     if loud is None or not waited:
         return None
-    step = int(number(history.fact("loss_terms.step"), 0.0))
-    if not is_recent(history, step):
-        raise Undecided(f"the newest look at the terms of the loss is of step {step}: too old to tell of now")
     if not math.hypot(loud.target_mean, loud.target_std) >= far * max(1.0, loud.first_output):
         return None
     drowned = [term for term in terms if term is not loud and term.looks >= _LOOKS and term.learned < LITTLE]

@@ -373,7 +373,7 @@ def test_each_of_several_terms_is_followed_beside_its_constant(tmp_path: Path) -
         named = functional.cross_entropy(outputs[:, :10], targets[:, 0].long())
         return named + functional.mse_loss(outputs[:, 10], targets[:, 1])
 
-    history = watch(tmp_path, Net(loss, 11), targets, max_epochs=32)
+    history = watch(tmp_path, Net(loss, 11), targets)
     terms = {term["loss"]: term for term in history.facts["loss_terms"]["terms"]}
     amounts = targets[:640, 1].double()
     squared = terms["mse"]
@@ -381,8 +381,7 @@ def test_each_of_several_terms_is_followed_beside_its_constant(tmp_path: Path) -
     assert squared["target_mean"] == pytest.approx(float(amounts.mean()), rel=0.02)
     assert squared["target_std"] == pytest.approx(float(amounts.std()), rel=0.1)
     assert terms["cross_entropy"]["first_share"] == pytest.approx(2.3 / 9e6, rel=0.5)
-    # Of the second half of 320 steps.
-    assert 3 <= terms["cross_entropy"]["looks"] == squared["looks"] <= 4
+    assert terms["cross_entropy"]["looks"] == squared["looks"] >= 3
     assert terms["cross_entropy"]["learned"] < 0.2
 
 

@@ -115,9 +115,7 @@ DROWNED = {"loss": "cross_entropy", "first_share": 1e-6, "first_output": 0.3, "l
 def summed(loud: dict[str, Any], drowned: dict[str, Any], share: float = 0.6, steps: int = 400) -> History:
     """A run whose loss is a sum of two terms."""
     terms = [{**DROWNED, **drowned}, {**LOUD, **loud}]
-    history = headed(
-        {}, skill=None, baseline=None, losses=[1e7] * steps, share=share, loss_terms={"step": 390, "terms": terms}
-    )
+    history = headed({}, skill=None, baseline=None, losses=[1e7] * steps, share=share, loss_terms={"terms": terms})
     del history.facts["loss_head"]
     history.absent["loss_head"] = "the loss is a sum of 2 terms"
     if not share < 1:
@@ -153,13 +151,6 @@ def test_healthy_sum_of_terms_is_left_alone(
     loud: dict[str, Any], drowned: dict[str, Any], more: dict[str, Any]
 ) -> None:
     assert unscaled_targets(summed(loud, drowned, **more)) is None
-
-
-def test_what_was_learned_long_ago_tells_nothing_of_now() -> None:
-    history = summed({}, {})
-    history.facts["loss_terms"]["step"] = 32
-    with pytest.raises(Undecided, match="step 32: too old"):
-        unscaled_targets(history)
 
 
 def test_without_a_plan_the_term_is_waited_for() -> None:
