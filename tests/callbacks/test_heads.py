@@ -366,25 +366,6 @@ def test_several_terms_leave_the_reason_everywhere(tmp_path: Path) -> None:
         assert history.absent[name] == "the loss is a sum of 2 terms"
 
 
-def test_each_of_several_terms_is_followed_beside_its_constant(tmp_path: Path) -> None:
-    targets = torch.stack([LABELS, 3000 + 900 * IMAGES[:, 20]], 1)
-
-    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
-        named = functional.cross_entropy(outputs[:, :10], targets[:, 0].long())
-        return named + functional.mse_loss(outputs[:, 10], targets[:, 1])
-
-    history = watch(tmp_path, Net(loss, 11), targets)
-    terms = {term["loss"]: term for term in history.facts["loss_terms"]["terms"]}
-    amounts = targets[:640, 1].double()
-    squared = terms["mse"]
-    assert squared["first_share"] > 0.99999
-    assert squared["target_mean"] == pytest.approx(float(amounts.mean()), rel=0.02)
-    assert squared["target_std"] == pytest.approx(float(amounts.std()), rel=0.1)
-    assert terms["cross_entropy"]["first_share"] == pytest.approx(2.3 / 9e6, rel=0.5)
-    assert terms["cross_entropy"]["looks"] == squared["looks"] >= 3
-    assert terms["cross_entropy"]["learned"] < 0.2
-
-
 def test_a_custom_function_leaves_its_name(tmp_path: Path) -> None:
     class Mine(torch.autograd.Function):
         @staticmethod

@@ -11,7 +11,6 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_doctor import Doctor
 from lightning_doctor.history import History
-from lightning_doctor.rule import Undecided
 from lightning_doctor.rules.unscaled_targets import unscaled_targets
 from tests.histories import HEAD, LOGITS, headed, reading
 from tests.runs import trainer
@@ -96,65 +95,7 @@ def test_a_head_that_cannot_be_read_is_not_judged() -> None:
     history = run_of(152.0, 77.0)
     del history.facts["loss_head"]
     history.absent["loss_head"] = "the loss is written by hand"
-    with pytest.raises(Undecided, match="the loss is written by hand"):
-        unscaled_targets(history)
-
-
-LOUD = {
-    "loss": "mse",
-    "first_share": 0.9999,
-    "first_output": 0.3,
-    "target_mean": 3000.0,
-    "target_std": 1000.0,
-    "learned": 0.99,
-    "looks": 8,
-}
-DROWNED = {"loss": "cross_entropy", "first_share": 1e-6, "first_output": 0.3, "learned": 0.01, "looks": 8}
-
-
-def summed(loud: dict[str, Any], drowned: dict[str, Any], share: float = 0.6, steps: int = 400) -> History:
-    """A run whose loss is a sum of two terms."""
-    terms = [{**DROWNED, **drowned}, {**LOUD, **loud}]
-    history = headed({}, skill=None, baseline=None, losses=[1e7] * steps, share=share, loss_terms={"terms": terms})
-    del history.facts["loss_head"]
-    history.absent["loss_head"] = "the loss is a sum of 2 terms"
-    if not share < 1:
-        del history.facts["trainer"]
-    return history
-
-
-def test_sick_term_beside_which_another_counts_for_nothing() -> None:
-    finding = unscaled_targets(summed({}, {}))
-    assert finding is not None
-    assert (finding.severity, finding.confidence) == ("warning", "suspected")
-    assert "mse, has targets of mean 3e+03 and std 1e+03 and was all but 0.0001 of" in finding.summary
-    assert "cross_entropy, 1%" in finding.summary
-    assert "(y − 3000) / 1000" in finding.remedy
-
-
-@pytest.mark.parametrize(
-    ("loud", "drowned", "more"),
-    [
-        ({}, {"learned": 0.3}, {}),
-        ({}, {"looks": 2}, {}),
-        ({}, {"learned": "nonsense"}, {}),
-        ({"first_share": 0.98}, {}, {}),
-        ({"target_mean": 0.0, "target_std": 5.0}, {}, {}),
-        ({"first_output": 900.0}, {}, {}),
-        ({"loss": "poisson"}, {}, {}),
-        ({}, {}, {"share": 0.4}),
-        ({}, {}, {"share": 1.0, "steps": 400}),
-    ],
-    ids=["learned", "few looks", "nonsense", "not all", "near", "outputs too", "no square", "early", "no plan, early"],
-)
-def test_healthy_sum_of_terms_is_left_alone(
-    loud: dict[str, Any], drowned: dict[str, Any], more: dict[str, Any]
-) -> None:
-    assert unscaled_targets(summed(loud, drowned, **more)) is None
-
-
-def test_without_a_plan_the_term_is_waited_for() -> None:
-    assert unscaled_targets(summed({}, {}, share=1.0, steps=600)) is not None
+    assert unscaled_targets.lacks(history) == "the loss is written by hand"
 
 
 class Regression(LightningModule):
