@@ -215,7 +215,7 @@ class Case:
         """An epoch of training begins: its first batch is looked at, of later epochs that of two in a row at times."""
         if (epoch := self.trainer.current_epoch) < _FIRST_EPOCHS or epoch % _APART < 2:
             self.rest.wake()
-        self.pace.epoch_begins()
+        self.pace.epoch_begins(whole=self.pace.steps > 0 or self.run.step == 0)
 
     def before_batch(self, batch: Any, batch_idx: int) -> None:
         """A training batch is about to be trained on."""

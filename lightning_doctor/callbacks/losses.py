@@ -102,8 +102,10 @@ class LossMonitor(Monitor):
                 kept.append((run.step, loss, version))
             else:
                 case.stepped = True
-                self.rested(case, outputs, batch_idx)
-                case.stepped = False
+                try:
+                    self.rested(case, outputs, batch_idx)
+                finally:
+                    case.stepped = False
 
         return keep
 

@@ -33,7 +33,8 @@ class Monitor(Callback):
 
     A subclass overrides the measuring methods below, which take the case first. None of them may read a tensor on
     an ordinary step: put it into ``case.window`` instead. Where the budget does not allow for measuring every step,
-    those in between rest, and only :meth:`rested` is called, and a few times an epoch :meth:`glance`.
+    those in between rest, and only :meth:`rested` is called, or what :meth:`resting` returns in its place, and a few
+    times an epoch :meth:`glance`.
     """
 
     signals: ClassVar[tuple[str, ...]] = ()

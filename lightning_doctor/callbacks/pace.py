@@ -42,7 +42,7 @@ class Pace:
         planned: How many steps the run is to have; None where nobody knows.
         kept: Tells what samples and examinations are to leave of the first look for probes [seconds].
         trial_cost: What trying an examined step on a copy of the model is expected to take [seconds].
-        epoch_steps: Tells how many steps an epoch has; 0 where nobody knows, and it has as many as the one before.
+        epoch_steps: Tells how many steps an epoch has; 0 where nobody knows, and it has as many as the longest so far.
 
     Attributes:
         steps: How many steps are done.
@@ -71,7 +71,8 @@ class Pace:
         self._planned = planned
         self._kept = kept
         self._epoch_steps = epoch_steps
-        self._epoch_began = self._whole_epoch = 0
+        self._epoch_began: int | None = None
+        self._whole_epoch = 0
         self.next_close = 1
         self.step_time = self.validation_time = 0.0
         self._validation_began = 0.0
@@ -184,9 +185,11 @@ class Pace:
         """The gradients of the step that comes next, or is under way, are measured."""
         self._glanced_at = self.steps
 
-    def epoch_begins(self) -> None:
-        """An epoch of training begins, and the one before is over."""
-        self._whole_epoch, self._epoch_began = self.steps - self._epoch_began, self.steps
+    def epoch_begins(self, *, whole: bool = True) -> None:
+        """An epoch of training begins, and the one before is over; not whole where it goes on after a checkpoint."""
+        if self._epoch_began is not None:
+            self._whole_epoch = max(self._whole_epoch, self.steps - self._epoch_began)
+        self._epoch_began = self.steps if whole else None
 
     def validation_begins(self) -> None:
         """A validation pass begins."""

@@ -136,6 +136,7 @@ class Rest:
             if batch is None:
                 # Nothing was trained on.
                 return
+            case.batch_idx = batch_idx
             steps = pace.steps
             # A checkpoint moves the window's end.
             if steps >= last or steps + 1 >= pace.next_close:

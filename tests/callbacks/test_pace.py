@@ -227,6 +227,20 @@ def test_where_nobody_knows_how_long_an_epoch_is_the_one_before_tells() -> None:
     assert pace.next_glance == pace._glanced_at + 100
 
 
+def test_the_rest_of_an_epoch_after_a_checkpoint_tells_nothing_of_the_next() -> None:
+    pace = Pace(Budget(0.02, Clock()), 50)
+    for steps, whole in ((20, False), (300, True), (90, True)):
+        pace.epoch_begins(whole=whole)
+        pace.heed(pace.wishes())
+        assert pace.next_glance == (math.inf if steps > 90 or not whole else pace._glanced_at + 100)
+        for _ in range(steps):
+            pace.advance()
+    pace.epoch_begins()
+    pace.heed(pace.wishes())
+    # Of the longest.
+    assert pace.next_glance == pace._glanced_at + 100
+
+
 def test_in_an_epoch_that_does_not_end_gradients_are_measured_with_the_samples_alone() -> None:
     pace = Pace(Budget(0.02, Clock()), 50)
     pace.epoch_begins()

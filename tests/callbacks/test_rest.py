@@ -6,7 +6,7 @@ import math
 import pickle
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -206,6 +206,21 @@ def test_a_window_that_a_validation_pass_ends_is_followed_by_a_plan_of_its_own(
     fit(tmp_path, DigitsNet(), doctor, max_epochs=24)
     # Ten steps an epoch. After the sixteenth most begin at rest, so that validation alone ends windows.
     assert [step for step in doctor.report.history["grad_norm"].steps if step > 180] == [201, 209, 217, 225, 233]
+
+
+@pytest.mark.usefixtures("sparing")
+def test_the_newest_batch_is_known_while_steps_rest(tmp_path: Path) -> None:
+    class Notes(LossMonitor):
+        seen: ClassVar[list[tuple[int, int]]] = []
+
+        def after_validation(self, case: Any) -> None:
+            self.seen.append((case.batch_idx, case.trainer.fit_loop.epoch_loop.batch_idx))
+
+    net = Peeks(Notes())
+    fit(tmp_path, net, net.callbacks[0], max_epochs=12, val_check_interval=5)
+    assert "on_train_batch_end" in set().union(*net.peeks)
+    assert [known for known, _ in Notes.seen] == [4, 9] * 12
+    assert all(known == is_ for known, is_ in Notes.seen)
 
 
 def test_a_checkpoint_that_moves_the_end_of_a_window_loses_no_step(
