@@ -16,6 +16,19 @@ SQUARED = ("mse", "l1", "smooth_l1", "huber")
 REACH = {"sigmoid": (0.0, 1.0), "softmax": (0.0, 1.0), "tanh": (-1.0, 1.0), "relu": (0.0, math.inf)}
 
 
+_OF_TERMS = (
+    "first_share",
+    "share",
+    "first_output",
+    "target_mean",
+    "target_std",
+    "target_min",
+    "target_max",
+    "learned",
+    "learned_error",
+)
+
+
 @dataclass(frozen=True)
 class LossHead:
     """What stands between the network and its loss.
@@ -96,6 +109,51 @@ def loss_head(history: History) -> LossHead:
         target_mean=number(table.get("target_mean")),
         target_std=number(table.get("target_std")),
     )
+
+
+@dataclass(frozen=True)
+class LossTerm:
+    """One of the terms of a loss, each of which compares predictions with targets.
+
+    Attributes:
+        loss: ``"cross_entropy"``, ``"mse"`` …
+        first_share: What share of the loss it was at first.
+        share: What share it has been of late.
+        first_output: The root mean square of its first predictions.
+        target_mean: Of its targets, which may be indices of classes.
+        target_std: Likewise.
+        target_min: Likewise.
+        target_max: Likewise.
+        learned: What share of the best constant prediction's score it has been under of late.
+        learned_error: The standard error of that.
+        looks: How many looks tell that.
+    """
+
+    loss: str
+    first_share: float
+    share: float
+    first_output: float
+    target_mean: float
+    target_std: float
+    target_min: float
+    target_max: float
+    learned: float
+    learned_error: float
+    looks: int
+
+
+def loss_terms(history: History) -> list[LossTerm]:
+    """Reads the fact; what is missing in it is NaN."""
+    listed = history.fact("loss_terms.terms", [])
+    return [
+        LossTerm(
+            loss=str(table.get("loss") or ""),
+            **{name: number(table.get(name)) for name in _OF_TERMS},
+            looks=int(number(table.get("looks"), 0.0)),
+        )
+        for table in (listed if isinstance(listed, list) else [])
+        if isinstance(table, dict)
+    ]
 
 
 def last_layer(history: History, kind: str) -> str:

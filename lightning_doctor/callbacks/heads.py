@@ -13,6 +13,7 @@ from torch import Tensor
 from lightning_doctor.callbacks.examination import is_compiled
 from lightning_doctor.callbacks.head_record import HeadRecord, describe, signature, unrepeated
 from lightning_doctor.callbacks.monitor import Monitor
+from lightning_doctor.callbacks.term_record import TermRecord, may_be_followed, signature_of
 from lightning_doctor.measure.head import Head
 from lightning_doctor.measure.loss_graph import Graph, LayerOutputs, edge_of
 from lightning_doctor.measure.loss_head import UnreadError, read_head
@@ -47,7 +48,9 @@ class HeadMonitor(Monitor):
     were predicted; ``tags``, of rows that may have several, how many there were lately and how many were found. Of
     several losses, and of a sum of several terms, the fact ``broadcast_terms`` lists the shapes of outputs and targets
     whose difference or product is larger than the outputs, where both are known; and ``softmax_twice`` over how many
-    classes a softmax is given to another one.
+    classes a softmax is given to another one. Of a sum whose terms all have known predictions and targets, the fact
+    ``loss_terms`` says of each what share of the loss it was at first, what its targets are like, and what share of the
+    best constant prediction's score it is under by now.
     """
 
     signals = (
@@ -67,6 +70,8 @@ class HeadMonitor(Monitor):
         self._outputs = LayerOutputs()
         self._read: list[tuple[Head, Tensor]] = []
         self._terms: list[Head] = []
+        self._sum: tuple[list[Head], Tensor] | None = None
+        self._term_record: TermRecord | None = None
         self._slips: list[Slips] = []
         self._rows: dict[int, Tensor] = {}
         self._unread: str | None = None
@@ -83,7 +88,7 @@ class HeadMonitor(Monitor):
         self._terms.clear()
         self._slips.clear()
         self._rows.clear()
-        self._tally = None
+        self._tally = self._sum = self._term_record = None
 
     def layer_ran(self, case: Case, layer: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         """Keeps a layer's output, which may be the prediction."""
@@ -101,6 +106,9 @@ class HeadMonitor(Monitor):
         except UnreadError as error:
             self._unread = str(error)
             self._terms += error.heads
+            # An optimizer that evaluates its loss several times begins with the one that counts.
+            if error.whole:
+                self._sum = self._sum or (error.heads, loss.detach())
         except _GRAPH_ERRORS as error:
             self._unread = f"the loss cannot be read ({type(error).__name__}: {error})"
         else:
@@ -124,7 +132,8 @@ class HeadMonitor(Monitor):
     def after_batch(self, case: Case, outputs: Any, batch_idx: int) -> None:
         """Hands over what was measured."""
         read, unread = self._read, self._unread
-        terms, slips = [*self._terms, *(head for head, _ in read)], self._slips
+        terms, slips, summed = [*self._terms, *(head for head, _ in read)], self._slips, self._sum
+        self._sum = None
         self._outputs, self._read, self._terms, self._slips, self._unread = LayerOutputs(), [], [], [], None
         if not read and unread is None:
             return
@@ -137,6 +146,8 @@ class HeadMonitor(Monitor):
         if unread is not None:
             self._give_reason(case, unread)
             case.history.facts.pop("loss_head", None)
+            if summed is not None and not read and several == 1 and case.run.automatic:
+                self._follow(case, *summed)
             self._note_slips(case, [head for head in terms if head.broadcast], slips)
             return
         # An optimizer that evaluates its loss several times begins with the one that counts.
@@ -156,6 +167,17 @@ class HeadMonitor(Monitor):
                 numbers = self._tally.measure(head, loss)
                 description["has_baseline"] = self._tally.has_baseline
         case.window.put(case.run.step, numbers, partial(self._record.receive, case.history, description))
+
+    def _follow(self, case: Case, heads: list[Head], loss: Tensor) -> None:
+        """Hands over how the terms of a sum do."""
+        if not may_be_followed(heads):
+            return
+        # Terms are less well understood than a loss as a whole.
+        with suppress(*_GRAPH_ERRORS), torch.no_grad():
+            if self._term_record is None or self._term_record.signature != signature_of(heads):
+                self._term_record = TermRecord(heads)
+            numbers = self._term_record.measure(heads, loss)
+            case.window.put(case.run.step, numbers, partial(self._term_record.receive, case.history))
 
     def _note_slips(self, case: Case, heads: list[Head], slips: list[Slips]) -> None:
         classes = next((found.classes for found in slips if found.classes), 0)

@@ -59,11 +59,13 @@ class UnreadError(Exception):
 
     Attributes:
         heads: Those of single terms, as far as they could be read.
+        whole: Whether they are all that the loss is made of.
     """
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.heads: list[Head] = []
+        self.whole = False
 
 
 def read_head(graph: Graph, root: Edge) -> Head:
@@ -95,7 +97,7 @@ def read_head(graph: Graph, root: Edge) -> Head:
     try:
         head = _only(heads, reasons if heads else reasons + beside)
     except UnreadError as error:
-        error.heads = heads
+        error.heads, error.whole = heads, not (reasons or beside or penalties)
         raise
     # Of a likelihood by hand they may be the other half.
     if beside and head.by_hand and head.loss not in _WHOLE:

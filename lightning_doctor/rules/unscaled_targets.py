@@ -7,21 +7,24 @@ from statistics import median
 
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
+from lightning_doctor.jsonable import number
 from lightning_doctor.layers import of_kind
-from lightning_doctor.loss_head import SQUARED, LossHead, loss_head
+from lightning_doctor.loss_head import SQUARED, LossHead, LossTerm, loss_head, loss_terms
 from lightning_doctor.noise import stretch
 from lightning_doctor.progress import LITTLE, standing
-from lightning_doctor.rule import rule
+from lightning_doctor.rule import Undecided, is_recent, rule
 
 # Values after which a loss far over its first one is no start that passes.
 _SETTLED = 8
+# Of a sum of terms: how many looks at a term are enough, and after what share of the planned steps, or how many, one
+# of which next to nothing is learned is no longer waited for; and the share of a constant's score that is something.
+_LOOKS, _HALF, _TIME_TO_LEARN, _SOMETHING = 3, 0.5, 500, 0.05
 # Where the farthest target lies when it is no outlier [standard deviations].
 _OUTLYING = 6.0
 
 
 @rule(
     "LD602",
-    reads=("loss_head",),
     needs={"train_loss/*": 1},
     explains=(
         "learning_rate_too_high",
@@ -47,11 +50,12 @@ _OUTLYING = 6.0
     ),
     non_finite=True,
 )
-def unscaled_targets(history: History, *, far: float = 10.0) -> Finding | None:
+def unscaled_targets(history: History, *, far: float = 10.0, drowns: float = 0.99) -> Finding | None:
     """The targets of a regression are far from the scale of the outputs, and the run suffers.
 
     What it looks at:
-        Mean and standard deviation of the targets; the root mean square of the first outputs; what is learned.
+        Mean and standard deviation of the targets; the root mean square of the first outputs; what is learned. Of a
+        loss that is a sum of several terms the same of each, with its share of the first loss.
 
     Why it matters:
         A fresh network puts out numbers about one. To reach targets in the hundreds its weights have to grow by as
@@ -68,12 +72,15 @@ def unscaled_targets(history: History, *, far: float = 10.0) -> Finding | None:
 
     Thresholds:
         far: How many times one, and the first outputs, the targets' root mean square must be [ratio].
+        drowns: Share of the first loss that one of several terms must be to be the only one that counts [share].
 
     Blind spots:
         It is said only of runs that learn next to nothing: one that does better has come near the targets, and what
         it lacks may be due to their noise. That the scale is why is inferred. Targets that are faint are judged only
         where the run stays worse than a constant: what is learned of them is as good in any unit.
     """
+    if not history.fact("loss_head"):
+        return _beside_others(history, far, drowns)
     head = loss_head(history)
     if head.targets != "real" or head.loss not in SQUARED:
         return None
@@ -106,9 +113,55 @@ def unscaled_targets(history: History, *, far: float = 10.0) -> Finding | None:
     )
 
 
-def _is_made_by_outliers(head: LossHead) -> bool:
+def _beside_others(history: History, far: float, drowns: float) -> Finding | None:
+    """A squared error in such a unit that other terms of the loss count for nothing, and are not learned."""
+    terms = loss_terms(history)
+    if not terms:
+        raise Undecided(history.absent.get("loss_head", "the fact loss_head is not known"))
+    step = int(number(history.fact("loss_terms.step"), 0.0))
+    if not is_recent(history, step):
+        raise Undecided(f"the newest look at the terms of the loss is of step {step}: too old to tell of now")
+    loud = next((term for term in terms if term.loss in SQUARED and term.first_share >= drowns), None)
+    if loud is None or not loud.share >= drowns or _is_made_by_outliers(loud):
+        return None
+    if not math.hypot(loud.target_mean, loud.target_std) >= far * max(1.0, loud.first_output):
+        return None
+    share = standing(history).share
+    if not (history.last_step >= _TIME_TO_LEARN if share is None else share >= _HALF):
+        raise Undecided("the other terms of the loss are given time until half of the run is over")
+    others = [term for term in terms if term is not loud]
+    if not any(term.looks >= _LOOKS and math.isfinite(term.learned_error) for term in others):
+        raise Undecided(f"no other term of the loss was looked at {_LOOKS} times of late beside a constant prediction")
+    # Far from what is worth the name, but for the noise of these batches.
+    drowned = [term for term in others if term.looks >= _LOOKS and term.learned + 2 * term.learned_error < _SOMETHING]
+    if not drowned:
+        return None
+    least = min(drowned, key=lambda term: term.learned)
+    return Finding(
+        severity=Severity.WARNING,
+        summary=f"one of {len(terms)} terms of the loss, {loud.loss}, has targets of mean {loud.target_mean:.3g} "
+        f"and std {loud.target_std:.3g} and is {loud.share:.4%} of the loss; of another, "
+        f"{least.loss}, {least.learned:.1%} ± {2 * least.learned_error:.1%} of what a constant costs is learned",
+        evidence={
+            "target_mean": loud.target_mean,
+            "target_std": loud.target_std,
+            "first_output": loud.first_output,
+            "first_share": loud.first_share,
+            "share": loud.share,
+            "learned": least.learned,
+            "learned_error": least.learned_error,
+        },
+        remedy=f"standardise these targets: (y − {loud.target_mean:.4g}) / {loud.target_std:.4g}, and undo it in "
+        "the predictions; or weigh the terms so that they begin about as large",
+        confidence=Confidence.SUSPECTED,
+        onset=0,
+        signals=("train_loss",),
+    )
+
+
+def _is_made_by_outliers(head: LossHead | LossTerm) -> bool:
     """Whether a few targets, far out, make the standard deviation: most of them have another scale."""
-    low, high = head.target_range
+    low, high = head.target_range if isinstance(head, LossHead) else (head.target_min, head.target_max)
     farthest = max(high - head.target_mean, head.target_mean - low)
     return farthest > _OUTLYING * head.target_std > 2 * _OUTLYING * abs(head.target_mean)
 

@@ -366,6 +366,50 @@ def test_several_terms_leave_the_reason_everywhere(tmp_path: Path) -> None:
         assert history.absent[name] == "the loss is a sum of 2 terms"
 
 
+def test_each_of_several_terms_is_followed_beside_its_constant(tmp_path: Path) -> None:
+    targets = torch.stack([LABELS, 3000 + 900 * IMAGES[:, 20]], 1)
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        named = functional.cross_entropy(outputs[:, :10], targets[:, 0].long())
+        return named + functional.mse_loss(outputs[:, 10], targets[:, 1])
+
+    history = watch(tmp_path, Net(loss, 11), targets, max_epochs=32)
+    terms = {term["loss"]: term for term in history.facts["loss_terms"]["terms"]}
+    amounts = targets[:640, 1].double()
+    squared = terms["mse"]
+    assert squared["first_share"] > 0.99999
+    assert squared["target_mean"] == pytest.approx(float(amounts.mean()), rel=0.02)
+    assert squared["target_std"] == pytest.approx(float(amounts.std()), rel=0.1)
+    assert terms["cross_entropy"]["first_share"] == pytest.approx(2.3 / 9e6, rel=0.5)
+    assert squared["share"] > 0.99
+    # Of the second half of 320 steps.
+    assert 3 <= terms["cross_entropy"]["looks"] == squared["looks"] <= 4
+    assert terms["cross_entropy"]["learned"] < 0.2
+
+
+def _advantages(outputs: Tensor, targets: Tensor) -> Tensor:
+    """The loss of a policy, whose first term is weighed by what came of the actions."""
+    chosen = outputs[:, :10].log_softmax(1).gather(1, targets.long()[:, None])[:, 0]
+    return -(chosen * (targets - 4.5)).mean() + functional.mse_loss(outputs[:, 10], 300 * targets)
+
+
+def _by_hand(outputs: Tensor, targets: Tensor) -> Tensor:
+    one, other = outputs[:, 0] - targets, outputs[:, 0] - 2 * targets
+    return (one * other).mean() + functional.mse_loss(outputs[:, 1], 300 * targets)
+
+
+def _third(outputs: Tensor, targets: Tensor) -> Tensor:
+    named = functional.cross_entropy(outputs[:, :10], targets.long())
+    return named + functional.mse_loss(outputs[:, 10], 300 * targets) + outputs.sin().mean()
+
+
+@pytest.mark.parametrize("loss", [_advantages, _by_hand, _third])
+def test_terms_that_are_not_all_understood_are_not_followed(tmp_path: Path, loss: Loss) -> None:
+    history = watch(tmp_path, Net(loss, 11), LABELS.float())
+    assert "loss_terms" not in history.facts
+    assert "loss_head" not in history.facts
+
+
 def test_a_custom_function_leaves_its_name(tmp_path: Path) -> None:
     class Mine(torch.autograd.Function):
         @staticmethod

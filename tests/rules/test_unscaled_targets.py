@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_doctor import Doctor
 from lightning_doctor.history import History
+from lightning_doctor.rule import Undecided
 from lightning_doctor.rules.unscaled_targets import unscaled_targets
 from tests.histories import HEAD, LOGITS, headed, reading
 from tests.runs import trainer
@@ -95,7 +96,95 @@ def test_a_head_that_cannot_be_read_is_not_judged() -> None:
     history = run_of(152.0, 77.0)
     del history.facts["loss_head"]
     history.absent["loss_head"] = "the loss is written by hand"
-    assert unscaled_targets.lacks(history) == "the loss is written by hand"
+    with pytest.raises(Undecided, match="the loss is written by hand"):
+        unscaled_targets(history)
+
+
+LOUD: dict[str, Any] = {
+    "loss": "mse",
+    "first_share": 0.9999999,
+    "share": 0.99995,
+    "first_output": 0.3,
+    "target_mean": 3000.0,
+    "target_std": 1000.0,
+    "target_min": 100.0,
+    "target_max": 6000.0,
+    "learned": 0.85,
+    "learned_error": 0.01,
+    "looks": 8,
+}
+DROWNED: dict[str, Any] = {
+    "loss": "cross_entropy",
+    "first_share": 1e-7,
+    "share": 5e-5,
+    "first_output": 0.3,
+    "learned": 0.01,
+    "learned_error": 0.01,
+    "looks": 8,
+}
+
+
+def summed(loud: dict[str, Any], drowned: dict[str, Any], share: float = 0.6, steps: int = 400) -> History:
+    """A run whose loss is a sum of two terms; of one share there is no plan."""
+    terms = {"step": steps - 10, "terms": [{**DROWNED, **drowned}, {**LOUD, **loud}]}
+    history = headed({}, skill=None, baseline=None, losses=[1e7] * steps, share=share, loss_terms=terms)
+    del history.facts["loss_head"]
+    history.absent["loss_head"] = "the loss is a sum of 2 terms"
+    if not share < 1:
+        del history.facts["trainer"]
+    return history
+
+
+def test_sick_term_beside_which_another_counts_for_nothing() -> None:
+    finding = unscaled_targets(summed({}, {}))
+    assert finding is not None
+    assert (finding.severity, finding.confidence) == ("warning", "suspected")
+    assert "mse, has targets of mean 3e+03 and std 1e+03 and is 99.9950% of the loss" in finding.summary
+    assert "cross_entropy, 1.0% ± 2.0% of what a constant costs is learned" in finding.summary
+    assert "(y − 3000) / 1000" in finding.remedy
+    assert unscaled_targets(summed({}, {"learned": -3.0, "learned_error": 1.0})) is not None
+    assert unscaled_targets(summed({}, {}, share=1.0, steps=600)) is not None
+
+
+@pytest.mark.parametrize(
+    ("loud", "drowned"),
+    [
+        ({}, {"learned": 0.06}),
+        ({}, {"learned_error": 0.03}),
+        ({"first_share": 0.98}, {}),
+        ({"share": 0.98}, {}),
+        ({"target_mean": 0.0, "target_std": 5.0}, {}),
+        ({"first_output": 900.0}, {}),
+        ({"target_mean": 0.0, "target_max": 1e4}, {}),
+        ({"loss": "poisson"}, {}),
+    ],
+    ids=["noisy, learned", "uncertain", "not all", "no longer all", "near", "outputs too", "outliers", "no square"],
+)
+def test_healthy_sum_of_terms_is_left_alone(loud: dict[str, Any], drowned: dict[str, Any]) -> None:
+    assert unscaled_targets(summed(loud, drowned)) is None
+
+
+@pytest.mark.parametrize(
+    ("drowned", "more", "reason"),
+    [
+        ({"looks": 2}, {}, "looked at 3 times"),
+        ({"learned": None, "learned_error": None, "looks": 0}, {}, "looked at 3 times"),
+        ({"learned_error": "nonsense"}, {}, "looked at 3 times"),
+        ({}, {"share": 0.4}, "half of the run"),
+        ({}, {"share": 1.0, "steps": 400}, "half of the run"),
+    ],
+    ids=["few looks", "no constant", "nonsense", "early", "early, no plan"],
+)
+def test_terms_that_do_not_tell_yet_are_not_judged(drowned: dict[str, Any], more: dict[str, Any], reason: str) -> None:
+    with pytest.raises(Undecided, match=reason):
+        unscaled_targets(summed({}, drowned, **more))
+
+
+def test_what_was_learned_long_ago_tells_nothing_of_now() -> None:
+    history = summed({}, {})
+    history.facts["loss_terms"]["step"] = 32
+    with pytest.raises(Undecided, match="step 32: too old"):
+        unscaled_targets(history)
 
 
 class Regression(LightningModule):
