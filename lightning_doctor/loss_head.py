@@ -141,6 +141,11 @@ class LossTerm:
     learned_error: float
     looks: int
 
+    @property
+    def target_range(self) -> tuple[float, float]:
+        """The smallest and the largest target seen."""
+        return self.target_min, self.target_max
+
 
 def loss_terms(history: History) -> list[LossTerm]:
     """Reads the fact; what is missing in it is NaN."""

@@ -49,8 +49,8 @@ class HeadMonitor(Monitor):
     several losses, and of a sum of several terms, the fact ``broadcast_terms`` lists the shapes of outputs and targets
     whose difference or product is larger than the outputs, where both are known; and ``softmax_twice`` over how many
     classes a softmax is given to another one. Of a sum whose terms all have known predictions and targets, the fact
-    ``loss_terms`` says of each what share of the loss it was at first, what its targets are like, and what share of the
-    best constant prediction's score it is under by now.
+    ``loss_terms`` says of each what share of the loss it was at first and is of late, what its targets are like, and
+    what share of the best constant prediction's score it is under by now.
     """
 
     signals = (

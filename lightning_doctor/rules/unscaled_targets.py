@@ -55,7 +55,7 @@ def unscaled_targets(history: History, *, far: float = 10.0, drowns: float = 0.9
 
     What it looks at:
         Mean and standard deviation of the targets; the root mean square of the first outputs; what is learned. Of a
-        loss that is a sum of several terms the same of each, with its share of the first loss.
+        loss that is a sum of several terms the same of each, with its share of the loss at first and of late.
 
     Why it matters:
         A fresh network puts out numbers about one. To reach targets in the hundreds its weights have to grow by as
@@ -72,7 +72,7 @@ def unscaled_targets(history: History, *, far: float = 10.0, drowns: float = 0.9
 
     Thresholds:
         far: How many times one, and the first outputs, the targets' root mean square must be [ratio].
-        drowns: Share of the first loss that one of several terms must be to be the only one that counts [share].
+        drowns: Share of the loss that one of several terms must be, at first and of late, to drown the others [share].
 
     Blind spots:
         It is said only of runs that learn next to nothing: one that does better has come near the targets, and what
@@ -161,7 +161,7 @@ def _beside_others(history: History, far: float, drowns: float) -> Finding | Non
 
 def _is_made_by_outliers(head: LossHead | LossTerm) -> bool:
     """Whether a few targets, far out, make the standard deviation: most of them have another scale."""
-    low, high = head.target_range if isinstance(head, LossHead) else (head.target_min, head.target_max)
+    low, high = head.target_range
     farthest = max(high - head.target_mean, head.target_mean - low)
     return farthest > _OUTLYING * head.target_std > 2 * _OUTLYING * abs(head.target_mean)
 
