@@ -40,7 +40,7 @@ class StepScan(Monitor):
 
     def begin(self, case: Case) -> None:
         """Asks whether this model can be tried on a copy."""
-        self._before: list[Tensor] | None = None
+        self._before: list[tuple[nn.Parameter, Tensor]] | None = None
         self._rate = 0.0
         self._modal = any(part.training and _asks_mode(part) for part in case.run.module.modules())
         reason = obstacle(case.run.trainer, case.run.module)
@@ -64,7 +64,7 @@ class StepScan(Monitor):
                 self._waits = False
                 for name in self._expected:
                     case.history.absent.pop(name, None)
-            self._before = [parameter.detach().clone() for parameter in case.run.module.parameters()]
+            self._before = [(parameter, parameter.detach().clone()) for parameter in case.run.module.parameters()]
             self._rate = float(next(iter(optimizer.param_groups), {}).get("lr", 0.0))
 
     def before_batch(self, case: Case, batch: Any, batch_idx: int) -> None:
@@ -72,8 +72,12 @@ class StepScan(Monitor):
         if self._before is None:
             return
         before, self._before = self._before, None
+        parameters = list(case.run.module.parameters())
+        if [id(parameter) for parameter in parameters] != [id(parameter) for parameter, _ in before]:
+            # Since that step the model has been rebuilt, as by pruning.
+            return
         try:
-            self._scan(case, before, batch, batch_idx)
+            self._scan(case, [start for _, start in before], batch, batch_idx)
         except Exception as error:  # noqa: BLE001
             self._able = False
             case.history.lack(self.signals, why_not(error))

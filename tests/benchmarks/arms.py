@@ -13,9 +13,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import DeviceStatsMonitor, LearningRateMonitor
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import grad_norm
 
 from lightning_doctor import CurvatureProbe, Doctor
 from tests.benchmarks.switched import Turn, beside, run_switched
@@ -29,16 +30,28 @@ class Arm:
     """One way to watch a run.
 
     Attributes:
-        callbacks: Makes the callbacks.
-        logs: What the model itself logs at every step, where the callback lives off that.
+        callbacks: Makes the callbacks, one that logs what another lives off among them.
         needs: The module without which this arm is left out.
         validates: Whether the run has a validation loader.
     """
 
     callbacks: Callable[[], list[Any]] = list
-    logs: tuple[str, ...] = ()
     needs: str | None = None
     validates: bool = False
+
+
+class LogLoss(Callback):
+    """Logs the training loss of each step, as models do."""
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any) -> None:
+        pl_module.log("train_loss", outputs["loss"])
+
+
+class LogGradNorm(Callback):
+    """Logs the norms of all gradients at each step, as Lightning's manual has it."""
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        pl_module.log_dict(grad_norm(pl_module, norm_type=2))
 
 
 PLAIN, DOCTOR = "plain", "Doctor()"
@@ -50,7 +63,7 @@ def _everything() -> list[Any]:
 
 
 def _gradsnitch() -> list[Any]:
-    return [import_module("gradsnitch.integrations").lightning()]
+    return [LogLoss(), import_module("gradsnitch.integrations").lightning()]
 
 
 def _training_doctor() -> list[Any]:
@@ -62,9 +75,9 @@ ARMS = {
     "a callback that does nothing": Arm(lambda: [Callback()]),
     DOCTOR: Arm(lambda: [Doctor()]),
     "Doctor, everything": Arm(_everything),
-    "grad_norm, each step": Arm(logs=("grad_norm",)),
+    "grad_norm, each step": Arm(lambda: [LogGradNorm()]),
     "DeviceStats + LearningRate": Arm(lambda: [DeviceStatsMonitor(), LearningRateMonitor("step")], needs="psutil"),
-    "gradsnitch": Arm(_gradsnitch, logs=("train_loss",), needs="gradsnitch.integrations"),
+    "gradsnitch": Arm(_gradsnitch, needs="gradsnitch.integrations"),
     "training-doctor": Arm(_training_doctor, needs="training_doctor.integrations.lightning"),
     PLAIN_VALIDATING: Arm(validates=True),
     DOCTOR_VALIDATING: Arm(lambda: [Doctor()], validates=True),
@@ -180,7 +193,7 @@ def _unordinary(doctor: Doctor, steps: int) -> set[int]:
 
 def fit(task: Task, arm: Arm, callbacks: list[Any], steps: int, at_step: Callable[[], object]) -> None:
     torch.manual_seed(0)
-    module = Trained(task.net(), arm.logs, at_step)
+    module = Trained(task.net(), at_step)
     with TemporaryDirectory() as folder:
         trainer = Trainer(
             accelerator="cpu", max_steps=steps, max_epochs=-1, callbacks=callbacks,

@@ -16,7 +16,7 @@ def test_a_short_run_prints_every_arm_and_finds_no_blocking_read(capsys: pytest.
     shares = [line for line in lines if "beyond its two seconds" in line]
     assert len(shares) == 2
     within = lines.index(next(line for line in lines if line.startswith("  within one run of 130 steps")))
-    assert [line[2:32].strip() for line in lines if line.count("…") == 3] == [DOCTOR]
+    assert [line[2:32].strip() for line in lines if line.count("…") == 3] == [DOCTOR, "grad_norm, each step"]
     # From step 16 on 28 turns of four steps, of which the second, the fourth … lie between two others.
     assert lines[within + 1].split()[-1] == "13"
     (reads,) = (line for line in lines if "blocking reads per ordinary step" in line)

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.utilities import grad_norm
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset
@@ -130,14 +129,12 @@ class Trained(LightningModule):
 
     Args:
         net: The network.
-        logs: What it logs at every step: ``"train_loss"``, ``"grad_norm"``.
         at_step: Called when a step begins; a copy of the model shares it.
     """
 
-    def __init__(self, net: nn.Module, logs: tuple[str, ...], at_step: Callable[[], object]) -> None:
+    def __init__(self, net: nn.Module, at_step: Callable[[], object]) -> None:
         super().__init__()
         self.net = net
-        self._logs = logs
         self._at_step = at_step
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -145,17 +142,10 @@ class Trained(LightningModule):
         self._at_step()
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        loss = cross_entropy(self.net(batch[0]), batch[1])
-        if "train_loss" in self._logs:
-            self.log("train_loss", loss)
-        return loss
+        return cross_entropy(self.net(batch[0]), batch[1])
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         self.log("val_loss", cross_entropy(self.net(batch[0]), batch[1]))
-
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        if "grad_norm" in self._logs:
-            self.log_dict(grad_norm(self, norm_type=2))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.parameters(), lr=1e-3)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
+from torch.nn.utils import prune
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics import MeanMetric
 
@@ -166,6 +167,21 @@ def test_a_layer_of_ones_own_that_asks_for_its_mode_is_tried_in_both(tmp_path: P
 
     fit(tmp_path, Normalised(), monitor := scanning(every_n_steps=50), max_epochs=40)
     assert abs(monitor.report.history["mode_gap"].values[-1]) > 0.2
+
+
+class Pruned(DigitsNet):
+    """Pruning renames a weight and puts it behind the others."""
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        if self.global_step == 4:
+            prune.l1_unstructured(next(part for part in self.modules() if isinstance(part, nn.Linear)), "weight", 0.2)
+
+
+def test_a_model_that_is_pruned_after_a_step_is_scanned_at_the_others(tmp_path: Path) -> None:
+    fit(tmp_path / "whole", DigitsNet(), whole := scanning(), max_steps=9)
+    fit(tmp_path / "pruned", Pruned(), pruned := scanning(), max_steps=9)
+    assert whole.report.history["scan/1"].steps == [0, 1, 3, 7]
+    assert pruned.report.history["scan/1"].steps == [0, 1, 7]
 
 
 def test_a_model_that_gives_no_loss_in_eval_mode_keeps_its_scans(tmp_path: Path) -> None:
