@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from lightning_doctor.history import History
@@ -14,19 +14,6 @@ from lightning_doctor.layers import of_kind
 SQUARED = ("mse", "l1", "smooth_l1", "huber")
 # What an activation can put out.
 REACH = {"sigmoid": (0.0, 1.0), "softmax": (0.0, 1.0), "tanh": (-1.0, 1.0), "relu": (0.0, math.inf)}
-
-
-_OF_TERMS = (
-    "first_share",
-    "share",
-    "first_output",
-    "target_mean",
-    "target_std",
-    "target_min",
-    "target_max",
-    "learned",
-    "learned_error",
-)
 
 
 @dataclass(frozen=True)
@@ -150,10 +137,11 @@ class LossTerm:
 def loss_terms(history: History) -> list[LossTerm]:
     """Reads the fact; what is missing in it is NaN."""
     listed = history.fact("loss_terms.terms", [])
+    numbers = [field.name for field in fields(LossTerm) if field.name not in ("loss", "looks")]
     return [
         LossTerm(
             loss=str(table.get("loss") or ""),
-            **{name: number(table.get(name)) for name in _OF_TERMS},
+            **{name: number(table.get(name)) for name in numbers},
             looks=int(number(table.get("looks"), 0.0)),
         )
         for table in (listed if isinstance(listed, list) else [])
