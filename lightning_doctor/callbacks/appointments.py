@@ -124,7 +124,7 @@ class Appointments:
 
     def _expected(self, case: Case) -> float:
         """Returns about what a probe without a verdict takes, from what steps take [seconds]."""
-        return _STEPS * self._batches(case) / 2 * case.batch_time
+        return _STEPS * self._batches(case) / 2 * case.means.batch_time
 
     def _batches(self, case: Case) -> int:
         """Returns how many batches make the samples to choose by, and as many to test by."""

@@ -15,6 +15,7 @@ from lightning_doctor.callbacks.agreement import Agreement
 from lightning_doctor.callbacks.consultation import Consultation
 from lightning_doctor.callbacks.device_time import device_time
 from lightning_doctor.callbacks.examination import Examination
+from lightning_doctor.callbacks.means import Means
 from lightning_doctor.callbacks.monitor import Monitor
 from lightning_doctor.callbacks.pace import Pace
 from lightning_doctor.callbacks.rehearsal import Unrehearsable, trial_cost
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
 
 # Epochs of which each is looked at as it begins, and how many lie from one pair to the next after those.
 _FIRST_EPOCHS, _APART = 16, 8
-# What a forward pass takes, about, of the time that training on a batch takes.
-_FORWARD = 0.5
 
 
 class Case:
@@ -56,6 +55,7 @@ class Case:
         stepped: Whether the current batch has reached an optimizer step.
         batch_idx: The index of the newest batch in its epoch.
         rest: Which steps nobody looks at.
+        means: What the monitors may spend, and what things take.
         report: The newest report.
         closed: Whether the fit is over.
         held_out: What was held out of the training set, if anything was.
@@ -87,6 +87,7 @@ class Case:
         self.training_rows = RowSample(0, None)
         self._trainer = weakref.ref(trainer)
         self._staff = Staff(self, parts)
+        self.means = Means(self, self._staff)
         self.rest = Rest(self, self._staff, possible=False)
         self._unwatched = list(unwatched)
         self._settings = settings
@@ -136,32 +137,6 @@ class Case:
     def examining_next(self) -> bool:
         """Whether the step after the coming one is examined."""
         return self.pace.examining_next
-
-    def room(self, part: Monitor) -> float:
-        """Returns what a probe may spend now: what is kept for the others, examinations and rules is left [seconds]."""
-        others = self.pace.left_for_rules + self.pace.kept + self._staff.kept - part.kept
-        return self.budget.left() - others
-
-    @property
-    def batch_time(self) -> float:
-        """What training takes for a batch, in the quickest window [seconds]; 0 before there was one."""
-        return self.pace.step_time / max(1, self.run.accumulate)
-
-    def forward_time(self, rows: int, at_once: int) -> float:
-        """Returns about what it takes to pass samples forward [seconds]; 0 where that is not known.
-
-        By training steps, of which small ones take longer a sample; how much longer validation passes tell.
-
-        Args:
-            rows: How many samples.
-            at_once: Those of a batch.
-        """
-        size, by_validation = self.history.fact("data.batch_size"), self.pace.validation_time
-        if not isinstance(size, int) or size <= 0:
-            return rows * by_validation
-        batch = _FORWARD * self.batch_time
-        # A batch takes no less than a smaller one, whatever the validation step does or does not do.
-        return rows * min(batch / size, max(batch / max(size, at_once), by_validation or batch / size))
 
     # --- the Trainer's hooks -------------------------------------------------------------------------------------
 

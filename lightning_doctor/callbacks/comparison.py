@@ -114,14 +114,14 @@ class ComparisonProbe(Monitor):
             reason = self._train.reason or self._validation.reason or "no rows were seen"
             case.history.lack(self.signals, reason)
             return
-        if not self._compared and case.room(self) > 0 and self._ripe(case):
+        if not self._compared and case.means.room(self) > 0 and self._ripe(case):
             self._compared = True
             self._compare(case)
         if not self._able:
             return
         held_out = 0 if case.held_out is None else min(ROWS, case.history.fact("holdout.rows", 0))
         sizes = [self._train.rows_of(PARTS), self._validation.rows_of(PARTS), held_out]
-        if self._plan.due(case, sizes, case.room(self)):
+        if self._plan.due(case, sizes, case.means.room(self)):
             began = case.budget.clock()
             self._score(case)
             self._plan.spent(case.budget.clock() - began)

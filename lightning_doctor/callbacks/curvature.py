@@ -140,7 +140,7 @@ class CurvatureProbe(Monitor):
         self._next, self._seen = None, 0
         batches, self._batches = self._batches, []
         began = case.budget.clock()
-        deadline = began + case.room(self)
+        deadline = began + case.means.room(self)
         meeting = Meeting(case.together, lambda: case.budget.clock() < deadline)
         device = case.run.trainer.strategy.root_device
         try:
@@ -166,7 +166,7 @@ class CurvatureProbe(Monitor):
         """Says whether this rank would probe in the coming window, and whether for a verdict."""
         if not self._able or self._next is not None:
             return [0.0, 0.0]
-        wishes = self._times.wishes(case, case.room(self))
+        wishes = self._times.wishes(case, case.means.room(self))
         self.kept = self._times.kept
         if self._times.missed:
             _lack(case, _ENDS if self._times.begun else self.signals, too_dear(self._times.missed))

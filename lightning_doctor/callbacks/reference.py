@@ -129,9 +129,9 @@ class ReferenceProbe(Monitor):
             # There is no later turn: whatever others have yet to do may take what was kept for this.
             self.kept = 0.0
         fits = self._fitted is None
-        room = case.room(self) if ends or fits else case.budget.earned()
+        room = case.means.room(self) if ends or fits else case.budget.earned()
         # Before the first time by what training and validation take.
-        scoring = self._scoring or case.forward_time(self._sample.rows // 2, self._sample.rows // (2 * _PARTS))
+        scoring = self._scoring or case.means.forward_time(self._sample.rows // 2, self._sample.rows // (2 * _PARTS))
         self._fitting = min(_FITTING, room - scoring)
         cost = scoring + _USUAL * fits
         if cost > room and fits and self._target is None:

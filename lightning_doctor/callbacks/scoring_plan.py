@@ -85,7 +85,7 @@ class ScoringPlan:
         # The loss of a batch that adds up its samples' losses has another unit where there are fewer of them.
         divides = case.history.fact("loss_head.reduction") == "mean"
         # Before the first score by what training and validation take.
-        rows, row_time = max(sizes), self._row_time or case.forward_time(1, max(sizes) // PARTS)
+        rows, row_time = max(sizes), self._row_time or case.means.forward_time(1, max(sizes) // PARTS)
         while True:
             scored = sum(min(size, rows) for size in sizes)
             if row_time * scored <= seconds:

@@ -25,8 +25,7 @@ def case_of(*, step_time: float, step: int, elapsed: float = 0.0, planned: int =
         budget=budget,
         history=history,
         pace=SimpleNamespace(steps=step, following=lambda steps: steps + 50),
-        batch_time=step_time,
-        forward_time=lambda rows, at_once: 0.5 * step_time * rows / size,
+        means=SimpleNamespace(batch_time=step_time, forward_time=lambda rows, at_once: 0.5 * step_time * rows / size),
         together=False,
         run=SimpleNamespace(step=step, accumulate=1),
     )
