@@ -14,7 +14,14 @@ from lightning_doctor.noise import stretch
 from lightning_doctor.prescriptions import lower_rate
 from lightning_doctor.progress import LITTLE, standing
 from lightning_doctor.rule import rule
-from lightning_doctor.step_sizes import ScannedStep, began_dead, began_saturated, scanned_steps, smallest_limit
+from lightning_doctor.step_sizes import (
+    SHORTEST,
+    ScannedStep,
+    began_dead,
+    began_saturated,
+    scanned_steps,
+    smallest_limit,
+)
 
 # The scans of a run's first steps, by which it may be lost already.
 _OPENING = 4
@@ -102,8 +109,8 @@ def learning_rate_too_high(
     if seen is None and ratio is not None and _overshoots(late, share / 2, least):
         # Noise hides some of them, and the curvature along the steps tells the same.
         seen = late
-    early = [scan for scan in opening if scan.overshoots and _far_over(scan)]
-    over = [scan for scan in seen or early or late if scan.overshoots]
+    early = [scan for scan in opening if (scan.overshoots and _far_over(scan)) or _wrecks(scan, jump)]
+    over = [scan for scan in seen or early or late if scan.overshoots or _wrecks(scan, jump)]
     bounces = bounces and len(over) >= _BOUNCED * len(scans)
     shown = seen is not None or (early and _rose(history, early[0].step)) or bounces
     if not shown or not over:
@@ -133,6 +140,9 @@ def learning_rate_too_high(
     at = "" if rate is None else f" at lr {rate:.3g}"
     summary = f"{len(over)} of {len(seen or scans)} scanned steps{at} raised the loss of other samples, which smaller "
     summary += "steps lowered"
+    if not any(scan.overshoots for scan in over):
+        summary = f"a step{at} took the loss of other samples to {1 + over[0].change:.3g} times what it was, which "
+        summary += "shorter ones left about there"
     if bounces and seen is None:
         summary = f"successive gradients point against each other (median cosine {median(cosines):.2g}), and {summary}"
     if not is_finite(history):
@@ -154,7 +164,7 @@ def learning_rate_too_high(
 def _first_of(scans: Sequence[ScannedStep], proof: ScannedStep) -> int:
     """Returns the first step that overshot at such a rate, before those that prove it."""
     alike = (s for s in scans if s.overshoots and (not s.rate or not proof.rate or s.rate >= 0.5 * proof.rate))
-    return next(alike, proof).step
+    return min(next(alike, proof).step, proof.step)
 
 
 def _second_order(history: History, least: int) -> float | None:
@@ -208,6 +218,11 @@ def _overshoots(scans: Sequence[ScannedStep], share: float, least: int) -> bool:
 def _far_over(scan: ScannedStep) -> bool:
     """Whether a step was several times as long as the longest that would have lowered the loss."""
     return scan.limit is not None and scan.rate is not None and 4 * scan.limit < scan.rate
+
+
+def _wrecks(scan: ScannedStep, jump: float) -> bool:
+    """Whether a step took the loss far up, and that by its length: the loss grew faster than that does."""
+    return 1 + scan.change > jump and scan.smaller < SHORTEST * scan.change
 
 
 def _rose(history: History, step: int) -> bool:

@@ -63,6 +63,19 @@ def test_sick_first_steps_that_broke_the_network_leave_a_suspicion() -> None:
     assert finding.onset == 0
 
 
+# The shortest step that was tried is a 64th: where it does a 64th of the harm or more, a step of any length does harm.
+@pytest.mark.parametrize(("smaller", "ill"), [(0.0, True), (14.0, True), (16.0, False)])
+def test_a_first_step_that_took_the_loss_far_up_by_its_length_counts_though_no_shorter_one_lowered_it(
+    smaller: float, ill: bool
+) -> None:
+    losses = [2.3, 40.0, 12.0, *[2.3] * 297]
+    finding = learning_rate_too_high(run(losses, [15.0, *[-1e-9] * 29], smaller=smaller))
+    assert (finding is not None) is ill
+    if finding is not None:
+        assert "took the loss of other samples to 16 times what it was" in finding.summary
+        assert finding.onset == 0
+
+
 def test_healthy_one_first_step_too_far_that_the_loss_does_not_show() -> None:
     assert learning_rate_too_high(run([2.3] * 300, [15.0, *[-1e-9] * 29], limit=0.01, smaller=-1e-3)) is None
 
