@@ -8,6 +8,7 @@ from statistics import median
 
 from lightning_doctor.findings import Severity
 from lightning_doctor.history import History, Series
+from lightning_doctor.loss_head import loss_terms
 from lightning_doctor.noise import shift, stretch
 from lightning_doctor.reference import read_reference
 from lightning_doctor.validation import held_out, validated_pace
@@ -35,6 +36,9 @@ _AROUND, _ANOTHER = 32, 0.2
 _SEVERAL = 8
 # Rows fewer than which tell no share of errors.
 _ROWS = 16
+# Looks at the terms of a sum fewer than which tell nothing of them, and how much more of one may be learned than they
+# show [standard errors].
+_FEW, _PERHAPS = 3, 2.0
 # Share of the loss that must go within as many steps again for a run to be improving.
 _WORTH = 0.05
 # Share of the loss over which a run that nothing else tells of has hardly moved.
@@ -52,8 +56,9 @@ class Standing:
     Attributes:
         skill: The share of the constant predictor's errors that the recent predictions avoid, 1 for all; under a
             robust loss that of the median error where it is larger. None where predictions or targets cannot be read.
-        learned: The share of the constant predictor's loss that the recent training loss is under; None where either
-            is unknown, the loss may be negative, or its least value is not zero.
+        learned: The share of the constant predictor's loss that the recent training loss is under, of a sum of several
+            that of the term which is under it most; None where either is unknown, the loss may be negative, or its
+            least value is not zero.
         improving: Whether the training loss still falls beyond noise, at a pace that would take at least a twentieth
             off it within as many steps again; or the validation loss has begun to, which is the mean of more rows.
         share: How much of the planned steps the run has had; None where no end is planned.
@@ -230,14 +235,28 @@ def _has_risen(history: History, since: int) -> bool:
 def _learned(history: History) -> float | None:
     baselines, losses = history.get("baseline_loss").finite().values, history.get("train_loss").finite()
     recent = stretch(losses, _RECENT)
-    if not baselines or not recent or min(losses.values) < 0:
+    if not recent or min(losses.values) < 0:
         return None
+    if not baselines:
+        return _best_term(history)
     # The cross-entropy of a target that is itself a probability never comes to zero.
     if history.fact("loss_head.targets") == "probabilities" or history.fact("loss_head.label_smoothing"):
         return None
     # That of a sum over the last batch of an epoch, which may be small, is small too.
     baseline = median(baselines[-3:])
     return 1 - typical(recent) / baseline if baseline > 0 else None
+
+
+def _best_term(history: History) -> float | None:
+    """Returns what the term of a sum that is learned most may be learned by; None unless all of them are known.
+
+    The others may be there for what they ask for alone, or be noise.
+    """
+    terms, step = loss_terms(history), history.fact("loss_terms.step")
+    if not terms or not isinstance(step, int) or not (step >= _STALE * history.last_step or is_like_now(history, step)):
+        return None
+    most = [term.learned + _PERHAPS * term.learned_error if term.looks >= _FEW else math.nan for term in terms]
+    return max(most) if all(map(math.isfinite, most)) else None
 
 
 def typical(losses: list[float]) -> float:

@@ -181,10 +181,11 @@ def _pinball(graph: Graph, edge: Edge, path: Path) -> Head | None:
     """Reads the loss of a quantile: the larger of ``q * error`` and ``(q - 1) * error`` (Koenker & Bassett 1978)."""
     if kind(edge) not in ("Maximum", "Where") or len(both := alive(edge)) != 2:
         return None
-    errors = [constant_times(graph, side)[1] for side in both]
-    if errors[0] is None or errors[0] != errors[1]:
+    (share, error), (_, other) = (constant_times(graph, side) for side in both)
+    if error is None or error != other:
         return None
-    return _difference(graph, errors[0], path, "pinball", None)
+    side = graph.saved(edge, "self") if kind(edge) == "Maximum" else None
+    return _difference(graph, error, path, "pinball", None if side is None or share is None else side / share)
 
 
 def _measure_shapes(head: Head, errors: tuple[int, ...]) -> None:

@@ -8,9 +8,14 @@ from lightning_doctor.findings import Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.jsonable import number
 from lightning_doctor.noise import stretch
-from lightning_doctor.progress import GOOD, POOR, standing
+from lightning_doctor.progress import GOOD, POOR, standing, typical
 from lightning_doctor.rule import rule
+from lightning_doctor.scores import gap, scores
 from lightning_doctor.validation import held_out
+
+# Losses that tell where a run started, and how sure a gap between training and validation rows must be [standard
+# errors].
+_FIRST, _SURELY = 8, 3.0
 
 
 @rule(
@@ -38,7 +43,8 @@ def repeated_batches(
     What it looks at:
         ``batch_repeat``, 1 for a batch that equals one of the four before it in its epoch; ``duplicate_share``, the
         share of rows that another row of their batch equals; how many rows of the first epoch equal another;
-        what validation shows to be learned, and whether ``val_loss`` still falls.
+        what validation shows to be learned, or where that is not known what training and validation rows scored,
+        beside the loss at the start; and whether ``val_loss`` still falls.
 
     Why it matters:
         The network sees a fraction of the data, learns it by heart and fails on the rest; or an epoch takes several
@@ -103,12 +109,16 @@ def _duplicates(history: History, alike: float, always: float) -> Finding | None
     twins = stretch(history.get("duplicate_share").finite(), 0.5)
     repeated = number(history.fact("overlap.repeated"), 0.0)
     in_batch = len(twins) >= 3 and median(twins) >= alike
-    held = held_out(history)
-    how = standing(history)
-    if not (in_batch or repeated >= always) or held is None or held >= POOR or not how.good:
+    if not (in_batch or repeated >= always):
         return None
-    scores = history.get("val_loss").finite().values
-    if len(scores) > 1 and scores[-1] < min(scores[:-1]) and not how.ended:
+    how, held = standing(history), held_out(history)
+    good = how.good
+    if how.reached is None and held is None:
+        good, held = _since_the_start(history, alike)
+    if held is None or held >= POOR or not good:
+        return None
+    passes = history.get("val_loss").finite().values
+    if len(passes) > 1 and passes[-1] < min(passes[:-1]) and not how.ended:
         # Others are learned with them, only later.
         return None
     usual, limit, of = (median(twins), alike, "a batch") if in_batch else (repeated, always, "an epoch")
@@ -122,3 +132,21 @@ def _duplicates(history: History, alike: float, always: float) -> Finding | None
         onset=history["duplicate_share"].steps[0] if in_batch else 0,
         signals=("duplicate_share", "val_loss"),
     )
+
+
+def _since_the_start(history: History, alike: float) -> tuple[bool, float | None]:
+    """Returns whether training rows are learned, and how much validation rows are, None where unknown.
+
+    By what was scored of either, in shares of the loss at the start, where nobody knows what a constant costs. Of data
+    that has few different rows by nature validation rows have twins too, or are among the training rows.
+    """
+    train, other = scores(history, "train"), scores(history, "validation")
+    first = history.get("train_loss").finite().values[:_FIRST]
+    if train is None or other is None or not first or min(*train.losses, *other.losses, *first) < 0:
+        return False, None
+    natural = max(number(history.fact(f"overlap.{name}"), 1.0) for name in ("repeated_validation", "exact"))
+    distance, error = gap(train, other)
+    start = typical(first)
+    if natural >= alike or not distance > _SURELY * error or not start > 0:
+        return False, None
+    return train.losses[-1] <= (1 - GOOD) * start, 1 - other.losses[-1] / start

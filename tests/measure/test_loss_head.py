@@ -516,17 +516,23 @@ def test_an_activation_may_be_multiplied_by_a_number(scaled: Loss, loss: Any, ac
 LEVELS = torch.linspace(0.1, 0.9, C)
 
 
+def below_or_above(errors: Tensor) -> Tensor:
+    return torch.where(errors > 0, 0.9 * errors, -0.1 * errors).mean()
+
+
 @pytest.mark.parametrize(
     "loss",
     [
         lambda errors: torch.maximum(0.9 * errors, -0.1 * errors).mean(),
         lambda errors: torch.max((LEVELS - 1) * errors, LEVELS * errors).sum(1).mean(),
-        lambda errors: torch.where(errors > 0, 0.9 * errors, -0.1 * errors).mean(),
+        below_or_above,
     ],
 )
 def test_the_loss_of_a_quantile_is_named(loss: Loss) -> None:
     head, _ = read(lambda o: loss(REAL - o))
     assert (head.loss, head.output_shape, head.broadcast, head.by_hand) == ("pinball", (N, C), False, True)
+    assert (head.target is None) is (loss is below_or_above)
+    assert head.target is None or torch.allclose(head.target, REAL)
 
 
 def test_the_larger_of_two_errors_is_no_quantile_s() -> None:

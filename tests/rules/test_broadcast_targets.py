@@ -100,3 +100,12 @@ def test_sick_in_a_real_run_and_healthy_once_reshaped(tmp_path: Path, loss: Any)
     assert finding is not None
     assert "[32, 1] is compared with targets of shape [32]" in finding.summary
     assert found(tmp_path, "broadcast_targets", lambda: nn.Linear(64, 1), loss, REAL[:, None], lr=0.01) is None
+
+
+def test_sick_quantiles_that_are_added_up(tmp_path: Path) -> None:
+    def quantiles(outputs: Tensor, targets: Tensor) -> Tensor:
+        return pinball(outputs[:, :1], targets) + pinball(outputs[:, 1:], targets)
+
+    finding = found(tmp_path, "broadcast_targets", lambda: nn.Linear(64, 2), quantiles, REAL, lr=0.01)
+    assert finding is not None
+    assert "[32, 1] is compared with targets of shape [32]" in finding.summary

@@ -12,6 +12,7 @@ from lightning_doctor.history import History
 from lightning_doctor.rules.repeated_batches import repeated_batches
 from tests.histories import LOGITS, headed, reading
 from tests.runs import IMAGES, LABELS, DigitsNet, trainer, validation_digits
+from tests.scored import scored
 
 
 def run_of(
@@ -159,3 +160,34 @@ def test_sick_copies_are_found_by_fingerprint_too(repeated: float, ill: bool) ->
     assert (finding is not None) is ill
     if finding is not None:
         assert finding.summary.startswith("100% of the rows of an epoch equal another row of it")
+
+
+def unread(train: float, validation: float, **overlap: float) -> History:
+    """A run of copies whose loss nobody can read, from 2 on, with what either sample scored at last."""
+    history = headed({}, skill=None, baseline=None, losses=[2.0] * 20 + [0.1] * 380)
+    reading(history, "batch_repeat", NEVER, every=1)
+    reading(history, "duplicate_share", [1.0] * 10)
+    history.facts["overlap"] = {"repeated": 1.0, "repeated_validation": 0.0, "exact": 0.0, **overlap}
+    return scored(scored(history, "train", [1.0, train]), "validation", [1.9, validation])
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "overlap", "ill"),
+    [
+        pytest.param(0.1, 1.9, {}, True, id="nothing holds for others"),
+        pytest.param(0.1, 0.9, {}, False, id="most does"),
+        pytest.param(0.5, 1.9, {}, False, id="hardly learned"),
+        pytest.param(0.1, 1.9, {"repeated_validation": 0.9}, False, id="few by nature"),
+        pytest.param(0.1, 1.9, {"exact": 0.9}, False, id="the same rows"),
+    ],
+)
+def test_sick_copies_under_a_loss_that_cannot_be_read(
+    train: float, validation: float, overlap: dict[str, float], ill: bool
+) -> None:
+    assert (repeated_batches(unread(train, validation, **overlap)) is not None) is ill
+
+
+def test_where_nobody_looked_for_twins_in_validation_nothing_is_said() -> None:
+    history = unread(0.1, 1.9)
+    history.facts["overlap"] = {"repeated": 1.0}
+    assert repeated_batches(history) is None
