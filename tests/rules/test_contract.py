@@ -116,6 +116,8 @@ SIGNALS = (
     "eval_skill/train",
     "eval_skill/validation",
     "eval_skill/holdout",
+    "eval_correlation/train",
+    "eval_correlation/validation",
     "curvature/loss",
     "curvature/high",
     "curvature/low",
