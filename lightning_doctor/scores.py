@@ -41,7 +41,6 @@ class Scores:
         skill_steps: When those were taken.
         skill_error: The standard error of the last of them, for classes; NaN where unknown.
         rows: How many rows were scored last; NaN where unknown.
-        correlations: Of predictions and targets that are numbers; empty where unknown.
     """
 
     steps: list[int]
@@ -52,7 +51,6 @@ class Scores:
     skill_steps: list[int]
     skill_error: float
     rows: float = math.nan
-    correlations: Sequence[float] = ()
 
     @property
     def bar(self) -> float:
@@ -94,7 +92,6 @@ def scores(history: History, sample: str) -> Scores | None:
         skills.steps,
         _skill_error(history, sample, skills.values[-1] if skills else math.nan),
         _number(history.fact(f"scored.{sample}")),
-        history.get(f"eval_correlation/{sample}").finite().values,
     )
 
 
@@ -149,7 +146,7 @@ def ever_learned(other: Scores, baseline: float, learned: float) -> bool:
     """Whether rows that were not trained on were ever predicted better than by a constant."""
     if other.skills and not math.isfinite(other.skill_error) and other.rows > 0:
         # Of numbers, beside the best constant of the same rows, which may be another than that of the training rows.
-        return _surely_skilled(other) or _surely_related(other)
+        return _surely_skilled(other)
     for loss, error in zip(other.losses, other.errors, strict=True):
         if baseline - loss > max(learned * baseline, _ANY_LOOK * error if math.isfinite(error) else 0.0):
             return True
@@ -161,15 +158,6 @@ def _surely_skilled(other: Scores) -> bool:
     # Of a dozen looks at the same rows the best is lucky.
     best, usual = _luck(other, _BEST_LOOK), _luck(other, _ANY_LOOK)
     return bool(other.skills) and (max(other.skills) > best or median(other.skills) > usual)
-
-
-def _surely_related(other: Scores) -> bool:
-    """Whether predictions go with the targets more than by luck: they may know something and still be far off.
-
-    What is predicted of targets that the inputs say nothing about has a correlation of 0 ± 1/√rows with them.
-    """
-    known = [each * math.sqrt(other.rows) for each in other.correlations]
-    return bool(known) and (max(known) > _BEST_LOOK or median(known) > _ANY_LOOK)
 
 
 def _luck(other: Scores, sigmas: float) -> float:

@@ -31,7 +31,7 @@ _FEWEST = 8
 _FIRST_PRINTS = 0.15
 
 SAMPLES = ("train", "validation", "holdout")
-_SCORES = ("eval_loss", "eval_error", "eval_bar", "eval_accuracy", "eval_skill", "eval_correlation")
+_SCORES = ("eval_loss", "eval_error", "eval_bar", "eval_accuracy", "eval_skill")
 _CLASSES = ("class_index", "one_hot", "binary")
 
 
@@ -47,7 +47,7 @@ class ComparisonProbe(Monitor):
     hand, fails on some of these rows or has no loss for them, ``validation_step`` scores all of them, if it returns a
     loss; with several ranks only under manual optimization. The fact ``scored.step`` says which. The series are
     ``eval_loss/train``, its standard error ``eval_error/train``, its error bar by the bootstrap ``eval_bar/train``,
-    ``eval_accuracy/train``, ``eval_skill/train``, ``eval_correlation/train``, and the same of ``validation``.
+    ``eval_accuracy/train``, ``eval_skill/train``, and the same of ``validation``.
     """
 
     signals = (*(f"{name}/{sample}" for name in _SCORES for sample in SAMPLES[:2]), "comparison", "overlap")

@@ -15,11 +15,10 @@ from torchmetrics import Metric
 
 from lightning_doctor.callbacks.rehearsal import Rehearsal, Step, Unrehearsable
 from lightning_doctor.measure.bootstrap import bootstrap
-from lightning_doctor.measure.head import Head
 from lightning_doctor.measure.loss_graph import Graph, LayerOutputs, edge_of
 from lightning_doctor.measure.loss_head import UnreadError, read_head
 from lightning_doctor.measure.predictions import NUMBERS, Tally
-from lightning_doctor.measure.table import products, row_losses
+from lightning_doctor.measure.table import row_losses
 
 # Fewer rows lack the tail of what they come from.
 _FEWEST = 20
@@ -36,7 +35,6 @@ class Score:
         accuracy: The share of right classes.
         skill: The share of the errors of the sample's own best constant that the predictions avoid: of its misses
             where targets are classes, else of its squared error.
-        correlation: Of predictions and targets that are numbers, in their columns.
         rows: How many of the sample's rows that was taken of.
     """
 
@@ -45,12 +43,11 @@ class Score:
     bar: float = math.nan
     accuracy: float = math.nan
     skill: float = math.nan
-    correlation: float = math.nan
     rows: int = 0
 
     def numbers(self) -> list[float]:
-        """Returns all six figures, in their order."""
-        return [self.loss, self.error, self.bar, self.accuracy, self.skill, self.correlation]
+        """Returns all five figures, in their order."""
+        return [self.loss, self.error, self.bar, self.accuracy, self.skill]
 
 
 class Scorer:
@@ -107,8 +104,7 @@ class Scorer:
         finite = all(map(math.isfinite, losses))
         error = stdev(losses) / math.sqrt(len(losses)) if len(losses) > 1 and finite else math.nan
         accuracy, skill = heads.read()
-        mean = fmean(losses) if finite else math.nan
-        return Score(mean, error, heads.bar(), accuracy, skill, heads.correlation(), scored)
+        return Score(fmean(losses) if finite else math.nan, error, heads.bar(), accuracy, skill, scored)
 
     def _loss(self, batch: Any, index: int) -> Tensor | None:
         # Lightning validates without gradients, which some validation steps rely on; a loss head is read off the graph.
@@ -134,7 +130,6 @@ class _Heads:
         self._counts: Tensor | None = None
         self._errors: list[tuple[float, float, int]] = []
         self._losses: list[Tensor | None] = []
-        self._products: Tensor | None = None
         self._read = True
 
     def add(self, outputs: LayerOutputs, loss: Tensor, rows: int) -> None:
@@ -167,12 +162,6 @@ class _Heads:
             self._errors.append((found["missed"], found["constant_missed"], 1))
         elif not self._classes:
             self._errors.append((found["error"], found["constant_error"], rows))
-            self._relate(head)
-
-    def _relate(self, head: Head) -> None:
-        found = products(head)
-        if found is not None:
-            self._products = found if self._products is None else self._products + found
 
     def bar(self) -> float:
         """Returns how far the mean of all rows' losses may be from the truth; NaN where not all of them are known."""
@@ -181,13 +170,6 @@ class _Heads:
             return math.nan
         losses = torch.cat(known)
         return bootstrap(losses).half_width if len(losses) >= _FEWEST and losses.isfinite().all() else math.nan
-
-    def correlation(self) -> float:
-        """Returns that of predictions and targets within the batches."""
-        if self._products is None or not self._read:
-            return math.nan
-        together, one, other = self._products.tolist()
-        return together / math.sqrt(one * other) if one > 0 and other > 0 else math.nan
 
     def read(self) -> tuple[float, float]:
         """Returns the accuracy and the skill."""

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lightning_doctor.measure.baseline import exact
 from lightning_doctor.measure.head import Head
 
 # How much of a large batch is looked at.
@@ -120,20 +119,6 @@ def row_losses(head: Head, loss: Tensor, rows: int) -> Tensor | None:
     losses = errors.reshape(rows, -1).sum(1) * (rows / units)
     # Whatever else the loss is made of, a root or another term, its rows do not show. Half precision rounds.
     return losses if torch.allclose(losses.mean(), loss.detach().to(losses), rtol=1e-2) else None
-
-
-@torch.no_grad()
-def products(head: Head) -> Tensor | None:
-    """Returns how predictions go with targets: the sums of their products and of the squares of either ``[3]``.
-
-    All about the means of their columns; None where targets are no numbers, or there is but one row.
-    """
-    table = Table(head)
-    if table.targets is None or head.broadcast or len(table.targets) < 2:
-        return None
-    predicted, targets = (exact(thin(each)) for each in (linked(table.scores, head.link), table.targets))
-    predicted, targets = predicted - predicted.mean(0), targets - targets.mean(0)
-    return torch.stack([(predicted * targets).sum(), predicted.square().sum(), targets.square().sum()])
 
 
 def thin(table: Tensor) -> Tensor:

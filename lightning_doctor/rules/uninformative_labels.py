@@ -44,9 +44,8 @@ def uninformative_labels(
 
     What it looks at:
         ``eval_loss/train`` and ``eval_loss/validation``, what a copy of the model scores on fixed training and
-        validation rows in eval mode [unit of your loss], beside ``baseline_loss``, what the best constant scores, the
-        skill of its predictions, and how those of numbers go with the targets, ``eval_correlation/validation``; of
-        held-out training rows where there are any. In the first epoch
+        validation rows in eval mode [unit of your loss], beside ``baseline_loss``, what the best constant scores, and
+        the skill of its predictions; of held-out training rows where there are any. In the first epoch
         ``train_loss``, where every sample is new.
 
     Why it matters:

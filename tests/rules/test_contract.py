@@ -116,8 +116,6 @@ SIGNALS = (
     "eval_skill/train",
     "eval_skill/validation",
     "eval_skill/holdout",
-    "eval_correlation/train",
-    "eval_correlation/validation",
     "curvature/loss",
     "curvature/high",
     "curvature/low",

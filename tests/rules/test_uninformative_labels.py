@@ -185,20 +185,3 @@ def test_healthy_numbers_of_which_other_rows_were_surely_predicted(skill: float,
         for index, value in enumerate(skills):
             history.record(f"eval_skill/{sample}", 20 * index, value)
     assert (uninformative_labels(history) is not None) is ill
-
-
-# Of 400 rows predictions that know nothing have a correlation of 0.05, 0.175 at the very most, and 0.125 in the middle.
-@pytest.mark.parametrize(
-    ("related", "ill"),
-    [([0.02, -0.05, 0.03], True), ([0.12, 0.12, 0.17], True), ([0.1, 0.1, 0.18], False), ([0.13, 0.13, 0.13], False)],
-)
-def test_healthy_numbers_of_other_rows_that_predictions_went_with_though_far_off(
-    related: list[float], ill: bool
-) -> None:
-    history = headed(LOGITS, skill=0.2, losses=noisy([CHANCE] * 40 + [2.1] * 80, 0.02), baseline=CHANCE)
-    scored(history, "train", BY_HEART)
-    scored(history, "validation", AT_CHANCE, rows=400)
-    for index, value in enumerate(related):
-        history.record("eval_skill/validation", 20 * index, -0.3)
-        history.record("eval_correlation/validation", 20 * index, value)
-    assert (uninformative_labels(history) is not None) is ill
