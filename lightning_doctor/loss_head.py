@@ -114,6 +114,7 @@ class LossTerm:
         learned: What share of the best constant prediction's score it has been under of late.
         learned_error: The standard error of that.
         looks: How many looks tell that.
+        to_zero: Whether the best prediction of all costs nothing, which that of labels that are smoothed does.
     """
 
     loss: str
@@ -127,6 +128,7 @@ class LossTerm:
     learned: float
     learned_error: float
     looks: int
+    to_zero: bool
 
     @property
     def target_range(self) -> tuple[float, float]:
@@ -137,12 +139,13 @@ class LossTerm:
 def loss_terms(history: History) -> list[LossTerm]:
     """Reads the fact; what is missing in it is NaN."""
     listed = history.fact("loss_terms.terms", [])
-    numbers = [field.name for field in fields(LossTerm) if field.name not in ("loss", "looks")]
+    numbers = [field.name for field in fields(LossTerm) if field.name not in ("loss", "looks", "to_zero")]
     return [
         LossTerm(
             loss=str(table.get("loss") or ""),
             **{name: number(table.get(name)) for name in numbers},
             looks=int(number(table.get("looks"), 0.0)),
+            to_zero=table.get("to_zero") is True,
         )
         for table in (listed if isinstance(listed, list) else [])
         if isinstance(table, dict)

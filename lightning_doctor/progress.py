@@ -8,7 +8,7 @@ from statistics import median
 
 from lightning_doctor.findings import Severity
 from lightning_doctor.history import History, Series
-from lightning_doctor.loss_head import loss_terms
+from lightning_doctor.loss_head import LossTerm, loss_terms
 from lightning_doctor.noise import shift, stretch
 from lightning_doctor.reference import read_reference
 from lightning_doctor.validation import held_out, validated_pace
@@ -56,9 +56,8 @@ class Standing:
     Attributes:
         skill: The share of the constant predictor's errors that the recent predictions avoid, 1 for all; under a
             robust loss that of the median error where it is larger. None where predictions or targets cannot be read.
-        learned: The share of the constant predictor's loss that the recent training loss is under, of a sum of several
-            that of the term which is under it most; None where either is unknown, the loss may be negative, or its
-            least value is not zero.
+        learned: The share of the constant predictor's loss that the recent training loss is under; None where either
+            is unknown, the loss may be negative, or its least value is not zero.
         improving: Whether the training loss still falls beyond noise, at a pace that would take at least a twentieth
             off it within as many steps again; or the validation loss has begun to, which is the mean of more rows.
         share: How much of the planned steps the run has had; None where no end is planned.
@@ -67,6 +66,8 @@ class Standing:
             are compared by, and that does far better than a constant: of noisy targets that may be all there is to
             learn.
         validated: The share of what there is to learn that the validation shows to be learned; None where unknown.
+        best_term: Where the loss is a sum, how much may be learned at the most of the term that is learned most; None
+            unless all terms are known. It may be of no weight: a run that is not poor by it need not be good.
     """
 
     skill: float | None
@@ -76,6 +77,7 @@ class Standing:
     ended: bool
     matched: bool = False
     validated: float | None = None
+    best_term: float | None = None
 
     @property
     def reached(self) -> float | None:
@@ -89,12 +91,12 @@ class Standing:
 
     @property
     def most(self) -> float | None:
-        """The most favourable of skill, share of the loss, and, where one of them is known, what validation shows.
+        """The most favourable of skill, share of the loss or a term, and, where one is known, what validation shows.
 
         Each alone misleads: predictions by the luck of small batches, a loss by what it adds to its errors, or by
         what dropout and augmentation make harder.
         """
-        own = _larger(self.skill, self.learned)
+        own = _larger(self.skill, self.learned, self.best_term)
         return own if own is None else _larger(own, self.validated)
 
     @property
@@ -154,6 +156,7 @@ def _standing(history: History) -> Standing:
         ended=history.fact("run.ended") is not None,
         matched=_matched(history),
         validated=held_out(history),
+        best_term=_best_term(history),
     )
 
 
@@ -235,10 +238,8 @@ def _has_risen(history: History, since: int) -> bool:
 def _learned(history: History) -> float | None:
     baselines, losses = history.get("baseline_loss").finite().values, history.get("train_loss").finite()
     recent = stretch(losses, _RECENT)
-    if not recent or min(losses.values) < 0:
+    if not baselines or not recent or min(losses.values) < 0:
         return None
-    if not baselines:
-        return _best_term(history)
     # The cross-entropy of a target that is itself a probability never comes to zero.
     if history.fact("loss_head.targets") == "probabilities" or history.fact("loss_head.label_smoothing"):
         return None
@@ -248,15 +249,19 @@ def _learned(history: History) -> float | None:
 
 
 def _best_term(history: History) -> float | None:
-    """Returns what the term of a sum that is learned most may be learned by; None unless all of them are known.
-
-    The others may be there for what they ask for alone, or be noise.
-    """
     terms, step = loss_terms(history), history.fact("loss_terms.step")
     if not terms or not isinstance(step, int) or not (step >= _STALE * history.last_step or is_like_now(history, step)):
         return None
-    most = [term.learned + _PERHAPS * term.learned_error if term.looks >= _FEW else math.nan for term in terms]
+    most = [_at_most(term) for term in terms]
     return max(most) if all(map(math.isfinite, most)) else None
+
+
+def _at_most(term: LossTerm) -> float:
+    """Returns how much of a term may be learned, NaN where it cannot be told; of a robust one as of its square."""
+    if term.looks < _FEW or not term.to_zero:
+        return math.nan
+    learned = term.learned + _PERHAPS * term.learned_error
+    return 1 - (1 - learned) ** 2 if term.loss in ROBUST and learned < 1 else learned
 
 
 def typical(losses: list[float]) -> float:

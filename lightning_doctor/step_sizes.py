@@ -10,8 +10,6 @@ from statistics import fmean, median, stdev
 
 from lightning_doctor.history import History, Series
 
-# The shortest step that is tried, in steps that were made.
-SHORTEST = 1 / 64
 _SMALLER = ("scan/0.015625", "scan/0.0625", "scan/0.25")
 _LONGER = (4.0, 16.0, 64.0)
 # Beyond this a limit is no closer to the step than chance: the search stops at the first length that raises the loss.

@@ -54,11 +54,10 @@ def test_without_skill_the_share_of_the_baseline_loss_counts() -> None:
     assert now.good
 
 
-def terms_of(*learned: tuple[float, float, int], step: int = 199) -> dict[str, Any]:
+def terms_of(*learned: tuple[float, float, int], step: int = 199, **others: Any) -> dict[str, Any]:
     """The fact of a sum of terms, each learned so far, known so well, after so many looks."""
-    terms = [
-        {"loss": "mse", "learned": share, "learned_error": error, "looks": looks} for share, error, looks in learned
-    ]
+    kind = {"loss": "mse", "to_zero": True, **others}
+    terms = [{**kind, "learned": share, "learned_error": error, "looks": looks} for share, error, looks in learned]
     return {"step": step, "terms": terms}
 
 
@@ -67,19 +66,28 @@ def terms_of(*learned: tuple[float, float, int], step: int = 199) -> dict[str, A
     [
         pytest.param(terms_of((0.1, 0.05, 8), (0.5, 0.01, 8)), 0.52, id="the one that is learned most"),
         pytest.param(terms_of((0.1, 0.05, 8)), 0.2, id="at the most"),
+        pytest.param(terms_of((0.4, 0.05, 8), loss="l1"), 0.75, id="of a robust one as of its square"),
+        pytest.param(terms_of((0.1, 0.05, 8), to_zero=False), None, id="one that has no end at zero"),
         pytest.param(terms_of((0.1, 0.05, 8), (math.nan, math.nan, 0)), None, id="one is unknown"),
         pytest.param(terms_of((0.1, 0.05, 2)), None, id="too few looks"),
         pytest.param({"terms": []}, None, id="none"),
     ],
 )
 def test_of_a_sum_the_term_counts_that_is_learned_most(terms: dict[str, Any], learned: float | None) -> None:
-    assert standing(run([1.0] * 200, loss_terms=terms)).learned == (learned and pytest.approx(learned))
+    assert standing(run([1.0] * 200, loss_terms=terms)).best_term == (learned and pytest.approx(learned))
+
+
+def test_a_sum_may_be_poor_by_its_terms_but_is_not_good_by_the_best_of_them() -> None:
+    bad = standing(run([1.0] * 200, loss_terms=terms_of((0.1, 0.05, 8), (0.2, 0.05, 8)), run=COMPLETED))
+    assert bad.harmed
+    known = standing(run([1.0] * 200, loss_terms=terms_of((0.1, 0.05, 8), (0.99, 0.001, 8)), run=COMPLETED))
+    assert (known.harmed, known.good, known.reached) == (False, False, None)
 
 
 @pytest.mark.parametrize(("late", "known"), [(1.0, True), (0.2, False)])
 def test_terms_that_were_looked_at_long_ago_count_where_the_loss_is_what_it_was(late: float, known: bool) -> None:
     history = run([1.0] * 100 + [late] * 100, loss_terms=terms_of((0.1, 0.05, 8), step=60))
-    assert (standing(history).learned is not None) is known
+    assert (standing(history).best_term is not None) is known
 
 
 def test_what_is_learned_is_read_off_the_mean_of_a_skewed_loss() -> None:

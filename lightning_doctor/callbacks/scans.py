@@ -74,7 +74,9 @@ class StepScan(Monitor):
         before, self._before = self._before, None
         parameters = list(case.run.module.parameters())
         if [id(parameter) for parameter in parameters] != [id(parameter) for parameter, _ in before]:
-            # Since that step the model has been rebuilt, as by pruning.
+            case.history.lack(
+                self._expected, "the model was rebuilt after the step that was to be tried, as by pruning"
+            )
             return
         try:
             self._scan(case, [start for _, start in before], batch, batch_idx)

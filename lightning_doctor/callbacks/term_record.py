@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_doctor.callbacks.head_record import describe, signature
+from lightning_doctor.measure.head import BINARY
 from lightning_doctor.measure.predictions import NUMBERS, Tally
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ _TAKEN = (
     "target_max",
     "output_level",
     "classified",
+    "target_fraction",
 )
 _PLACES = [NUMBERS.index(name) for name in _TAKEN]
 # Of how many looks back something is told, none of them from the first half of the steps so far, and how many terms
@@ -36,6 +38,10 @@ _RECENT, _MOST = 8, 8
 # How near the sum of the terms, as they were understood, must be to the loss; and how many samples a class takes for
 # the best constant prediction to be known.
 _SAME, _PER_CLASS = 0.02, 10
+# Losses that the best prediction of all brings to zero: always, or where targets are classes and no shares of them,
+# which are so far from whole numbers at the most.
+_DISTANCES, _LIKELIHOODS = ("mse", "rmse", "l1", "huber", "smooth_l1", "kl_div"), ("cross_entropy", "nll", *BINARY)
+_WHOLE = 1e-3
 
 
 class TermRecord:
@@ -48,7 +54,7 @@ class TermRecord:
     def __init__(self, heads: Sequence[Head]) -> None:
         self.signature = signature_of(heads)
         self._tallies = [Tally(head) for head in heads]
-        self._terms = [_Term(head.loss, tally.classes) for head, tally in zip(heads, self._tallies, strict=True)]
+        self._terms = [_Term(head, tally.classes) for head, tally in zip(heads, self._tallies, strict=True)]
 
     def measure(self, heads: Sequence[Head], loss: Tensor) -> Tensor:
         """Returns the numbers of this step, for :meth:`receive`."""
@@ -71,8 +77,10 @@ class TermRecord:
 
 
 class _Term:
-    def __init__(self, loss: str, classes: int) -> None:
-        self._loss, self._classes = loss, classes
+    def __init__(self, head: Head, classes: int) -> None:
+        self._loss, self._classes = head.loss, classes
+        self._to_zero = head.loss in _DISTANCES or (head.loss in _LIKELIHOODS and not head.smoothing)
+        self._shares = head.loss in _LIKELIHOODS and not head.indexed
         self._first: dict[str, float] = {}
         self._count = self._sum = self._squares = self._classified = 0.0
         self._low, self._high = math.inf, -math.inf
@@ -86,6 +94,9 @@ class _Term:
             self._sum += found["target_sum"]
             self._squares += found["target_squares"]
             self._low, self._high = min(self._low, found["target_min"]), max(self._high, found["target_max"])
+        if self._shares and not found["target_fraction"] < _WHOLE:
+            # What is left is the entropy of the targets.
+            self._to_zero = False
         if found["classified"] > 0:
             self._classified += found["classified"]
         learned = 1 - found["value"] / found["baseline"] if found["baseline"] > 0 else math.nan
@@ -110,6 +121,7 @@ class _Term:
             "learned": fmean(known) if known else math.nan,
             "learned_error": stdev(known) / math.sqrt(len(known)) if len(known) > 1 else math.nan,
             "looks": len(known),
+            "to_zero": self._to_zero,
         }
 
 

@@ -184,8 +184,19 @@ def _pinball(graph: Graph, edge: Edge, path: Path) -> Head | None:
     (share, error), (_, other) = (constant_times(graph, side) for side in both)
     if error is None or error != other:
         return None
+    head = _difference(graph, error, path, "pinball", None)
     side = graph.saved(edge, "self") if kind(edge) == "Maximum" else None
-    return _difference(graph, error, path, "pinball", None if side is None or share is None else side / share)
+    if head is None or not head.broadcast or side is None or not (level := _level(share)):
+        return head
+    # Their targets alone tell what they are compared with: a quantile is no mean that errors could be measured by.
+    return _difference(graph, error, path, "pinball", side / level)
+
+
+def _level(share: Tensor | float | None) -> float | None:
+    """Returns a number of the program, which autograd may keep as a tensor."""
+    if isinstance(share, Tensor):
+        return float(share) if share.ndim == 0 and share.is_cpu else None
+    return share
 
 
 def _measure_shapes(head: Head, errors: tuple[int, ...]) -> None:

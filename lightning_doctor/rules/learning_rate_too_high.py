@@ -15,7 +15,6 @@ from lightning_doctor.prescriptions import lower_rate
 from lightning_doctor.progress import LITTLE, standing
 from lightning_doctor.rule import rule
 from lightning_doctor.step_sizes import (
-    SHORTEST,
     ScannedStep,
     began_dead,
     began_saturated,
@@ -25,6 +24,8 @@ from lightning_doctor.step_sizes import (
 
 # The scans of a run's first steps, by which it may be lost already.
 _OPENING = 4
+# The share of the loss that a step hardly changes it by.
+_HARDLY = 0.05
 # The share of the scanned steps that must overshoot where successive gradients point against each other.
 _BOUNCED = 0.1
 # The share of the scanned steps that lowered the loss, from which on their length is not what a run is lost by.
@@ -142,7 +143,7 @@ def learning_rate_too_high(
     summary += "steps lowered"
     if not any(scan.overshoots for scan in over):
         summary = f"a step{at} took the loss of other samples to {1 + over[0].change:.3g} times what it was, which "
-        summary += "shorter ones left about there"
+        summary += "a shorter one left about there"
     if bounces and seen is None:
         summary = f"successive gradients point against each other (median cosine {median(cosines):.2g}), and {summary}"
     if not is_finite(history):
@@ -221,8 +222,8 @@ def _far_over(scan: ScannedStep) -> bool:
 
 
 def _wrecks(scan: ScannedStep, jump: float) -> bool:
-    """Whether a step took the loss far up, and that by its length: the loss grew faster than that does."""
-    return 1 + scan.change > jump and scan.smaller < SHORTEST * scan.change
+    """Whether a step took the loss far up, and that by its length: a shorter one would have left it where it was."""
+    return 1 + scan.change > jump and scan.smaller < _HARDLY
 
 
 def _rose(history: History, step: int) -> bool:

@@ -10,7 +10,7 @@ from lightning_doctor.jsonable import number
 from lightning_doctor.noise import stretch
 from lightning_doctor.progress import GOOD, POOR, standing, typical
 from lightning_doctor.rule import rule
-from lightning_doctor.scores import gap, scores
+from lightning_doctor.scores import gap, scores, scoring_step
 from lightning_doctor.validation import held_out
 
 # Losses that tell where a run started, and how sure a gap between training and validation rows must be [standard
@@ -143,6 +143,9 @@ def _since_the_start(history: History, alike: float) -> tuple[bool, float | None
     train, other = scores(history, "train"), scores(history, "validation")
     first = history.get("train_loss").finite().values[:_FIRST]
     if train is None or other is None or not first or min(*train.losses, *other.losses, *first) < 0:
+        return False, None
+    if scoring_step(history) != "training_step":
+        # Whose loss may be another one than training's.
         return False, None
     natural = max(number(history.fact(f"overlap.{name}"), 1.0) for name in ("repeated_validation", "exact"))
     distance, error = gap(train, other)

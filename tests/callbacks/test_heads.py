@@ -385,6 +385,31 @@ def test_each_of_several_terms_is_followed_beside_its_constant(tmp_path: Path) -
     # Of the second half of 320 steps.
     assert 3 <= terms["cross_entropy"]["looks"] == squared["looks"] <= 4
     assert terms["cross_entropy"]["learned"] < 0.2
+    assert squared["to_zero"] is terms["cross_entropy"]["to_zero"] is True
+
+
+def _smoothed(outputs: Tensor, targets: Tensor) -> Tensor:
+    return functional.cross_entropy(outputs, targets, label_smoothing=0.1)
+
+
+def _softened(outputs: Tensor, targets: Tensor) -> Tensor:
+    return functional.cross_entropy(outputs, 0.9 * functional.one_hot(targets, 10).float() + 0.01)
+
+
+def _tagged(outputs: Tensor, targets: Tensor) -> Tensor:
+    return functional.binary_cross_entropy_with_logits(outputs, functional.one_hot(targets, 10).float())
+
+
+@pytest.mark.parametrize(("likelihood", "to_zero"), [(_smoothed, False), (_softened, False), (_tagged, True)])
+def test_a_term_whose_targets_are_shares_of_classes_has_no_end_at_zero(
+    tmp_path: Path, likelihood: Loss, to_zero: bool
+) -> None:
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        return likelihood(outputs[:, :10], targets) + functional.mse_loss(outputs[:, 10], 3.0 * targets)
+
+    terms = watch(tmp_path, Net(loss, 11), LABELS).facts["loss_terms"]["terms"]
+    assert {term["loss"]: term["to_zero"] for term in terms if term["loss"] != "mse"}.popitem()[1] is to_zero
+    assert next(term for term in terms if term["loss"] == "mse")["to_zero"] is True
 
 
 def _advantages(outputs: Tensor, targets: Tensor) -> Tensor:

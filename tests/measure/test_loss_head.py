@@ -516,23 +516,33 @@ def test_an_activation_may_be_multiplied_by_a_number(scaled: Loss, loss: Any, ac
 LEVELS = torch.linspace(0.1, 0.9, C)
 
 
-def below_or_above(errors: Tensor) -> Tensor:
-    return torch.where(errors > 0, 0.9 * errors, -0.1 * errors).mean()
-
-
 @pytest.mark.parametrize(
     "loss",
     [
         lambda errors: torch.maximum(0.9 * errors, -0.1 * errors).mean(),
         lambda errors: torch.max((LEVELS - 1) * errors, LEVELS * errors).sum(1).mean(),
-        below_or_above,
+        lambda errors: torch.where(errors > 0, 0.9 * errors, -0.1 * errors).mean(),
     ],
 )
 def test_the_loss_of_a_quantile_is_named(loss: Loss) -> None:
     head, _ = read(lambda o: loss(REAL - o))
     assert (head.loss, head.output_shape, head.broadcast, head.by_hand) == ("pinball", (N, C), False, True)
-    assert (head.target is None) is (loss is below_or_above)
-    assert head.target is None or torch.allclose(head.target, REAL)
+    assert head.target is None
+
+
+def test_the_targets_of_a_quantile_are_known_where_they_broadcast() -> None:
+    row = REAL[:, 0]
+    head, _ = read(lambda o: torch.maximum(0.9 * (e := row - o[:, :1]), -0.1 * e).mean())
+    assert head.broadcast
+    assert head.target is not None
+    assert torch.allclose(head.target, row.expand(N, N))
+
+
+@pytest.mark.parametrize("level", [0.0, torch.linspace(0, 1, N)])
+def test_the_targets_of_a_quantile_without_a_level_are_not_known(level: Any) -> None:
+    head, _ = read(lambda o: torch.maximum(level * (e := REAL[:, 0] - o[:, :1]), (level - 1) * e).mean())
+    assert head.broadcast
+    assert head.target is None
 
 
 def test_the_larger_of_two_errors_is_no_quantile_s() -> None:

@@ -191,3 +191,9 @@ def test_where_nobody_looked_for_twins_in_validation_nothing_is_said() -> None:
     history = unread(0.1, 1.9)
     history.facts["overlap"] = {"repeated": 1.0}
     assert repeated_batches(history) is None
+
+
+def test_scores_of_another_loss_than_that_of_training_tell_nothing() -> None:
+    history = unread(0.1, 1.9)
+    history.facts["scored"]["step"] = "validation_step"
+    assert repeated_batches(history) is None
