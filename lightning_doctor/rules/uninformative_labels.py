@@ -30,7 +30,16 @@ _TAKEN = 0.9
 @rule(
     "LD508",
     needs={"train_loss": 32, "baseline_loss": 2, "eval_loss/train": 2, "eval_loss/validation": 2},
-    explains=("overfitting", "stuck_at_baseline", "stale_validation", "loss_plateau", "undertrained", "model_bias"),
+    explains=(
+        "overfitting",
+        "stuck_at_baseline",
+        "stale_validation",
+        "loss_plateau",
+        "undertrained",
+        "model_bias",
+        # What still learns rows by heart is not kept from learning by these.
+        "dead_units",
+    ),
 )
 def uninformative_labels(
     history: History,
