@@ -12,7 +12,7 @@ from lightning_doctor.history import History
 from lightning_doctor.lost_ground import YOUNG, climbed, is_finite, recent, unlearned
 from lightning_doctor.noise import stretch
 from lightning_doctor.prescriptions import lower_rate
-from lightning_doctor.progress import LITTLE, standing
+from lightning_doctor.progress import LITTLE, is_like_now, standing
 from lightning_doctor.rule import rule
 from lightning_doctor.step_sizes import (
     ScannedStep,
@@ -101,6 +101,9 @@ def learning_rate_too_high(
     most = standing(history).most
     opening = scans[:_OPENING]
     late = [scan for scan in scans if scan.step >= scans[-1].step / 2]
+    if len(late) < least:
+        # Where there was no time for more those tell as much at which the loss was what it is now.
+        late = [scan for scan in scans[_OPENING:] if is_like_now(history, scan.step)] or late
     cosines = stretch(history.get("gradient_cosine"), 0.5)
     bounces = len(cosines) >= least and median(cosines) < -opposed
     # First steps that went far over tell it all the same: what was learned since is little in a run that does badly.

@@ -13,7 +13,7 @@ from lightning_doctor.history import History
 from lightning_doctor.layers import listed
 from lightning_doctor.loss_head import loss_head
 from lightning_doctor.prescriptions import optimizer, parameter_groups
-from lightning_doctor.progress import is_like_now, standing, typical
+from lightning_doctor.progress import hardly_fell, is_like_now, standing, typical
 from lightning_doctor.rule import Undecided, is_recent, rule
 from lightning_doctor.scores import constants, scores
 from lightning_doctor.validation import held_out
@@ -96,8 +96,11 @@ def _unlearned(history: History, taken: float, strong: float, outweighs: float, 
     state = standing(history)
     modes = _modes(history)
     learned = max((share for share in (modes and modes[0], held_out(history)) if share is not None), default=None)
-    if not state.harmed or (learned is not None and learned >= 0.5):
+    if learned is not None and learned >= 0.5:
         return None
+    if not state.harmed:
+        # Weights that decayed are seen whatever the loss is made of.
+        return _decayed(history, outweighs, shrunk) if hardly_fell(history) else None
     return (
         _decayed(history, outweighs, shrunk) or _penalised(history, shrunk) or _dropped(history, modes, taken, strong)
     )

@@ -292,3 +292,14 @@ def test_a_loss_that_nothing_moves_is_not_thrown_up_by_steps() -> None:
     losses = [abs(loss) for loss in noisy([0.62] * 300, 0.12, seed=3)]
     history = run(losses, [-1e-9] * 30, skill=-1.0)
     assert learning_rate_too_high(reading(history, "baseline_loss", [0.25] * 30)) is None
+
+
+@pytest.mark.parametrize(("before", "ill"), [(2.3, True), (4.0, False)])
+def test_earlier_scans_tell_where_there_was_no_time_for_late_ones(before: float, ill: bool) -> None:
+    # Ten of the first 300 steps, which did harm, and one of the last ten, which did none.
+    losses = noisy([2.3] * 8 + [before] * 292 + [2.3] * 1700, 0.05)
+    history = scanned(history_of(losses, run=COMPLETED), [-0.5] * 4 + [0.5] * 10, limit=0.02, every=20)
+    for factor, change in ((0.015625, -0.01), (1.0, -0.01), (4.0, 0.1)):
+        history.record(f"scan/{factor:g}", 1990, change)
+    reading(history, "skill", [0.1] * 200)
+    assert (learning_rate_too_high(history) is not None) is ill

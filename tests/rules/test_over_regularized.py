@@ -288,3 +288,11 @@ def test_healthy_a_spike_among_the_last_losses_is_nothing_that_dropout_takes_awa
     losses[380] = 60.0
     history = headed(LOGITS, losses=losses, skill=0.0, baseline=2.303, run=COMPLETED, **HALF)
     assert over_regularized(scored(history, "train", [2.3, 1.7], every=398)) is None
+
+
+@pytest.mark.parametrize(("left", "ended", "ill"), [(0.9, True, True), (0.6, True, False), (0.9, False, False)])
+def test_sick_weights_that_faded_under_a_loss_that_cannot_be_read(left: float, ended: bool, ill: bool) -> None:
+    history = decayed(FADING, skill=None, baseline=None, losses=[1.0] * 20 + [left] * 380)
+    history.facts["loss_head"] = {}
+    history.facts["run"] = COMPLETED if ended else {}
+    assert (over_regularized(history) is not None) is ill
