@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
+from lightning_doctor.jsonable import number
 from lightning_doctor.loss_head import loss_head
 from lightning_doctor.progress import Standing, standing
 from lightning_doctor.rule import Undecided, is_recent, rule
 from lightning_doctor.scores import scores
 
+# How rarely chance alone must leave all samples of rare classes unfound.
+_CHANCE = 0.01
 # How surely labels must be uneven [standard errors].
 _SIGMAS = 3.0
 # Tags fewer than which tell nothing of how many are found.
@@ -44,7 +47,8 @@ def imbalanced_classes(
 
     Healthy:
         95 of 100 labels are 0 and most of the others are found; ten classes as frequent as each other, all hard; a
-        network that finds no class but one, other frequent ones neither
+        network that finds no class but one, other frequent ones neither; words, of which frequent ones are mostly
+        missed too
 
     Remedy:
         Weights in inverse proportion to the counts, or a sampler that balances.
@@ -115,7 +119,7 @@ def _missed(
     if not missed or not _are_uneven(counts) or sum(rare[label] for label in missed) < 0.5 * sum(rare.values()):
         return None
     others = [value for label, value in recall.items() if label not in rare]
-    if not wrong_way and _misses_frequent_ones(counts, recall, rare, found):
+    if not wrong_way and (_misses_frequent_ones(counts, recall, rare) or _by_chance(history, missed, len(rare))):
         return None
     # Several frequent classes are told apart: what is missing are the rare ones.
     learns = len(others) > 1 and min(others) >= 0.5
@@ -201,17 +205,32 @@ def _found_in_scored_rows(history: History, counts: Mapping[str, float]) -> floa
     return 0.0 if alike and (1 - right[-1]) * train.rows >= _FEW else 1.0
 
 
-def _misses_frequent_ones(
-    counts: Mapping[str, float], recall: Mapping[str, float], rare: Mapping[str, float], found: float
-) -> bool:
-    """Whether most samples of frequent classes but the first are missed too, and that one has no majority.
+def _misses_frequent_ones(counts: Mapping[str, float], recall: Mapping[str, float], rare: Mapping[str, float]) -> bool:
+    """Whether frequent classes but the first are mostly missed too, most of them, and that one has no majority.
 
     Then it is not for being rare that a class is not found.
     """
     first = max(counts, key=counts.__getitem__)
     frequent = {label: count for label, count in counts.items() if label not in rare and label != first}
-    missed = sum(count for label, count in frequent.items() if recall.get(label, 1.0) < found)
+    missed = sum(count for label, count in frequent.items() if recall.get(label, 1.0) < 0.5)
     return 2 * missed > sum(frequent.values()) and 2 * counts[first] < sum(counts.values())
+
+
+def _by_chance(history: History, missed: Sequence[str], rare: int) -> bool:
+    """Whether none of the newest samples of these classes may have been found though they are found like the others.
+
+    They were picked from so many that are rare. Where the newest samples hold none of them others have told.
+    """
+    counts = _numbers(history.fact("labels.counts", {}))
+    recall = _numbers(history.fact("predictions.recall", {}))
+    seen = [label for label in missed if label in recall]
+    others = {label: counts.get(label, 0.0) for label in recall if label not in missed}
+    if not seen or not sum(others.values()):
+        return False
+    usual = sum(count * recall[label] for label, count in others.items()) / sum(others.values())
+    share = sum(counts.get(label, 0.0) for label in seen) / sum(counts.values())
+    samples = share * number(history.fact("predictions.samples"), 0.0)
+    return bool((1 - min(1.0, usual)) ** samples > _CHANCE / rare)
 
 
 def _are_uneven(counts: Mapping[str, float]) -> bool:
