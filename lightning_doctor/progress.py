@@ -257,11 +257,14 @@ def _best_term(history: History) -> float | None:
 
 
 def _at_most(term: LossTerm) -> float:
-    """Returns how much of a term may be learned, NaN where it cannot be told; of a robust one as of its square."""
+    """Returns how much of a term may be learned at the most, NaN where it cannot be told.
+
+    One that grows as errors do counts as its square, as predictions are judged by elsewhere.
+    """
     if term.looks < _FEW or not term.to_zero:
         return math.nan
-    learned = term.learned + _PERHAPS * term.learned_error
-    return 1 - (1 - learned) ** 2 if term.loss in ROBUST and learned < 1 else learned
+    left = 1 - term.learned - _PERHAPS * term.learned_error
+    return 1 - (left * left if term.loss in (*ROBUST, "rmse") and left > 0 else left)
 
 
 def typical(losses: list[float]) -> float:

@@ -67,6 +67,8 @@ def terms_of(*learned: tuple[float, float, int], step: int = 199, **others: Any)
         pytest.param(terms_of((0.1, 0.05, 8), (0.5, 0.01, 8)), 0.52, id="the one that is learned most"),
         pytest.param(terms_of((0.1, 0.05, 8)), 0.2, id="at the most"),
         pytest.param(terms_of((0.4, 0.05, 8), loss="l1"), 0.75, id="of a robust one as of its square"),
+        pytest.param(terms_of((0.4, 0.05, 8), loss="rmse"), 0.75, id="of a root too"),
+        pytest.param(terms_of((-1e200, 0.0, 8), loss="l1"), None, id="out of all numbers"),
         pytest.param(terms_of((0.1, 0.05, 8), to_zero=False), None, id="one that has no end at zero"),
         pytest.param(terms_of((0.1, 0.05, 8), (math.nan, math.nan, 0)), None, id="one is unknown"),
         pytest.param(terms_of((0.1, 0.05, 2)), None, id="too few looks"),

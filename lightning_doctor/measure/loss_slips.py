@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
-from lightning_doctor.measure.head import Head, Path
 from lightning_doctor.measure.loss_graph import (
     VIEWS,
     Edge,
@@ -19,11 +17,8 @@ from lightning_doctor.measure.loss_graph import (
     shape,
     through,
 )
-from lightning_doctor.measure.loss_parts import part
 
 _MOST_NODES = 1024
-# How near numbers must be that are the same but for what was rounded, as a share of the largest.
-_SAME = 1e-3
 
 
 @dataclass
@@ -32,9 +27,8 @@ class Slips:
 
     Attributes:
         classes: Over how many classes a softmax is given to another one; 0 where none is.
-        rows: What columns of numbers that depend on the model, one for each of some rows, are multiplied by or compared
-            with, all with all: as many numbers that do not, ``[N]`` each. They may be of the batch, or the same for
-            all.
+        rows: What columns of numbers that depend on the model, one for each of some rows, are multiplied by, all with
+            all: as many numbers that do not, ``[N]`` each. They may be of the batch, or the same for all.
     """
 
     classes: int = 0
@@ -44,24 +38,16 @@ class Slips:
 def find_slips(graph: Graph, root: Edge) -> Slips:
     """Looks at every operation between a loss and what the layers put out."""
     slips, waiting, seen = Slips(), [root], {root}
-    compared: list[Tensor] = []
-    pairs = False
     while waiting and len(seen) < _MOST_NODES:
         edge = waiting.pop()
         slips.classes = slips.classes or _softmax_twice(edge)
-        row, head = _row_by_column(graph, edge), part(graph, edge, Path())
+        row = _row_by_column(graph, edge)
         if row is not None:
             slips.rows.append(row)
-        if head is not None:
-            pairs |= "outputs_alone" in head.extras
-            row = _row_less_column(head)
-            compared += [] if row is None else [row]
         if edge not in graph.outputs:
             below = [source for source in alive(edge) if source not in seen]
             seen.update(below)
             waiting.extend(below)
-    # Where outputs are compared with each other, samples may be meant to be with all.
-    slips.rows += [] if pairs else compared
     return slips
 
 
@@ -85,14 +71,3 @@ def _row_by_column(graph: Graph, edge: Edge) -> Tensor | None:
     if not isinstance(constant, Tensor) or source is None or shape(source) != (whole[0], 1):
         return None
     return constant if tuple(constant.shape) == whole[:1] else None
-
-
-def _row_less_column(head: Head) -> Tensor | None:
-    """Returns the row that a column is compared with; zeros where each number has others of its own."""
-    if not head.broadcast or head.target is None:
-        return None
-    target, rows = head.target, len(head.target)
-    if head.output_shape != (rows, 1) or tuple(target.shape) != (rows, rows) or rows < 2:
-        return None
-    is_row = (target - target[:1]).abs().max() <= _SAME * target.abs().max()
-    return torch.where(is_row, target[0], 0.0)

@@ -13,8 +13,11 @@ from lightning_doctor.progress import Standing, standing
 from lightning_doctor.rule import Undecided, is_recent, rule
 from lightning_doctor.scores import scores
 
-# How rarely chance alone must leave all samples of rare classes unfound.
-_CHANCE = 0.01
+# How rarely chance must leave all samples of rare classes unfound, where as many came as there should: how many come is
+# chance too, so that it is more often by a few times.
+_CHANCE = 0.001
+# Classes that are several.
+_SEVERAL = 3
 # How surely labels must be uneven [standard errors].
 _SIGMAS = 3.0
 # Tags fewer than which tell nothing of how many are found.
@@ -119,7 +122,7 @@ def _missed(
     if not missed or not _are_uneven(counts) or sum(rare[label] for label in missed) < 0.5 * sum(rare.values()):
         return None
     others = [value for label, value in recall.items() if label not in rare]
-    if not wrong_way and (_misses_frequent_ones(counts, recall, rare) or _by_chance(history, missed, len(rare))):
+    if not wrong_way and (_misses_frequent_ones(counts, recall, rare, found) or _by_chance(history, missed, len(rare))):
         return None
     # Several frequent classes are told apart: what is missing are the rare ones.
     learns = len(others) > 1 and min(others) >= 0.5
@@ -205,19 +208,23 @@ def _found_in_scored_rows(history: History, counts: Mapping[str, float]) -> floa
     return 0.0 if alike and (1 - right[-1]) * train.rows >= _FEW else 1.0
 
 
-def _misses_frequent_ones(counts: Mapping[str, float], recall: Mapping[str, float], rare: Mapping[str, float]) -> bool:
-    """Whether frequent classes but the first are mostly missed too, most of them, and that one has no majority.
+def _misses_frequent_ones(
+    counts: Mapping[str, float], recall: Mapping[str, float], rare: Mapping[str, float], found: float
+) -> bool:
+    """Whether most samples of frequent classes but the first are missed too, and that one has no majority.
 
-    Then it is not for being rare that a class is not found.
+    Then it is not for being rare that a class is not found. Where there are several of these, as of words, it is enough
+    that most are mostly missed.
     """
     first = max(counts, key=counts.__getitem__)
     frequent = {label: count for label, count in counts.items() if label not in rare and label != first}
-    missed = sum(count for label, count in frequent.items() if recall.get(label, 1.0) < 0.5)
+    limit = 0.5 if len(frequent) >= _SEVERAL else found
+    missed = sum(count for label, count in frequent.items() if recall.get(label, 1.0) < limit)
     return 2 * missed > sum(frequent.values()) and 2 * counts[first] < sum(counts.values())
 
 
 def _by_chance(history: History, missed: Sequence[str], rare: int) -> bool:
-    """Whether none of the newest samples of these classes may have been found though they are found like the others.
+    """Whether the newest samples of these classes may all have been missed though they are found like the others.
 
     They were picked from so many that are rare. Where the newest samples hold none of them others have told.
     """
@@ -229,8 +236,8 @@ def _by_chance(history: History, missed: Sequence[str], rare: int) -> bool:
         return False
     usual = sum(count * recall[label] for label, count in others.items()) / sum(others.values())
     share = sum(counts.get(label, 0.0) for label in seen) / sum(counts.values())
-    samples = share * number(history.fact("predictions.samples"), 0.0)
-    return bool((1 - min(1.0, usual)) ** samples > _CHANCE / rare)
+    samples = number(history.fact("predictions.samples"), 0.0)
+    return bool((1 - min(1.0, usual)) ** (share * samples) > _CHANCE / rare)
 
 
 def _are_uneven(counts: Mapping[str, float]) -> bool:

@@ -24,8 +24,8 @@ from lightning_doctor.step_sizes import (
 
 # The scans of a run's first steps, by which it may be lost already.
 _OPENING = 4
-# The share of the loss that a step hardly changes it by.
-_HARDLY = 0.05
+# The share of the loss that a step hardly changes it by; and the shortest step that is tried, in steps that were made.
+_HARDLY, _SHORTEST = 0.05, 1 / 64
 # The share of the scanned steps that must overshoot where successive gradients point against each other.
 _BOUNCED = 0.1
 # The share of the scanned steps that lowered the loss, from which on their length is not what a run is lost by.
@@ -101,9 +101,9 @@ def learning_rate_too_high(
     most = standing(history).most
     opening = scans[:_OPENING]
     late = [scan for scan in scans if scan.step >= scans[-1].step / 2]
-    if len(late) < least:
-        # Where there was no time for more those tell as much at which the loss was what it is now.
-        late = [scan for scan in scans[_OPENING:] if is_like_now(history, scan.step)] or late
+    if len(late) < least and not any(scan.overshoots for scan in late):
+        # Where there was no time for more those tell as much at which loss and rate were what they are now.
+        late = [scan for scan in scans[_OPENING:] if scan in late or _is_like_now(history, scan, scans[-1])]
     cosines = stretch(history.get("gradient_cosine"), 0.5)
     bounces = len(cosines) >= least and median(cosines) < -opposed
     # First steps that went far over tell it all the same: what was learned since is little in a run that does badly.
@@ -145,8 +145,8 @@ def learning_rate_too_high(
     summary = f"{len(over)} of {len(seen or scans)} scanned steps{at} raised the loss of other samples, which smaller "
     summary += "steps lowered"
     if not any(scan.overshoots for scan in over):
-        summary = f"a step{at} took the loss of other samples to {1 + over[0].change:.3g} times what it was, which "
-        summary += "a shorter one left about there"
+        summary = f"a step{at} took the loss of other samples to {1 + over[0].change:.3g} times what it was, and the "
+        summary += f"mildest of the shorter ones to {1 + over[0].smaller:.3g} times"
     if bounces and seen is None:
         summary = f"successive gradients point against each other (median cosine {median(cosines):.2g}), and {summary}"
     if not is_finite(history):
@@ -224,9 +224,18 @@ def _far_over(scan: ScannedStep) -> bool:
     return scan.limit is not None and scan.rate is not None and 4 * scan.limit < scan.rate
 
 
+def _is_like_now(history: History, scan: ScannedStep, newest: ScannedStep) -> bool:
+    then, now = scan.rate, newest.rate
+    alike = then is None or now is None or max(then, now) <= 2 * min(then, now)
+    return alike and is_like_now(history, scan.step)
+
+
 def _wrecks(scan: ScannedStep, jump: float) -> bool:
-    """Whether a step took the loss far up, and that by its length: a shorter one would have left it where it was."""
-    return 1 + scan.change > jump and scan.smaller < _HARDLY
+    """Whether a step took the loss far up, and that by its length: a shorter one would hardly have changed it.
+
+    Or by far less than in proportion, as of a step that is too long by orders of magnitude: not of a wrong direction.
+    """
+    return 1 + scan.change > jump and scan.smaller < max(_HARDLY, _SHORTEST**1.5 * scan.change)
 
 
 def _rose(history: History, step: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
@@ -21,6 +22,8 @@ from lightning_doctor.validation import held_out
 _DECOUPLED = ("adamw", "nadamw", "lion")
 # Losses whose level is set beside what rows score in eval mode.
 _AROUND = 32
+# The share of its largest value under which the norm of the weights must be to have faded.
+_FADED = 0.2
 
 
 @rule(
@@ -99,8 +102,9 @@ def _unlearned(history: History, taken: float, strong: float, outweighs: float, 
     if learned is not None and learned >= 0.5:
         return None
     if not state.harmed:
-        # Weights that decayed are seen whatever the loss is made of.
-        return _decayed(history, outweighs, shrunk) if hardly_fell(history) else None
+        # Weights that faded are seen whatever the loss is made of, which may be at its floor.
+        faded = _decayed(history, outweighs, _FADED) if hardly_fell(history) else None
+        return faded and replace(faded, confidence=Confidence.SUSPECTED)
     return (
         _decayed(history, outweighs, shrunk) or _penalised(history, shrunk) or _dropped(history, modes, taken, strong)
     )

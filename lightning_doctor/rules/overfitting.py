@@ -31,7 +31,7 @@ _LOW = 0.1
 _PAIRED = 1.4
 
 
-@rule("LD501", needs={"val_loss": 7}, explains=("stale_validation", "uncertain_validation"))
+@rule("LD501", needs={"val_loss": 7}, explains=("stale_validation",))
 def overfitting(
     history: History,
     *,

@@ -26,17 +26,7 @@ _LONGER, _MOST, _SCANS = 16.0, 0.8, 4
 @rule(
     "LD109",
     needs={"train_loss": 8, "learning_rate": 1},
-    explains=(
-        "loss_plateau",
-        "undertrained",
-        "stale_validation",
-        "stuck_at_baseline",
-        "learning_rate_too_low",
-        # Where steps have ended a run rests wherever that was.
-        "saddle_point",
-        "flat_region",
-        "poor_minimum",
-    ),
+    explains=("loss_plateau", "undertrained", "stale_validation", "stuck_at_baseline", "learning_rate_too_low"),
 )
 def vanished_learning_rate(
     history: History,

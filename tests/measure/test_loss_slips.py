@@ -64,28 +64,6 @@ def test_a_column_of_outputs_times_a_row_of_data_is_found(
     assert [row.abs().tolist() for row in rows] == [[1.0] * ROWS] * found
 
 
-@pytest.mark.parametrize(
-    ("loss", "found"),
-    [
-        (lambda one, signs: ((signs - one).square() / one.exp() + one).mean(), True),
-        (lambda one, signs: ((one - signs).abs() * one.sigmoid()).mean(), True),
-        (lambda one, signs: ((signs[:, None] - one).square() / one.exp() + one).mean(), False),
-        (lambda one, signs: ((one - 3.0).square() / one.exp() + one).mean(), False),
-        # All with all on purpose, as in a distance of two sets.
-        (lambda one, signs: ((signs - one).square().neg().exp() - (one - one.T).square().neg().exp()).mean(), False),
-    ],
-)
-def test_a_row_of_data_less_a_column_of_outputs_is_found(loss: Callable[[Tensor, Tensor], Tensor], found: bool) -> None:
-    rows = slips(loss, 1).rows
-    assert [row.abs().round(decimals=3).tolist() for row in rows] == [[1.0] * ROWS] * found
-
-
-def test_numbers_of_their_own_that_a_column_is_compared_with_are_no_row() -> None:
-    table = torch.randn(ROWS, ROWS)
-    (row,) = slips(lambda one, signs: ((table - one).square() / one.exp()).mean(), 1).rows
-    assert not row.any()
-
-
 def test_what_lies_under_the_layers_outputs_is_not_looked_at() -> None:
     attention = torch.randn(ROWS, CLASSES, requires_grad=True).softmax(1).log_softmax(1)
     scores, kept = nn.Linear(CLASSES, 3)(attention), LayerOutputs()

@@ -270,3 +270,8 @@ def test_healthy_words_of_which_frequent_ones_are_mostly_missed_too(usual: float
     labels = {str(label): 100 if label < 20 else 20 for label in range(25)}
     recall = {label: usual * (count == 100) for label, count in labels.items()}
     assert (judge(labels, {"0": 600}, recall, LOGITS) is not None) is ill
+
+
+def test_one_class_beside_the_first_that_is_often_missed_hides_no_rare_ones() -> None:
+    labels = {"0": 4000, "1": 3000, "2": 800, "3": 800}
+    assert judge(labels, {"0": 2000}, {"0": 0.9, "1": 0.45, "2": 0.0, "3": 0.0}, LOGITS) is not None

@@ -72,7 +72,7 @@ def test_a_first_step_that_took_the_loss_far_up_by_its_length_counts_though_no_s
     finding = learning_rate_too_high(run(losses, [15.0, *[-1e-9] * 29], smaller=smaller))
     assert (finding is not None) is ill
     if finding is not None:
-        assert "took the loss of other samples to 16 times what it was" in finding.summary
+        assert "took the loss of other samples to 16 times what it was, and the mildest of" in finding.summary
         assert finding.onset == 0
 
 
@@ -303,3 +303,33 @@ def test_earlier_scans_tell_where_there_was_no_time_for_late_ones(before: float,
         history.record(f"scan/{factor:g}", 1990, change)
     reading(history, "skill", [0.1] * 200)
     assert (learning_rate_too_high(history) is not None) is ill
+
+
+@pytest.mark.parametrize(
+    ("rates", "late", "ill"),
+    [
+        pytest.param((0.1, 0.1), [-0.01], True, id="as before"),
+        pytest.param((0.1, 0.01), [-0.01], False, id="at another rate"),
+        pytest.param((0.01, 0.1), [0.5, 0.5], True, id="late ones tell themselves"),
+    ],
+)
+def test_scans_at_another_rate_tell_nothing_of_the_steps_of_now(
+    rates: tuple[float, float], late: list[float], ill: bool
+) -> None:
+    history = history_of(noisy([2.3] * 2000, 0.05), run=COMPLETED)
+    for step, rate in ((0, rates[0]), (500, rates[1])):
+        history.record("learning_rate", step, rate)
+    early = 0.5 if rates[0] == 0.1 else -0.5
+    scanned(history, [-0.5] * 4 + [early] * 10, limit=0.02, every=20)
+    for index, change in enumerate(late):
+        for factor, value in ((0.015625, -0.01), (1.0, change), (4.0, 0.6)):
+            history.record(f"scan/{factor:g}", 1900 + 50 * index, value)
+    reading(history, "skill", [0.1] * 200)
+    assert (learning_rate_too_high(history) is not None) is ill
+
+
+def test_a_first_step_that_is_too_long_by_orders_of_magnitude_wrecks_at_a_64th_too() -> None:
+    losses = [2.3, 1e6, 12.0, *[2.3] * 297]
+    # As of a parabola: by a square of the length.
+    finding = learning_rate_too_high(run(losses, [1e6, *[-1e-9] * 29], smaller=64 * 244.0))
+    assert finding is not None

@@ -290,9 +290,17 @@ def test_healthy_a_spike_among_the_last_losses_is_nothing_that_dropout_takes_awa
     assert over_regularized(scored(history, "train", [2.3, 1.7], every=398)) is None
 
 
-@pytest.mark.parametrize(("left", "ended", "ill"), [(0.9, True, True), (0.6, True, False), (0.9, False, False)])
-def test_sick_weights_that_faded_under_a_loss_that_cannot_be_read(left: float, ended: bool, ill: bool) -> None:
-    history = decayed(FADING, skill=None, baseline=None, losses=[1.0] * 20 + [left] * 380)
+@pytest.mark.parametrize(
+    ("end", "left", "ended", "ill"),
+    [(1.1, 0.9, True, True), (1.3, 0.9, True, False), (1.1, 0.6, True, False), (1.1, 0.9, False, False)],
+)
+def test_sick_weights_that_faded_under_a_loss_that_cannot_be_read(
+    end: float, left: float, ended: bool, ill: bool
+) -> None:
+    # A fifth of 6 is 1.2.
+    history = decayed([6.0] * 20 + [end] * 20, skill=None, baseline=None, losses=[1.0] * 20 + [left] * 380)
     history.facts["loss_head"] = {}
     history.facts["run"] = COMPLETED if ended else {}
-    assert (over_regularized(history) is not None) is ill
+    finding = over_regularized(history)
+    assert (finding is not None) is ill
+    assert finding is None or finding.confidence is Confidence.SUSPECTED
