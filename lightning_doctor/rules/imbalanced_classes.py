@@ -122,7 +122,9 @@ def _missed(
     if not missed or not _are_uneven(counts) or sum(rare[label] for label in missed) < 0.5 * sum(rare.values()):
         return None
     others = [value for label, value in recall.items() if label not in rare]
-    if not wrong_way and (_misses_frequent_ones(counts, recall, rare, found) or _by_chance(history, missed, len(rare))):
+    if not wrong_way and (
+        _misses_frequent_ones(counts, recall, rare, found) or _by_chance(history, counts, recall, missed, len(rare))
+    ):
         return None
     # Several frequent classes are told apart: what is missing are the rare ones.
     learns = len(others) > 1 and min(others) >= 0.5
@@ -223,13 +225,13 @@ def _misses_frequent_ones(
     return 2 * missed > sum(frequent.values()) and 2 * counts[first] < sum(counts.values())
 
 
-def _by_chance(history: History, missed: Sequence[str], rare: int) -> bool:
+def _by_chance(
+    history: History, counts: Mapping[str, float], recall: Mapping[str, float], missed: Sequence[str], rare: int
+) -> bool:
     """Whether the newest samples of these classes may all have been missed though they are found like the others.
 
     They were picked from so many that are rare. Where the newest samples hold none of them others have told.
     """
-    counts = _numbers(history.fact("labels.counts", {}))
-    recall = _numbers(history.fact("predictions.recall", {}))
     seen = [label for label in missed if label in recall]
     others = {label: counts.get(label, 0.0) for label in recall if label not in missed}
     if not seen or not sum(others.values()):

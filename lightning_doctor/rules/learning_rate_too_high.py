@@ -14,13 +14,7 @@ from lightning_doctor.noise import stretch
 from lightning_doctor.prescriptions import lower_rate
 from lightning_doctor.progress import LITTLE, is_like_now, standing
 from lightning_doctor.rule import rule
-from lightning_doctor.step_sizes import (
-    ScannedStep,
-    began_dead,
-    began_saturated,
-    scanned_steps,
-    smallest_limit,
-)
+from lightning_doctor.step_sizes import ScannedStep, began_dead, began_saturated, scanned_steps, smallest_limit
 
 # The scans of a run's first steps, by which it may be lost already.
 _OPENING = 4
