@@ -46,7 +46,7 @@ _LEFT = 0.75
 # How sure that change must be [standard errors].
 _SURELY = 3.0
 # Losses that are meant to be indifferent to samples far off.
-ROBUST = ("l1", "huber", "smooth_l1")
+ROBUST = ("l1", "huber", "smooth_l1", "gaussian_nll")
 
 
 @dataclass(frozen=True)

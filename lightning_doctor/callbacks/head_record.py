@@ -22,7 +22,10 @@ _RECENT, _ENOUGH = 512, 64
 _WHOLE = 1e-3
 # How near the loss as it was understood must be to the loss itself: half precision has three digits.
 _SAME = 0.02
-_COMPARABLE = (*BINARY, "mse", "rmse", "l1", "huber", "smooth_l1", "poisson", "cross_entropy", "kl_div")
+_COMPARABLE = (
+    *BINARY,
+    *("mse", "rmse", "l1", "huber", "smooth_l1", "gaussian_nll", "poisson", "cross_entropy", "kl_div"),
+)
 _PRIVATE = ("unclear", "class_dim", "indexed", "readable", "has_baseline", "columns", "errors", "by_element")
 _BESIDE = "it has terms of what layers put out beside them"
 _OF_TARGETS = ("skill", "train_accuracy", "worst_share", "worst_ratio", "typical_error")

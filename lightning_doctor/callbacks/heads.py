@@ -14,11 +14,12 @@ from lightning_doctor.callbacks.examination import is_compiled
 from lightning_doctor.callbacks.head_record import HeadRecord, describe, signature, unrepeated
 from lightning_doctor.callbacks.monitor import Monitor
 from lightning_doctor.callbacks.term_record import TermRecord, may_be_followed, signature_of
+from lightning_doctor.measure.deviations import Found
 from lightning_doctor.measure.head import Head
 from lightning_doctor.measure.loss_graph import Graph, LayerOutputs, edge_of
 from lightning_doctor.measure.loss_head import UnreadError, read_head
 from lightning_doctor.measure.loss_slips import Slips, find_slips
-from lightning_doctor.measure.predictions import Found, Tally, describe_outputs, gaps, pack
+from lightning_doctor.measure.predictions import Tally, describe_outputs, gaps, pack
 
 if TYPE_CHECKING:
     from torch import nn

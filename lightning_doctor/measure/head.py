@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_doctor.measure.loss_graph import Edge
 
 # Losses of a probability of one of two answers.
-BINARY = ("bce", "bce_with_logits")
+BINARY = ("bce", "bce_with_logits", "dice")
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,7 @@ class Head:
         pos_weight: As of ``binary_cross_entropy_with_logits``.
         ignored: The class index that does not count.
         smoothing: The share of each target that is spread evenly over the classes.
+        reweighted: Whether the predictions themselves weigh its elements too, as in a focal loss.
         normalised: Whether the sum is divided by the sum of the weights.
         bend: Where a Huber or smooth L1 loss turns from square to straight.
         doubt: Is zero if the loss is what it was taken for.
@@ -141,6 +142,7 @@ class Head:
     pos_weight: Tensor | None = None
     ignored: int | None = None
     smoothing: float = 0.0
+    reweighted: bool = False
     normalised: bool = False
     bend: float = 1.0
     doubt: Tensor | None = None
@@ -156,4 +158,5 @@ class Head:
     @property
     def weighted(self) -> bool:
         """Whether samples, classes or columns count differently."""
-        return bool(self.path.weights) or self.class_weight is not None or self.pos_weight is not None
+        weights = (self.class_weight, self.pos_weight)
+        return bool(self.path.weights) or self.reweighted or any(weight is not None for weight in weights)

@@ -137,6 +137,20 @@ class Graph:
         """Returns the tensors that the node has saved as a list; empty where they cannot be read."""
         return saved_tensors(edge.node, name) if self._reads else []
 
+    def chosen(self, edge: Edge) -> Tensor | None:
+        """Returns which elements a mask has chosen, in their shape; None where it was no mask, or cannot be read."""
+        if kind(edge) == "MaskedSelect":
+            mask = self.saved(edge, "mask")
+        else:
+            indices = self.saved_list(edge, "indices")
+            mask = indices[0] if len(indices) == 1 else None
+        size = shape(alive(edge)[0])
+        if mask is None or mask.dtype != torch.bool or mask.ndim > len(size):
+            return None
+        if kind(edge) == "Index":
+            mask = mask.reshape(*mask.shape, *[1] * (len(size) - mask.ndim))
+        return mask.expand(size)
+
     def tensor(self, edge: Edge) -> Tensor | None:
         """Returns the value itself, where a layer put it out, its node saved it, or it is a view of such a one."""
         found = self.outputs.get(edge)

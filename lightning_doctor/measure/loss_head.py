@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from functools import partial
 from math import prod
 
 import torch
@@ -24,7 +24,9 @@ from lightning_doctor.measure.loss_graph import (
     sources,
     through,
 )
+from lightning_doctor.measure.loss_joins import halves, one_question
 from lightning_doctor.measure.loss_parts import part
+from lightning_doctor.measure.loss_products import read_product
 from lightning_doctor.measure.loss_terms import is_penalty, is_regulariser
 
 _ACTIVATIONS = {
@@ -100,16 +102,26 @@ def read_head(graph: Graph, root: Edge) -> Head:
         error.heads, error.whole = heads, not (reasons or beside or penalties)
         raise
     # Of a likelihood by hand they may be the other half.
-    if beside and head.by_hand and head.loss not in _WHOLE:
+    if beside and head.by_hand and head.loss not in (*_WHOLE, "gaussian_nll"):
         raise UnreadError(f"the loss is a sum of {1 + len(beside)} terms")
-    head.regularisers = len(beside)
-    head.terms = penalties + len(beside) + 1
+    # The logarithm of a variance is the other half of its likelihood.
+    head.regularisers = max(0, len(beside) - (head.loss == "gaussian_nll"))
+    head.terms += penalties + head.regularisers
     _finish(graph, head)
     return head
 
 
-def _descend(graph: Graph, edge: Edge, path: Path) -> Head | str | list[tuple[Edge, Path]]:
-    """Follows one term down to a head, a reason, or the terms that it is a sum of."""
+def _descend(
+    graph: Graph, edge: Edge, path: Path, *, factor_of_one: bool = False
+) -> Head | str | list[tuple[Edge, Path]]:
+    """Follows one term down to a head, a reason, or the terms that it is a sum of.
+
+    Args:
+        graph: The graph.
+        edge: Where the term is.
+        path: What the loss makes of it.
+        factor_of_one: Whether it is a factor of a product already, in which no other is looked for.
+    """
     trail: tuple[str, ...] = ()
     for _ in range(_PASSING):
         head = _smoothed(graph, edge, path) or part(graph, edge, path)
@@ -133,21 +145,31 @@ def _descend(graph: Graph, edge: Edge, path: Path) -> Head | str | list[tuple[Ed
         elif name in ("Mul", "Div"):
             constant, factor = constant_times(graph, edge)
             if factor is None:
-                return "it is a product of things that depend on the model"
+                known = None if factor_of_one else read_product(graph, edge, path, partial(_factor, graph))
+                return known or "it is a product of things that depend on the model"
             path = path.scaled(constant, size)
             below = [factor]
         elif name in ("Sum", "Mean"):
             path = _reduced(edge, path, "sum" if name == "Sum" else "mean")
-        elif name == "Neg":
+        elif name == "Neg" or (name == "Rsub" and len(below) == 1):
             path = path.times(-1.0)
         elif name == "Sqrt":
             path = path.rooted(size)
         elif name in ("Index", "MaskedSelect"):
-            path = path.but("only some of its elements count")
+            chosen = graph.chosen(edge)
+            if chosen is None:
+                path = path.but("only some of its elements count")
+            else:
+                path = path.scaled(chosen, tuple(chosen.shape))
         elif name not in VIEWS and name not in MOVES:
             return _unknown(edge)
         edge = below[0]
     return "it is computed in too many steps"
+
+
+def _factor(graph: Graph, edge: Edge, path: Path) -> Head | None:
+    head = _descend(graph, edge, path, factor_of_one=True)
+    return head if isinstance(head, Head) else None
 
 
 def _unknown(edge: Edge) -> str:
@@ -192,10 +214,8 @@ def _smoothed(graph: Graph, edge: Edge, path: Path) -> Head | None:
 
 def _only(heads: list[Head], reasons: list[str]) -> Head:
     terms = len(heads) + len(reasons)
-    if len(heads) == 2 and not reasons:
-        both = _halves(*heads) or _halves(*reversed(heads))
-        if both is not None:
-            return both
+    if len(heads) > 1 and not reasons and (joined := halves(heads) or one_question(heads)) is not None:
+        return joined
     if terms > 1:
         raise UnreadError(f"the loss is a sum of {terms} terms")
     if reasons:
@@ -203,23 +223,6 @@ def _only(heads: list[Head], reasons: list[str]) -> Head:
     if not heads:
         raise UnreadError("the loss depends on the weights alone")
     return heads[0]
-
-
-def _halves(one: Head, other: Head) -> Head | None:
-    """Joins ``y * log(p)`` and ``(1 - y) * log(1 - p)``."""
-    first, second = one.extras, other.extras
-    if "origin" not in first or first["origin"] != second.get("origin") or first["turned"] or not second["turned"]:
-        return None
-    head = replace(one, loss="bce", class_dim=None, extras={"origin": first["origin"]})
-    if one.target is not None and other.target is not None and one.target.shape == other.target.shape:
-        head.doubt = (one.target + other.target - 1).abs().max()
-    if one.path.number != other.path.number or len(one.path.weights) != len(other.path.weights):
-        head.path = head.path.but("its halves are weighted differently")
-    if "logits" in first:
-        head.loss, head.link, head.prediction = "bce_with_logits", "sigmoid", first["logits"]
-    elif head.prediction is not None:
-        head.link, head.prediction = "identity", head.prediction.exp()
-    return head
 
 
 def _finish(graph: Graph, head: Head) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_doctor.measure.baseline import ClassEntropy, Variance, baseline_of, exact
+from lightning_doctor.measure.deviations import Deviations, Found
 from lightning_doctor.measure.head import BINARY, Head, product
 from lightning_doctor.measure.table import BY_ROW, Table, linked, tallied, thin
 
@@ -15,10 +16,6 @@ from lightning_doctor.measure.table import BY_ROW, Table, linked, tallied, thin
 CLASSES = 1000
 # How many elements the largest is searched among.
 _ARGMAX = 1 << 20
-# In how many columns medians are taken, and of how many batches.
-_MEDIANS, _BATCHES = 64, 32
-# The share of samples that may carry most of a squared error.
-_WORST = 0.05
 
 NUMBERS = (
     "rows",
@@ -57,8 +54,6 @@ NUMBERS = (
     "typical_error",
 )
 
-Found = dict[str, "Tensor | float"]
-
 
 class Tally:
     """Takes the loss head of one batch after another.
@@ -71,12 +66,11 @@ class Tally:
         self.classes = _classes(head)
         self._entropy = ClassEntropy(head.class_weight, head.smoothing, shared=not head.indexed)
         self._baseline = baseline_of(head.loss, pos_weight=_pos_weight(head), bend=head.bend)
-        self._variance = Variance()
+        self._deviations = Deviations()
         if head.loss in BY_ROW and head.sums_to_one:
             self._baseline = self._entropy
         elif isinstance(self._baseline, Variance) and not head.weighted:
-            self._baseline = self._variance
-        self._medians: list[Tensor] = []
+            self._baseline = self._deviations.variance
         self._seen: Tensor | None = None
 
     @property
@@ -105,9 +99,9 @@ class Tally:
             if head.broadcast and head.target.ndim == 2:
                 found["target_gap_down"], found["target_gap_across"] = gaps(head.target)
             if table.targets is not None:
-                self._compare(table.scores, table.targets, head, found)
+                found |= self._deviations.measure(table, head)
             elif table.indices is not None:
-                _describe_indices(table.indices, table.valid, found)
+                _describe_indices(table.indices, table.counted(), found)
             self._weigh(table, head, found)
         packed = pack(found, loss)
         if not 0 < self.classes <= CLASSES:
@@ -116,9 +110,11 @@ class Tally:
         return torch.cat([packed, counts.to(packed).reshape(-1)])
 
     def _classify(self, table: Table, head: Head, found: Found) -> Tensor:
-        scores, targets = table.scores, table.targets
+        scores, targets, weights = table.scores, table.targets, table.weights
         if by_element(head) and targets is not None:
             scores, targets = scores.reshape(-1, 1), targets.reshape(-1, 1)
+        if weights is not None:
+            weights = weights.reshape(len(scores), -1).mean(1)
         every = max(1, ceil(scores.numel() / _ARGMAX))
         scores = scores[::every]
         if table.indices is not None:
@@ -131,6 +127,9 @@ class Tally:
             seen = (targets[::every, 0] > 0.5).long()
             predicted = (linked(scores[:, 0], head.link) > 0.5).long()
         ones = torch.ones_like(scores[:, 0]) if table.valid is None else table.valid[::every].to(scores.dtype)
+        if weights is not None:
+            weights = weights[::every]
+            ones = ones * (weights != 0)
         hits = (seen == predicted) * ones
         counts = torch.stack(
             [
@@ -140,57 +139,22 @@ class Tally:
             ]
         )
         found["right"], found["classified"] = hits.sum(), ones.sum()
-        weight = _weight_of_classes(head, self.classes)
-        weighted = counts if weight is None else counts * weight.to(counts)
-        self._seen = weighted[0] if self._seen is None else self._seen + weighted[0]
-        found["missed"] = weighted[0].sum() - weighted[2].sum()
-        # What is best to say to all samples so far, said to these.
-        found["constant_missed"] = weighted[0].sum() - weighted[0].gather(0, self._seen.argmax(0, keepdim=True)).sum()
+        self._count_misses(counts[::2] if weights is None else self._weighted(seen, ones, hits, weights), head, found)
         return counts
 
-    def _compare(self, scores: Tensor, targets: Tensor, head: Head, found: Found) -> None:
-        found["columns"] = float(targets.shape[1])
-        if targets.shape[1] > 1:
-            found["target_sum_error"] = (targets.sum(1) - 1).abs().max()
-        scores, targets = thin(scores), thin(targets)
-        found["target_min"], found["target_max"] = torch.aminmax(targets)
-        found["target_count"] = float(targets.numel())
-        double = exact(targets)
-        found["target_sum"], found["target_squares"] = double.sum(), double.square().sum()
-        found["target_fraction"] = (targets - targets.round()).abs().max()
-        self._variance.add(double, None)
-        if head.loss in BINARY and targets.shape[1] > 1:
-            there = targets > 0.5
-            found["tags"], found["tags_found"] = there.sum(), (there & (linked(scores, head.link) > 0.5)).sum()
-        # Medians down columns are slow.
-        some = slice(None, None, ceil(targets.shape[1] / _MEDIANS))
-        median = targets[:, some].median(0).values
-        if self._variance.rows > 1:
-            found["constant_error"] = self._constant_error(double, median)
-        squares = (linked(scores, head.link) - targets).square()
-        errors = squares.mean(1)
-        found["error"] = errors.mean()
-        found["worst_share"] = errors.topk(max(1, ceil(_WORST * len(errors)))).values.sum() / errors.sum()
-        found["worst_ratio"] = (errors.max() / errors.median()).sqrt()
-        # Medians throughout: of what outliers do to a mean nothing enters.
-        distances = (targets[:, some] - median).square().mean(1)
-        found["typical_error"] = (squares[:, some].mean(1).median() / distances.median()).sqrt()
+    def _weighted(self, seen: Tensor, ones: Tensor, hits: Tensor, weights: Tensor) -> Tensor:
+        masses = [tallied(seen, each * weights, self.classes) for each in (ones, hits)]
+        # Where a row counts less than nothing it is not to be hit.
+        return torch.where((weights < 0).any(), float("nan"), torch.stack(masses))
 
-    def _constant_error(self, targets: Tensor, median: Tensor) -> Tensor:
-        """Returns the mean squared error of the better of two constants on these targets.
-
-        The mean of all targets is best for all of them, but where a few are far out the median is for most batches:
-        to be better than the mean is no skill there.
-        """
-        rows = self._variance.rows
-        # Targets are nearer the mean of so few than that of all.
-        error = (targets - self._variance.mean()).square().mean() * (rows / (rows - 1))
-        if len(median) != targets.shape[1]:
-            return error
-        if self._medians and self._medians[0].shape != median.shape:
-            self._medians.clear()
-        self._medians = [*self._medians[1 - _BATCHES :], median]
-        return torch.minimum(error, (targets - torch.stack(self._medians).median(0).values).square().mean())
+    def _count_misses(self, masses: Tensor, head: Head, found: Found) -> None:
+        """Takes what the rows of each class, and those of them that are right, count ``[2, classes]``."""
+        weight = _weight_of_classes(head, self.classes)
+        there, right = masses if weight is None else masses * weight.to(masses)
+        self._seen = there if self._seen is None else self._seen + there
+        found["missed"] = there.sum() - right.sum()
+        # What is best to say to all samples so far, said to these.
+        found["constant_missed"] = there.sum() - there.gather(0, self._seen.argmax(0, keepdim=True)).sum()
 
     def _weigh(self, table: Table, head: Head, found: Found) -> None:
         """Computes the loss anew, as it was understood, and what the best constant would score in its units."""
@@ -201,7 +165,7 @@ class Tally:
             self._entropy.add_counts(table.counts())
         elif self._baseline is self._entropy and table.targets is not None:
             self._entropy.add(table.targets, table.weights)
-        elif table.targets is not None and self._baseline is not self._variance:
+        elif table.targets is not None and self._baseline is not self._deviations.variance:
             self._baseline.add(thin(table.targets), None if table.weights is None else thin(table.weights))
         factor = product(head.path.number, head.path.factors)
         if head.normalised:
@@ -257,17 +221,17 @@ def describe_outputs(head: Head, found: Found) -> None:
             found["output_sum_error"] = (outputs.sum(dim) - 1).abs().max()
 
 
-def _describe_indices(indices: Tensor, valid: Tensor | None, found: Found) -> None:
+def _describe_indices(indices: Tensor, counted: Tensor | None, found: Found) -> None:
     numbers = exact(indices)
-    if valid is None:
+    if counted is None:
         found["target_min"], found["target_max"] = torch.aminmax(numbers)
         found["target_count"], found["target_sum"] = float(len(numbers)), numbers.sum()
         found["target_squares"] = numbers.square().sum()
         return
-    kept = numbers * valid
-    found["target_min"] = torch.where(valid, numbers, float("inf")).min()
-    found["target_max"] = torch.where(valid, numbers, float("-inf")).max()
-    found["target_count"], found["target_sum"], found["target_squares"] = valid.sum(), kept.sum(), kept.square().sum()
+    kept = numbers * counted
+    found["target_min"] = torch.where(counted, numbers, float("inf")).min()
+    found["target_max"] = torch.where(counted, numbers, float("-inf")).max()
+    found["target_count"], found["target_sum"], found["target_squares"] = counted.sum(), kept.sum(), kept.square().sum()
 
 
 def by_element(head: Head) -> bool:

@@ -27,7 +27,7 @@ class Table:
         targets: ``[N, D]``; None where they are class indices.
         indices: Class indices ``[N]``; None where targets are numbers.
         valid: Which of them count ``[N]``; None for all.
-        weights: What rows ``[N]`` or elements ``[N, D]`` count; None for all alike.
+        weights: What rows ``[N]`` or elements ``[N, D]`` count; None for all alike, and where that is lost.
         lost: Whether there are weights that cannot be told apart from others.
     """
 
@@ -54,6 +54,8 @@ class Table:
             parts.append((head.class_weight, tuple(head.class_weight.shape)))
         for weight, at in parts:
             self._weigh(weight, at, size)
+        if self.lost:
+            self.weights = None
         if head.broadcast and self.targets is not None:
             # All are compared with all: one constant stands for every element.
             self.scores, self.targets = self.scores.reshape(-1, 1), self.targets.reshape(-1, 1)
@@ -93,6 +95,13 @@ class Table:
             even = -self.scores if head.class_weight is None else -self.scores * head.class_weight.to(counts)
             losses = (1 - head.smoothing) * losses + head.smoothing * even.mean(1) * counts
         return losses, each.sum()
+
+    def counted(self) -> Tensor | None:
+        """Returns which rows ``[N]`` or elements ``[N, D]`` count at all; None for all."""
+        if self.weights is None:
+            return self.valid
+        counted = self.weights != 0
+        return counted if self.valid is None else counted & self.valid
 
     def counts(self) -> Tensor:
         """Returns how often each class is the target, weighted ``[D]``."""

@@ -1,8 +1,8 @@
 """What curvature costs, in gradients, beside other packages: `python -m tests.benchmarks.curvature`.
 
 The arms take turns in one process, so that a machine that slows down slows all of them, and are compared turn by turn.
-Other packages are compared where they are installed: `pip install -c tests/constraints.txt -e ".[benchmark-curvature]"`,
-and `pip uninstall torchvision`, which one of them brings, where it does not fit the PyTorch that is installed.
+Other packages are compared where they are installed, by `pip install -c tests/constraints.txt -e
+".[benchmark-curvature]"`, and `pip uninstall torchvision`, which one of them brings, where it does not fit PyTorch.
 """
 
 from __future__ import annotations

@@ -592,7 +592,12 @@ class _Doubling(torch.autograd.Function):
         ),
         (_Doubling.apply, "the loss cannot be read: it is computed by a custom autograd Function (_Doubling)"),
         (
-            lambda o: (1 - (ce := f.cross_entropy(o, LABELS, reduction="none")).exp()).mul(ce).mean(),
+            # What weighs them is an output of its own.
+            lambda o: (o[:, 0].sigmoid() * f.cross_entropy(o[:, 1:], LABELS % 4, reduction="none")).mean(),
+            "the loss cannot be read: it is a product of things that depend on the model",
+        ),
+        (
+            lambda o: ((o - REAL).square() / o.square()).mean(),
             "the loss cannot be read: it is a product of things that depend on the model",
         ),
         (lambda o: (o**4).mean(), "the loss cannot be read: Pow is not a step of a loss that is known here"),
@@ -606,6 +611,139 @@ def test_what_cannot_be_read_has_its_reason(loss: Loss, reason: str) -> None:
     with pytest.raises(UnreadError) as caught:
         read(loss)
     assert str(caught.value) == reason
+
+
+def _focal_of_tags(o: Tensor) -> Tensor:
+    likely, costs = o.sigmoid(), f.binary_cross_entropy_with_logits(o, BITS, reduction="none")
+    right = likely * BITS + (1 - likely) * (1 - BITS)
+    return ((0.25 * BITS + 0.75 * (1 - BITS)) * ((1 - right) ** 2 * costs)).mean()
+
+
+def _focal_of_classes(o: Tensor) -> Tensor:
+    costs = f.cross_entropy(o, LABELS, reduction="none")
+    return (costs * (1 - (-costs).exp()) ** 2).mean()
+
+
+def _focal_by_hand(o: Tensor) -> Tensor:
+    likely = o.clamp(1e-6, 1 - 1e-6).gather(1, LABELS[:, None]).squeeze(1)
+    return (-((1 - likely) ** 2) * likely.log()).mean()
+
+
+@pytest.mark.parametrize(
+    ("loss", "last", "name", "target", "weighted_rows"),
+    [
+        (_focal_of_tags, LOGITS, "bce_with_logits", BITS, True),
+        (_focal_of_classes, LOGITS, "cross_entropy", LABELS, False),
+        (_focal_by_hand, SOFTMAX, "cross_entropy", LABELS, False),
+    ],
+)
+def test_of_a_focal_loss_predictions_and_targets_are_known(
+    loss: Loss, last: nn.Module | None, name: str, target: Tensor, weighted_rows: bool
+) -> None:
+    head, value = read(loss, last)
+    assert (head.loss, head.reweighted, head.weighted, head.path.batch) == (name, True, True, "mean")
+    assert bool(head.path.weights) is weighted_rows
+    assert head.target is not None
+    assert torch.equal(head.target.reshape(target.shape), target)
+    assert head.path.unclear == "its elements are weighted by how well they are predicted"
+    found = numbers(head, value)
+    assert math.isnan(found["baseline"])
+    # It asks for probabilities that are nearer a half than the shares of the classes are.
+    assert math.isnan(found["error"])
+
+
+VARIANCE = (
+    lambda o, y: f.gaussian_nll_loss(o[:, 0], y, f.softplus(o[:, 1])),
+    lambda o, y: -torch.distributions.Normal(o[:, 0], f.softplus(o[:, 1])).log_prob(y).mean(),
+    lambda o, y: (0.5 * (-o[:, 1]).exp() * (o[:, 0] - y).square() + 0.5 * o[:, 1]).mean(),
+)
+
+
+@pytest.mark.parametrize("loss", VARIANCE)
+def test_errors_over_a_variance_that_is_predicted_too_are_read(loss: Any) -> None:
+    head, value = read(lambda o: loss(o, REAL[:, 0]), width=2)
+    assert (head.loss, head.terms, head.regularisers, head.broadcast) == ("gaussian_nll", 1, 0, False)
+    assert head.target is not None
+    assert torch.allclose(head.target, REAL[:, 0], atol=1e-6)
+    found = numbers(head, value)
+    assert math.isnan(found["baseline"])
+    prediction = forward(loss=lambda o: o, last=None, width=2)[0][:, 0]
+    assert found["error"] == pytest.approx(float((prediction - REAL[:, 0]).square().mean()))
+
+
+def test_a_mean_compared_with_every_target_is_seen_beside_a_variance_too() -> None:
+    def loss(o: Tensor) -> Tensor:
+        mean, logarithm = o.chunk(2, 1)
+        return (0.5 * (-logarithm).exp() * (mean - REAL[:, 0]).square() + 0.5 * logarithm).mean()
+
+    head, _ = read(loss, width=2)
+    assert (head.loss, head.broadcast, head.output_shape) == ("gaussian_nll", True, (N, 1))
+
+
+def _dice(likely: Tensor, target: Tensor) -> Tensor:
+    return 1 - (2 * (likely * target).sum() + 1) / (likely.sum() + target.sum() + 1)
+
+
+def test_an_overlap_is_read_alone_and_beside_a_likelihood() -> None:
+    head, value = read(lambda o: _dice(o.view(-1), BITS.view(-1)), SIGMOID)
+    assert (head.loss, head.activation, head.path.number) == ("dice", "sigmoid", -1.0)
+    found = numbers(head, value)
+    assert (found["classified"], found["target_count"]) == (N * C, N * C)
+    both, value = read(lambda o: f.binary_cross_entropy_with_logits(o, BITS) + _dice(o.sigmoid(), BITS))
+    assert (both.loss, both.terms, both.activation) == ("bce_with_logits", 2, None)
+    found = numbers(both, value)
+    assert found["doubt"] == 0
+    assert found["error"] > 0
+    assert math.isnan(found["baseline"])
+    classes, value = read(lambda o: f.cross_entropy(o, LABELS) + _dice(o.softmax(1), HOT))
+    assert (classes.loss, numbers(classes, value)["doubt"]) == ("cross_entropy", 0)
+
+
+def test_an_overlap_with_other_targets_is_doubted() -> None:
+    head, value = read(lambda o: f.cross_entropy(o, LABELS) + _dice(o.softmax(1), HOT.roll(1, 1)))
+    assert numbers(head, value)["doubt"] == 1
+
+
+def test_losses_of_different_predictions_are_not_one() -> None:
+    with pytest.raises(UnreadError, match="a sum of 2 terms"):
+        read(
+            lambda o: f.binary_cross_entropy_with_logits(o[:, :2], BITS[:, :2]) + _dice(o[:, 2:].sigmoid(), BITS[:, 2:])
+        )
+
+
+MASK = torch.arange(N) % 3 > 0
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda o: f.cross_entropy(o, LABELS, reduction="none")[MASK].mean(),
+        lambda o: f.cross_entropy(o, LABELS, reduction="none").masked_select(MASK).mean(),
+        lambda o: f.mse_loss(o, REAL, reduction="none")[MASK].mean(),
+        lambda o: f.mse_loss(o, REAL, reduction="none").masked_select(MASK[:, None]).mean(),
+        lambda o: f.mse_loss(o, REAL, reduction="none")[BITS > 0].sum() / (BITS > 0).sum(),
+    ],
+)
+def test_what_a_mask_leaves_out_does_not_count(loss: Loss) -> None:
+    head, value = read(loss)
+    found = numbers(head, value)
+    assert (head.path.unclear, head.weighted) == (None, True)
+    assert found["value"] == pytest.approx(float(value.detach()))
+    left = MASK if head.loss == "cross_entropy" or found["target_count"] != (BITS > 0).sum() else BITS > 0
+    targets = (LABELS if head.loss == "cross_entropy" else REAL)[left]
+    assert found["target_count"] == targets.numel()
+    assert found["target_sum"] == pytest.approx(float(targets.sum()))
+    assert (found["target_min"], found["target_max"]) == (targets.min(), targets.max())
+
+
+def test_a_nested_product_is_walked_through_once() -> None:
+    def loss(o: Tensor) -> Tensor:
+        for _ in range(40):
+            o = o * (o - 1)
+        return o.mean()
+
+    with pytest.raises(UnreadError, match="it is a product of things that depend on the model"):
+        read(loss)
 
 
 def test_a_weighted_binary_cross_entropy_by_hand_is_doubted() -> None:

@@ -110,6 +110,41 @@ def test_ignored_targets_are_not_counted() -> None:
     assert (found["target_min"], found["target_max"], found["target_sum"]) == (1.0, 4.0, 9.0)
 
 
+def test_what_weighs_nothing_tells_nothing() -> None:
+    output, targets = outputs(6, 3), real(6, 3)
+    mask = torch.tensor([1.0, 1, 0, 1, 1, 0])[:, None]
+    padded = torch.where(mask > 0, targets, 1e6)
+    kept = mask[:, 0] > 0
+    found = measured(output, (mask * (output - padded) ** 2).sum() / (3 * mask.sum()))
+    alone = measured(output[kept], f.mse_loss(output[kept], targets[kept]))
+    for name in ("target_min", "target_max", "target_count", "target_sum", "target_squares", "typical_error"):
+        assert found[name] == pytest.approx(alone[name], rel=1e-5)
+    assert found["value"] == pytest.approx(alone["value"])
+    # Means over all rows, which cancel in the skill.
+    assert found["error"] / found["constant_error"] == pytest.approx(alone["error"] / alone["constant_error"], rel=1e-5)
+
+
+def test_classes_that_weigh_nothing_are_not_missed() -> None:
+    output = outputs(6, 5)
+    labels = output.argmax(1)
+    wrong = (labels + 1) % 5
+    mask = torch.tensor([1.0, 1, 0, 1, 1, 0])
+    losses = f.cross_entropy(output, torch.where(mask > 0, labels, wrong), reduction="none")
+    found = measured(output, (losses * mask).sum() / mask.sum())
+    assert (found["right"], found["classified"], found["missed"]) == (4, 4, 0)
+    assert found["target_count"] == 4
+
+
+def test_rows_that_count_less_than_nothing_have_no_skill() -> None:
+    output = outputs(6, 5)
+    weights = torch.tensor([1.0, -1, 1, 1, 1, 1])
+    found = measured(output, (f.cross_entropy(output, torch.arange(6) % 5, reduction="none") * weights).mean())
+    assert math.isnan(found["missed"])
+    column = outputs(6, 1)
+    found = measured(column, (f.mse_loss(column, real(6, 1), reduction="none") * weights[:, None]).mean())
+    assert math.isnan(found["error"])
+
+
 def test_a_large_batch_is_measured_by_a_part_of_it_that_is_like_the_whole() -> None:
     output = outputs(70000, 4)
     targets = real(70000, 4) * torch.tensor([1.0, 2.0, 3.0, 4.0])
