@@ -17,6 +17,9 @@ _SIGMA_PER_MAD = 1.4826
 _MEDIAN_ERROR = 1.2533
 # What float32 arithmetic alone can blur, relative to the size of the number.
 _RESOLUTION = 1e-6
+# The share of the run whose median tells where it has come, and how much of what the first half brought the second
+# must bring to fall as steadily.
+_END, _FADING = 0.1, 0.25
 
 
 def noise(values: Sequence[float]) -> float:
@@ -134,3 +137,13 @@ def shift(before: Sequence[float], after: Sequence[float]) -> Trend:
         return Trend(0.0, 0.0)
     errors = [_MEDIAN_ERROR * noise(part) / math.sqrt(len(part)) for part in (before, after)]
     return Trend(median(after) - median(before), math.hypot(*errors))
+
+
+def fades(losses: Series) -> bool:
+    """Whether the second half of the run brought far less than the first."""
+    start = losses.values[: max(1, len(losses) // 32)]
+    places = [stretch(losses, begin, begin + _END) for begin in (0.5 - _END / 2, 1 - _END)]
+    if not all(places):
+        return False
+    middle, end = map(median, places)
+    return middle - end < _FADING * (median(start) - middle)

@@ -282,13 +282,17 @@ def _improving(losses: list[float], late: list[float]) -> bool:
     return fall.sigmas < -3 and -4 * fall.change > _WORTH * abs(median(late[half:]))
 
 
-def hardly_fell(history: History) -> bool:
+def hardly_fell(history: History, most: float = _LEFT) -> bool:
     """Whether a run is over with most of its loss left, and neither predictions nor validation tell how it did.
 
     For faults that are certain: alone it says little, as a loss need not be able to come near zero.
+
+    Args:
+        history: Of the run.
+        most: The share of the loss that is still most of it.
     """
     left, now = loss_left(history), standing(history)
-    return left is not None and left > _LEFT and now.ended and now.reached is None and now.validated is None
+    return left is not None and left > most and now.ended and now.reached is None and now.validated is None
 
 
 def loss_left(history: History) -> float | None:

@@ -189,6 +189,9 @@ class HeadMonitor(Monitor):
             return
         for head in heads:
             _note_slip(case, head)
+        for rows in {found.compared for found in slips if found.compared}:
+            if [rows] in [leaf.get("shape") for leaf in case.history.fact("batch.leaves", [])]:
+                _list(case, (rows, 1), [rows])
         for index, row in enumerate(row for found in slips for row in found.rows):
             before, self._rows[index] = self._rows.get(index), row.detach().clone()
             _note_row(case, row, before)
@@ -209,12 +212,17 @@ def _note_slip(case: Case, head: Head) -> None:
 
 
 def _note_row(case: Case, row: Tensor, before: Tensor | None) -> None:
-    """Notes a row that a column of outputs is multiplied by, where it is of the batch: another one than before."""
+    """Notes numbers that outputs are multiplied by, where they are of the batch: others than before.
+
+    A column where the outputs are a row, and a row where they are a column.
+    """
     size = len(row)
+    column, flat = (size, 1), (size,)
+    output, targets = (column, flat) if row.ndim == 1 else (flat, column)
 
     def receive(_: int, found: list[float]) -> None:
         if found[0] > 0:
-            _list(case, (size, 1), [size])
+            _list(case, output, list(targets))
 
     another = torch.zeros(1, device=row.device)
     if before is not None and before.shape == row.shape and before.device == row.device:

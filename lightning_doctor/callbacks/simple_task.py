@@ -120,6 +120,7 @@ def _differ(head: dict[str, Any], targets: Tensor) -> bool:
     if mean is None or spread is None:
         return False
     here, own = float(targets.double().mean()), float(targets.double().std())
-    # Few batches of rare classes or heavy tails may be alike.
-    rescaled = min(spread, own) > 0 and max(spread, own) > _ANOTHER_SCALE * min(spread, own)
+    # Few batches of rare classes or heavy tails may be alike, but where numbers are all the same it is not these.
+    alike = min(spread, own) == 0 and head.get("targets") != "real"
+    rescaled = not alike and max(spread, own) > _ANOTHER_SCALE * min(spread, own)
     return bool(abs(mean - here) > max(spread, own)) or rescaled

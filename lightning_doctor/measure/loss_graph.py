@@ -19,6 +19,8 @@ VIEWS = frozenset(
     ["View", "UnsafeView", "ReshapeAlias", "Squeeze", "Unsqueeze", "Alias", "Clone", "ToCopy", "_DDPSink", "Expand"]
 )
 MOVES = frozenset(["T", "Transpose", "Permute", "Select", "Slice"])
+# Some of the rows or elements, each as it was.
+CHOICES = frozenset(["Index", "MaskedSelect", "IndexSelect"])
 LIMITS = frozenset(["Clamp", "ClampMin", "ClampMax", "NanToNum"])
 
 # Those whose node saves what it returned.

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_doctor.measure.head import Head, Path
 from lightning_doctor.measure.loss_graph import (
+    CHOICES,
     LIMITS,
     MOVES,
     VIEWS,
@@ -259,7 +260,7 @@ def _activation(graph: Graph, edge: Edge, *, inside: bool) -> tuple[Edge, str | 
             normalised = True
         elif name in ("Mul", "Div") and not inside and (factor := _number(graph, edge)) is not None:
             scale *= factor
-        elif not (len(below) == 1 and (name in VIEWS | MOVES | LIMITS or (inside and name == "Add"))):
+        elif not (len(below) == 1 and (name in VIEWS | MOVES | LIMITS | CHOICES or (inside and name == "Add"))):
             break
         edge = below[0]
     return edge, None, normalised, 1.0

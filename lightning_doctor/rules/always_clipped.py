@@ -6,7 +6,7 @@ from statistics import median
 
 from lightning_doctor.findings import Finding, Severity
 from lightning_doctor.history import History
-from lightning_doctor.noise import levels, noise, trend
+from lightning_doctor.noise import fades, levels, noise, trend
 from lightning_doctor.prescriptions import is_adaptive, peak_rate
 from lightning_doctor.progress import hardly_fell, standing
 from lightning_doctor.rule import rule
@@ -15,6 +15,8 @@ from lightning_doctor.rule import rule
 _UNCLIPPED = 0.999
 # Steps before which no loss is expected to have fallen beyond its noise.
 _TIME_TO_LEARN = 100
+# The share of the loss that must be left where it still falls at the end.
+_MUCH = 0.25
 
 
 @rule(
@@ -48,7 +50,8 @@ def always_clipped(
         share: Share of the steps that must be clipped [share].
         factor: By how much the median step must be clipped [ratio].
         gained: Under plain SGD a warning, if the loss no longer falls and has fallen by less than this, or the run
-            does badly by its predictions, or by its loss where those cannot be read [share of its start].
+            does badly by its predictions, or, where those cannot be read, by its loss, of which much is left that
+            falls as steadily as ever [share of its start].
 
     Blind spots:
         Clipping by value has no single norm: the limit it names is an estimate.
@@ -64,16 +67,21 @@ def always_clipped(
     evidence: dict[str, float | int | str] = {"clipped": clipped, "factor": usual, "median_norm": norm}
     plain = is_adaptive(history) is False
     stuck = plain and (_stuck(history, gained, evidence) or standing(history).harmed)
-    slow = plain and not stuck and hardly_fell(history)
+    slow = plain and not stuck and (hardly_fell(history) or _goes_on(history))
     return Finding(
         severity=Severity.WARNING if stuck or slow else Severity.NOTE,
         summary=f"{clipped:.0%} of the steps are clipped, the median one to {usual:.2g} of its length"
-        + (", and the run gets nowhere" if stuck else ", and the loss has hardly fallen" if slow else ""),
+        + (", and the run gets nowhere" if stuck else ", and much of the loss is left" if slow else ""),
         evidence=evidence,
         remedy=_remedy(history, norm, usual, stuck, evidence),
         onset=_onset(history),
         signals=("clip_factor", "grad_norm"),
     )
+
+
+def _goes_on(history: History) -> bool:
+    """Whether much of the loss is left, and falls nearly as it did before."""
+    return standing(history).improving and hardly_fell(history, _MUCH) and not fades(history["train_loss"])
 
 
 def _onset(history: History) -> int:

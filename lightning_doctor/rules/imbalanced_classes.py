@@ -30,7 +30,14 @@ _FEW, _LOOKS = 4, 3
     "LD308",
     needs={"train_loss/*": 1},
     non_finite=True,
-    explains=("stuck_at_baseline", "collapsed_output", "loss_plateau", "undertrained", "stale_validation"),
+    explains=(
+        "stuck_at_baseline",
+        "collapsed_output",
+        "dead_units",
+        "loss_plateau",
+        "undertrained",
+        "stale_validation",
+    ),
 )
 def imbalanced_classes(
     history: History, *, ratio: float = 4.0, found: float = 0.1, all_of_one: float = 0.9, samples: int = 32
@@ -119,7 +126,9 @@ def _missed(
     missed = [
         label for label in rare if recall.get(label, unseen) < found and (label in recall or label not in predicted)
     ]
-    if not missed or not _are_uneven(counts) or sum(rare[label] for label in missed) < 0.5 * sum(rare.values()):
+    # Weights that are wrong for sure need not have done it to most of them.
+    several = wrong_way or sum(rare[label] for label in missed) >= 0.5 * sum(rare.values())
+    if not missed or not _are_uneven(counts) or not several:
         return None
     others = [value for label, value in recall.items() if label not in rare]
     if not wrong_way and (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lightning_doctor.findings import Finding, Severity
 from lightning_doctor.history import History
-from lightning_doctor.progress import standing
+from lightning_doctor.progress import POOR, standing
 from lightning_doctor.rule import rule
 from lightning_doctor.validation import costs_held_out
 
@@ -59,9 +59,11 @@ def leaking_batch(history: History, *, share: float = 0.1) -> Finding | None:
     changed = history.fact("leak.changed", 0.0)
     if not changed >= share:
         return None
+    now = standing(history)
+    fails = now.validated is not None and now.validated < POOR
     return Finding(
-        # Right in the batches it is trained in, and worth less than a constant in those of validation.
-        severity=Severity.WARNING if costs_held_out(history) else standing(history).unless_good(Severity.WARNING),
+        # It may be right in the batches it is trained in, and worth little in those of validation.
+        severity=Severity.WARNING if costs_held_out(history) or fails else now.unless_good(Severity.WARNING),
         summary=f"the predictions of {changed:.0%} of the samples change when other samples of their batch do",
         evidence={"changed": changed},
         remedy=_remedy(history),

@@ -9,7 +9,7 @@ from statistics import fmean, median
 from lightning_doctor.curvature import standing_probe
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History, Series
-from lightning_doctor.noise import Trend, shift, stretch
+from lightning_doctor.noise import Trend, fades, shift, stretch
 from lightning_doctor.progress import LITTLE, Standing, is_like_now, standing
 from lightning_doctor.rule import Undecided, is_recent, rule
 from lightning_doctor.sharpness import largest_rate
@@ -19,9 +19,6 @@ from lightning_doctor.validation import validated_pace
 _LARGER = (64.0, 16.0, 4.0)
 # Share of the loss that all steps of a run must take off to do anything.
 _NOTHING = 0.1
-# The share of the run whose median tells where it has come, and how much of what the first half brought the second
-# must bring to fall as steadily.
-_END, _FADING = 0.1, 0.25
 # Steps before which nothing is said of a run without a planned end.
 _UNPLANNED = 400
 # The fewest scans of the run as it is now that tell anything.
@@ -81,12 +78,14 @@ def learning_rate_too_low(
     warming = _still_warming(history, now)
     if warming is not None:
         return warming
-    if rates[-1] < 0.5 * max(rates) or max(rates) <= 0 or (rates[-1] > 1.5 * median(rates) and not now.ended):
-        return None
     left = _steps_left(history, losses.steps[-1])
     idle = _do_nothing(history, losses.steps[-1] + left)
+    # Steps that would have done nothing at the highest rate of a schedule either were too short before it ended.
+    rate = max(rates) if idle and _do_nothing_at_best(history, losses.steps[-1] + left) else rates[-1]
+    if rate < 0.5 * max(rates) or max(rates) <= 0 or (rates[-1] > 1.5 * median(rates) and not now.ended):
+        return None
     # Where nothing tells how low the loss can come, a fall that fades has come down to what there is.
-    if now.most is None and not idle and _fades(losses):
+    if now.most is None and not idle and fades(losses):
         return None
     late = stretch(losses, 0.5) or losses.values[-2:]
     half = len(late) // 2
@@ -111,7 +110,7 @@ def learning_rate_too_low(
     larger = next((t for t in _LARGER if t >= factor and lower(t)), None)
     # Along one step the loss may fall far while the same rate would be unstable in a steeper direction.
     limit = min((found for found in (smallest_limit(scans), largest_rate(history)) if found is not None), default=None)
-    if larger is None or (limit is not None and limit < 0.5 * factor * rates[-1]):
+    if larger is None or (limit is not None and limit < 0.5 * factor * rate):
         return None
     change = _mean_change(history, 1.0, since)
     pace = fell if seen else -change * level
@@ -126,14 +125,14 @@ def learning_rate_too_low(
     )
     if not (seen or idle or unseen):
         return None
-    recommended = min(larger * rates[-1] / 2, limit / 2 if limit is not None else larger * rates[-1])
+    recommended = min(larger * rate / 2, limit / 2 if limit is not None else larger * rate)
     gain = _mean_change(history, larger, since) / min(change, -1e-30)
     return Finding(
         severity=Severity.WARNING if now.most is None or now.poor else Severity.NOTE,
-        summary=f"at lr {rates[-1]:.3g} the training loss went from {losses.values[0]:.4g} to {level:.4g} only, and "
+        summary=f"at lr {rate:.3g} the training loss went from {losses.values[0]:.4g} to {level:.4g} only, and "
         f"{larger:.3g} times the step would lower it {gain:.3g} times as much",
         evidence={
-            "rate": rates[-1],
+            "rate": rate,
             "start": losses.values[0],
             "now": level,
             "fall_per_step": pace,
@@ -142,7 +141,7 @@ def learning_rate_too_low(
             "times_as_much": gain,
             "recommended": recommended,
         },
-        remedy=f"raise lr from {rates[-1]:.3g} to about {recommended:.2g}, and lower it again where the loss bounces",
+        remedy=f"raise lr from {rate:.3g} to about {recommended:.2g}, and lower it again where the loss bounces",
         confidence=Confidence.CONFIRMED if now.ended and seen else Confidence.SUSPECTED,
         onset=losses.steps[0],
         signals=("train_loss", f"scan/{larger:g}", "learning_rate"),
@@ -185,16 +184,6 @@ def _still_warming(history: History, now: Standing) -> Finding | None:
     )
 
 
-def _fades(losses: Series) -> bool:
-    """Whether the second half of the run brought far less than the first."""
-    start = losses.values[: max(1, len(losses) // 32)]
-    places = [stretch(losses, begin, begin + _END) for begin in (0.5 - _END / 2, 1 - _END)]
-    if not all(places):
-        return False
-    middle, end = map(median, places)
-    return middle - end < _FADING * (median(start) - middle)
-
-
 def _falls_unseen(losses: Series, late: Trend, per_step: float, sigmas: float) -> bool:
     """Whether the loss fell over the run, and late as the scans say: noise alone hides that it still does."""
     values, half = losses.values, len(losses) // 2
@@ -213,6 +202,18 @@ def _do_nothing(history: History, steps: int) -> bool:
     scans = history["scan/1"]
     spans = [after - before for before, after in pairwise([*scans.steps, max(steps, scans.steps[-1] + 1)])]
     return any(scans.values) and sum(abs(v) * n for v, n in zip(scans.values, spans, strict=True)) < _NOTHING
+
+
+def _do_nothing_at_best(history: History, steps: int) -> bool:
+    """Whether they would have even if every step had been like those that were scanned at the highest rate."""
+    scans, rates = history["scan/1"], history["learning_rate"]
+    highest = max(rates.values)
+    best = [
+        abs(value)
+        for step, value in zip(scans.steps, scans.values, strict=True)
+        if (rates.until(step) or rates.values[:1])[-1] > 0.5 * highest
+    ]
+    return bool(best) and fmean(best) * steps < _NOTHING
 
 
 def _is_linear(history: History, factor: float) -> bool:

@@ -24,6 +24,8 @@ _DECOUPLED = ("adamw", "nadamw", "lion")
 _AROUND = 32
 # The share of its largest value under which the norm of the weights must be to have faded.
 _FADED = 0.2
+# And the share of an unread loss that must be left.
+_MOST_LEFT = 0.5
 
 
 @rule(
@@ -103,7 +105,12 @@ def _unlearned(history: History, taken: float, strong: float, outweighs: float, 
         return None
     if not state.harmed:
         # Weights that faded are seen whatever the loss is made of, which may be at its floor.
-        faded = _decayed(history, outweighs, _FADED) if hardly_fell(history) else None
+        faded = None
+        if hardly_fell(history):
+            faded = _decayed(history, outweighs, _FADED)
+        elif hardly_fell(history, _MOST_LEFT):
+            # Something was learned, until nothing moved the weights any more but decay.
+            faded = _decayed(history, 1.0, _FADED)
         return faded and replace(faded, confidence=Confidence.SUSPECTED)
     return (
         _decayed(history, outweighs, shrunk) or _penalised(history, shrunk) or _dropped(history, modes, taken, strong)

@@ -52,7 +52,8 @@ def unshuffled_data(history: History, *, concentration: float = 0.3, same: float
     What it looks at:
         ``label_drift``, how unlike those of the other batches a batch's labels or targets are, for the size of the
         batch; ``label_run``, how much more alike neighbours are than shuffled ones would be; ``order_repeat``; what
-        was learned by the validation's metric or loss, and by ``eval_skill/validation``; ``eval_skill/train``.
+        was learned by the validation's metric or loss, and by ``eval_skill/validation``; ``eval_skill/train``, or
+        ``eval_loss/train`` beside the losses of the batches as they come.
 
     Why it matters:
         The network learns the class that it sees and forgets the others: whatever it scores on the present batch,
@@ -137,7 +138,8 @@ def _severity(history: History, fixed: bool, evidence: dict[str, float | int | s
     if _are_numbers(history):
         # A series in time comes in its order on purpose, as long as it is learned.
         late = how.ended or how.share is None or how.share >= _LATE
-        return Severity.WARNING if fixed and late and gain is not None and gain < LITTLE else None
+        little = _costs_far_more(history) if gain is None else gain < LITTLE
+        return Severity.WARNING if fixed and late and little else None
     if gain is not None and gain >= GOOD:
         return Severity.NOTE
     # Batches that are drawn by class, anew each time, are often meant.
@@ -161,6 +163,15 @@ def _forgotten(history: History) -> float | None:
         return None
     constant = loss / (1 - skill)
     return skill if loss - 2 * error > constant else None
+
+
+def _costs_far_more(history: History) -> bool:
+    """Whether training rows from all of an epoch cost twice what the batches cost as they come."""
+    scored, losses = scores(history, "train"), history.get("train_loss").finite()
+    if scored is None or not losses or scoring_step(history) != "training_step" or min(losses.values) < 0:
+        return False
+    recent = is_like_now(history, scored.steps[-1])
+    return recent and 2 * _mean(losses) < scored.losses[-1] - 2 * scored.errors[-1]
 
 
 def _mean(losses: Series) -> float:

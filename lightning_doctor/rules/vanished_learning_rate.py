@@ -11,7 +11,7 @@ from lightning_doctor.history import History, Series
 from lightning_doctor.jsonable import number
 from lightning_doctor.noise import noise, shift
 from lightning_doctor.prescriptions import optimizer, parameter_groups
-from lightning_doctor.progress import standing
+from lightning_doctor.progress import hardly_fell, standing
 from lightning_doctor.rule import rule
 from lightning_doctor.step_sizes import longer_lowers
 
@@ -21,6 +21,8 @@ _ROUNDED = 1.000001
 _LIVE = 0.1
 # How many times longer steps must lower the loss, in what share of the scans since then, and how many tell.
 _LONGER, _MOST, _SCANS = 16.0, 0.8, 4
+# The share of a loss that nobody can read which must be left for a scheduler to have cut too soon.
+_MUCH = 0.25
 
 
 @rule(
@@ -69,7 +71,7 @@ def vanished_learning_rate(
     Blind spots:
         A schedule that goes up and down is judged only where it stays down. A loss that may be negative is taken
         as never low. ReduceLROnPlateau is blamed only where it left half of the run and most of what there was to
-        learn.
+        learn, or, under a loss that nobody can read, a quarter of it that was surely falling.
     """
     gone = _gone(history, vanished) or _faded(history, faded)
     signal = "learning_rate"
@@ -92,7 +94,10 @@ def vanished_learning_rate(
     if share < unused or waited < 4 or len(since) < 4 or last - at < due:
         return None
     plateau = signal == "learning_rate" and "Plateau" in _scheduler(history)
-    if plateau and not (share >= 0.5 and standing(history).harmed):
+    # The plan of a schedule that went wrong this early speaks for itself.
+    fall, early = _was_falling(history, losses, at, peak, signal), (at - first) <= 0.25 * span
+    still = fall <= -sigmas
+    if plateau and not (share >= 0.5 and _did_harm(history, still)):
         # It cuts only where the loss did not fall for its patience: the plateau came first, unless it cut at once.
         return None
     if "Restart" in _scheduler(history) and last - at < 0.25 * (last - first):
@@ -102,9 +107,6 @@ def vanished_learning_rate(
     level = median(since[-64:])
     if min(before) >= 0 and level < low * opening:
         return None
-    # The plan of a schedule that went wrong this early speaks for itself.
-    fall, early = _was_falling(history, losses, at, peak, signal), (at - first) <= 0.25 * span
-    still = fall <= -sigmas
     if signal == "adagrad_step":
         # Its steps shrink with the gradient too: only a loss that has stopped falling blames the accumulators.
         still = still and shift(since[: len(since) // 2], since[len(since) // 2 :]).sigmas > -sigmas
@@ -141,6 +143,11 @@ def vanished_learning_rate(
         onset=_small_since(history, at, peak, signal),
         signals=(signal, "train_loss"),
     )
+
+
+def _did_harm(history: History, still: bool) -> bool:
+    """Whether the run did badly, or, where nothing tells, much of its loss was left and surely falling."""
+    return standing(history).harmed or (still and hardly_fell(history, _MUCH))
 
 
 def _gone(history: History, vanished: float) -> tuple[int, float, float] | None:

@@ -736,6 +736,12 @@ def test_what_a_mask_leaves_out_does_not_count(loss: Loss) -> None:
     assert (found["target_min"], found["target_max"]) == (targets.min(), targets.max())
 
 
+def test_an_activation_is_found_of_which_a_mask_chose_some_rows() -> None:
+    for choose in (lambda o: o[MASK], lambda o: o.index_select(0, MASK.nonzero()[:, 0])):
+        head, _ = read(lambda o, choose=choose: f.cross_entropy(choose(o), LABELS[MASK]), SOFTMAX)  # type: ignore[misc]
+        assert (head.loss, head.activation) == ("cross_entropy", "softmax")
+
+
 def test_a_nested_product_is_walked_through_once() -> None:
     def loss(o: Tensor) -> Tensor:
         for _ in range(40):

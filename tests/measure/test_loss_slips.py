@@ -64,6 +64,42 @@ def test_a_column_of_outputs_times_a_row_of_data_is_found(
     assert [row.abs().tolist() for row in rows] == [[1.0] * ROWS] * found
 
 
+def test_a_row_of_outputs_times_a_column_of_data_is_found() -> None:
+    rows = slips(lambda one, signs: (one.squeeze(1) * signs[:, None]).mean(), 1).rows
+    assert [(row.shape, row.abs().sum()) for row in rows] == [((ROWS, 1), ROWS)]
+    assert slips(lambda one, signs: (one.squeeze(1) * signs).mean(), 1).rows == []
+
+
+def log_cosh(error: Tensor) -> Tensor:
+    return error + nn.functional.softplus(-2 * error)
+
+
+@pytest.mark.parametrize(
+    ("loss", "compared"),
+    [
+        (lambda one, signs: log_cosh(one - signs).mean(), ROWS),
+        (lambda one, signs: log_cosh(signs - one).sum() / ROWS, ROWS),
+        (lambda one, signs: (one - signs).cosh().log().mean() + one.square().mean(), ROWS),
+        (lambda one, signs: log_cosh(one - signs[:, None]).mean(), 0),
+        (lambda one, signs: log_cosh(one.squeeze(1) - signs).mean(), 0),
+        # All with all on purpose: the nearest, or each in its share.
+        (lambda one, signs: (one - signs).abs().amin(1).mean(), 0),
+        (lambda one, signs: ((one - signs).abs() * (one - signs).abs().neg().softmax(1)).sum(), 0),
+        (lambda one, signs: (one - one.T).cosh().mean(), 0),
+        (lambda one, signs: (one - signs[:5]).cosh().mean(), 0),
+    ],
+)
+def test_a_column_of_outputs_less_a_row_of_data_is_found(
+    loss: Callable[[Tensor, Tensor], Tensor], compared: int
+) -> None:
+    assert slips(loss, 1).compared == compared
+
+
+def test_a_softmax_of_which_some_rows_are_given_to_another_is_found() -> None:
+    chosen = torch.arange(ROWS) % 2 > 0
+    assert slips(lambda scores, _: nn.functional.softmax(scores, 1)[chosen].log_softmax(1).mean()).classes == CLASSES
+
+
 def test_what_lies_under_the_layers_outputs_is_not_looked_at() -> None:
     attention = torch.randn(ROWS, CLASSES, requires_grad=True).softmax(1).log_softmax(1)
     scores, kept = nn.Linear(CLASSES, 3)(attention), LayerOutputs()

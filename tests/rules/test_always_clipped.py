@@ -58,6 +58,16 @@ def test_sick_a_loss_nobody_can_read_that_still_falls_but_ends_with_most_of_it_l
     assert finding.severity is severity
 
 
+@pytest.mark.parametrize(("end", "severity"), [(1.2, Severity.WARNING), (0.3, Severity.NOTE)])
+def test_sick_a_loss_nobody_can_read_that_falls_as_steadily_as_ever_with_much_of_it_left(
+    end: float, severity: Severity
+) -> None:
+    falling = [2.3 - (2.3 - end) * step / 300 for step in range(300)]
+    finding = judge([0.002] * 300, noisy(falling, 0.05), optimizers=SGD, run=COMPLETED)
+    assert finding is not None
+    assert finding.severity is severity
+
+
 def test_healthy_a_run_that_learned_and_rests_is_a_note() -> None:
     finding = judge([0.02] * 300, noisy(decay(2.3, 0.3, 10, 300), 0.05), optimizers=SGD)
     assert finding is not None

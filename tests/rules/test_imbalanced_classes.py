@@ -73,6 +73,16 @@ def test_sick_weights_that_make_the_rare_class_rarer_are_an_error_even_while_the
     assert "turn the weights of the loss round" in finding.remedy
 
 
+def test_sick_weights_that_are_wrong_for_sure_need_not_have_hidden_most_of_the_rare_ones() -> None:
+    labels = {"0": 20, "1": 120, "2": 860}
+    recall = {"0": 0.0, "1": 0.3, "2": 1.0}
+    head = {**LOGITS, "weighted": True, "classes": 3}
+    assert judge(labels, {"1": 10, "2": 490}, recall, head, baseline=1.0) is None
+    finding = judge(labels, {"1": 10, "2": 490}, recall, head, baseline=0.05)
+    assert finding is not None
+    assert finding.severity is Severity.ERROR
+
+
 def test_sick_weights_that_may_be_right_are_to_be_checked() -> None:
     finding = all_zero(head=WEIGHTED, baseline=1.2)
     assert finding is not None

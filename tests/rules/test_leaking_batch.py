@@ -10,7 +10,7 @@ from torch import nn
 from lightning_doctor import Doctor
 from lightning_doctor.history import History
 from lightning_doctor.rules.leaking_batch import leaking_batch
-from tests.histories import LOGITS, headed
+from tests.histories import LOGITS, headed, reading
 from tests.runs import DigitsNet, digits, trainer
 
 
@@ -44,6 +44,17 @@ def test_a_share_of_the_samples_must_depend_on_others(changed: float, ill: bool)
 @pytest.mark.parametrize(("skill", "severity"), [(0.9, "note"), (0.7, "warning"), (None, "warning")])
 def test_healthy_model_that_compares_samples_and_does_well_is_noted(skill: float | None, severity: str) -> None:
     finding = leaking_batch(run_of(1.0, skill))
+    assert finding is not None
+    assert finding.severity == severity
+
+
+@pytest.mark.parametrize(("accuracy", "severity"), [(0.2, "warning"), (0.9, "note")])
+def test_sick_predictions_that_are_right_in_training_batches_only(accuracy: float, severity: str) -> None:
+    history = run_of(1.0, skill=0.9)
+    history.facts["validation"] = {"metric": "val_acc", "mode": "max"}
+    history.facts["labels"] = {"counts": {str(label): 100 for label in range(10)}, "samples": 1000}
+    reading(history, "val_metric", [accuracy] * 5)
+    finding = leaking_batch(history)
     assert finding is not None
     assert finding.severity == severity
 

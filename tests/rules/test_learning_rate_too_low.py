@@ -88,6 +88,21 @@ def test_steps_that_shrink_at_once_do_nothing_however_long_the_first_were(start:
     assert (learning_rate_too_low(history) is not None) is ill
 
 
+@pytest.mark.parametrize(("lasts", "first", "ill"), [(400, -1e-4, True), (30, -1e-3, False)])
+def test_sick_a_schedule_whose_highest_rate_would_have_done_nothing_all_along(
+    lasts: int, first: float, ill: bool
+) -> None:
+    # What counts is what four hundred steps like the first would have done, not that the rate is gone at the end.
+    left = [max(1e-3, 1 - step / lasts) for step in range(400)]
+    history = history_of(noisy([40.0] * 400, 3.0), rates=[1e-6 * share for share in left], run=COMPLETED)
+    changes = [first * share for share in left[::10]]
+    for factor, times in (("0.25", 0.25), ("1", 1.0), ("16", 16.0), ("64", 64.0)):
+        reading(history, f"scan/{factor}", [times * change for change in changes])
+    finding = learning_rate_too_low(history)
+    assert (finding is not None) is ill
+    assert finding is None or finding.evidence["rate"] == 1e-6
+
+
 def test_healthy_a_run_that_does_well_by_its_predictions() -> None:
     assert learning_rate_too_low(reading(run(), "skill", [0.95] * 40)) is None
 

@@ -26,7 +26,8 @@ def run_of(
     sampler: str | None = "SequentialSampler",
     level: float = 2.0,
     accuracy: float | None = None,
-    skill: float = 0.2,
+    skill: float | None = 0.2,
+    baseline: float | None = 2.3,
     head: dict[str, Any] = LOGITS,
     share: float = 0.5,
 ) -> History:
@@ -36,7 +37,7 @@ def run_of(
         share=share,
         skill=skill,
         losses=[level] * 200,
-        baseline=2.3,
+        baseline=baseline,
         labels={"counts": {str(label): 100 for label in range(10)}, "samples": 1000},
         validation={"metric": "val_acc", "mode": "max"},
         data={} if sampler is None else {"sampler": sampler},
@@ -205,6 +206,13 @@ def test_under_a_loss_that_cannot_be_read_whole_numbers_are_classes(dtype: str, 
     del history.facts["loss_head"]
     history.facts["batch"] = {"leaves": [{"key": "[1]", "shape": [32], "dtype": dtype}], "targets": "[1]"}
     # Half of it is learned: enough for numbers, not for classes.
+    assert (unshuffled_data(history) is not None) is ill
+
+
+@pytest.mark.parametrize(("loss", "ill"), [(1.3, True), (0.9, False)])
+def test_sick_numbers_under_a_loss_without_a_constant_of_which_each_is_forgotten_again(loss: float, ill: bool) -> None:
+    history = run_of(15.0, 1.0, head={**HEAD, "loss": "pinball", "targets": None}, level=0.5, skill=None, baseline=None)
+    scored(history, "train", [2.6, loss], every=199)
     assert (unshuffled_data(history) is not None) is ill
 
 

@@ -155,6 +155,21 @@ def test_sick_a_plateau_scheduler_that_cut_at_once_in_a_run_that_learned_little(
     assert finding is None or "patience of ReduceLROnPlateau" in finding.remedy
 
 
+@pytest.mark.parametrize(
+    ("level", "rests", "ill"), [(1.5, False, True), (1.5, True, False), (0.4, False, False)], ids=["cut", "rest", "low"]
+)
+def test_sick_a_plateau_scheduler_that_cut_a_loss_nobody_can_read_while_it_fell(
+    level: float, rests: bool, ill: bool
+) -> None:
+    fall = decay(2.3, level, 20, 200) if rests else [2.3 - (2.3 - level) * step / 200 for step in range(200)]
+    rates = [0.02] * 180 + [2e-3] * 20 + [2e-9] * 800
+    history = run_of(
+        noisy([*fall, *[level] * 800], 0.02), rates, planned=1000, interval="epoch", scheduler="ReduceLROnPlateau"
+    )
+    history.facts["run"] = {"ended": "completed"}
+    assert (vanished_learning_rate(history) is not None) is ill
+
+
 def test_three_decays_to_a_tenth_are_a_thousandth_whatever_they_round_to() -> None:
     rates = [0.05] * 6 + [0.005] * 4 + [0.0005] * 4 + [0.05 * 0.1 * 0.1 * 0.1] * 466
     assert vanished_learning_rate(run_of(noisy([1.4, 1.35, 1.3, *[1.25] * 477], 0.03), rates, 480)) is not None
