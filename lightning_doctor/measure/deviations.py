@@ -23,7 +23,7 @@ class Deviations:
     """Takes the predictions and targets of one batch after another.
 
     Attributes:
-        variance: Of the targets, each counted by its weight.
+        variance: Of the targets that count.
     """
 
     def __init__(self) -> None:
@@ -31,24 +31,23 @@ class Deviations:
         self._medians: list[Tensor] = []
 
     def measure(self, table: Table, head: Head) -> Found:
-        """Returns what targets are like and how far predictions are from them; elements without weight do not count.
+        """Returns what targets are like and how far predictions are from them; what does not count is left out.
 
         Args:
             table: Of a batch, whose targets are numbers.
             head: The loss head that it was made of.
         """
         assert table.targets is not None
-        weights, rows = None, None
-        if table.weights is not None:
-            by_row = table.weights.reshape(len(table.targets), -1)
-            weights, rows = exact(thin(by_row.expand_as(table.targets))), (by_row != 0).any(1)
+        there, rows = table.counted(head), None
+        if there is not None:
+            by_row = there.reshape(len(table.targets), -1)
+            there, rows = thin(by_row.expand_as(table.targets)), by_row.any(1)
         scores, targets = linked(thin(table.scores), head.link), thin(table.targets)
-        there = None if weights is None else weights != 0
         found: Found = {"columns": float(table.targets.shape[1])}
         if table.targets.shape[1] > 1:
             found["target_sum_error"] = _where(rows, (table.targets.sum(1) - 1).abs(), 0.0).max()
         _describe(targets, there, found)
-        self.variance.add(targets, weights)
+        self.variance.add(targets, there)
         if head.loss in BINARY and table.targets.shape[1] > 1:
             tags = _where(there, targets > 0.5, False)
             found["tags"], found["tags_found"] = tags.sum(), (tags & (scores > 0.5)).sum()
@@ -61,11 +60,11 @@ class Deviations:
             # Which is to be sure of less than its squared error asks for.
             return found
         if self.variance.rows > 1:
-            found["constant_error"] = self._constant_error(targets, median, weights)
-        errors = _weighted(squares, weights).mean(1)
+            found["constant_error"] = self._constant_error(targets, median, there)
+        errors = _where(there, squares, 0.0).mean(1)
         found["error"] = errors.mean()
         found["worst_share"] = errors.topk(max(1, ceil(_WORST * len(errors)))).values.sum() / errors.sum()
-        some_errors = errors if there is None else torch.where(there.any(1), errors, float("nan"))
+        some_errors = _where(None if there is None else there.any(1), errors, float("nan"))
         found["worst_ratio"] = (errors.max() / some_errors.nanmedian()).sqrt()
         # Medians throughout: of what outliers do to a mean nothing enters.
         distances = (known - median).square().nanmean(1)
@@ -73,7 +72,7 @@ class Deviations:
         found["typical_error"] = (typical.nanmedian() / distances.nanmedian()).sqrt()
         return found
 
-    def _constant_error(self, targets: Tensor, median: Tensor, weights: Tensor | None) -> Tensor:
+    def _constant_error(self, targets: Tensor, median: Tensor, there: Tensor | None) -> Tensor:
         """Returns the mean squared error of the better of two constants on these targets.
 
         The mean of all targets is best for all of them, but where a few are far out the median is for most batches:
@@ -81,14 +80,14 @@ class Deviations:
         """
         rows, targets = self.variance.rows, exact(targets)
         # Targets are nearer the mean of so few than that of all.
-        error = _weighted((targets - self.variance.mean()).square(), weights).mean() * (rows / (rows - 1))
+        error = _where(there, (targets - self.variance.mean()).square(), 0.0).mean() * (rows / (rows - 1))
         if len(median) != targets.shape[1]:
             return error
         if self._medians and self._medians[0].shape != median.shape:
             self._medians.clear()
         self._medians = [*self._medians[1 - _BATCHES :], median]
         middle = torch.stack(self._medians).nanmedian(0).values
-        return torch.fmin(error, _weighted((targets - middle).square(), weights).mean())
+        return torch.fmin(error, _where(there, (targets - middle).square(), 0.0).mean())
 
 
 def _describe(targets: Tensor, there: Tensor | None, found: Found) -> None:
@@ -101,15 +100,6 @@ def _describe(targets: Tensor, there: Tensor | None, found: Found) -> None:
     found["target_count"] = float(targets.numel()) if there is None else there.sum()
     found["target_sum"], found["target_squares"] = kept.sum(), kept.square().sum()
     found["target_fraction"] = (kept - kept.round()).abs().max()
-
-
-def _weighted(values: Tensor, weights: Tensor | None) -> Tensor:
-    """Returns values that each count by their weight, so that their mean is the weighted one."""
-    if weights is None:
-        return values
-    # Where one counts less than nothing it is not to be small.
-    shares = torch.where((weights < 0).any(), float("nan"), weights / weights.mean())
-    return torch.where(weights != 0, shares * values, 0.0)
 
 
 def _where(there: Tensor | None, values: Tensor, otherwise: float) -> Tensor:

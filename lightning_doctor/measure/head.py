@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_doctor.measure.loss_graph import Edge
 
+_UNREAD = "it is multiplied by something that cannot be read"
 # Losses of a probability of one of two answers.
 BINARY = ("bce", "bce_with_logits", "dice")
 
@@ -43,7 +44,7 @@ class Path:
     def scaled(self, constant: Tensor | float | None, size: tuple[int, ...]) -> Path:
         """Multiplies values of this shape by a constant; None for one that cannot be read."""
         if constant is None:
-            return self.but("it is multiplied by something that cannot be read")
+            return self.but(_UNREAD)
         if not isinstance(constant, Tensor):
             return self.times(float(constant))
         if constant.ndim == 0 or (constant.numel() == 1 and len(size) == 0):
@@ -157,6 +158,7 @@ class Head:
 
     @property
     def weighted(self) -> bool:
-        """Whether samples, classes or columns count differently."""
+        """Whether samples, classes or columns count differently, or may."""
         weights = (self.class_weight, self.pos_weight)
-        return bool(self.path.weights) or self.reweighted or any(weight is not None for weight in weights)
+        some = bool(self.path.weights) or self.path.unclear == _UNREAD or any(weight is not None for weight in weights)
+        return some or self.reweighted

@@ -151,7 +151,11 @@ class Graph:
             return None
         if kind(edge) == "Index":
             mask = mask.reshape(*mask.shape, *[1] * (len(size) - mask.ndim))
-        return mask.expand(size)
+        try:
+            return mask.expand(size)
+        except RuntimeError:
+            # It was larger than what it was laid upon.
+            return None
 
     def tensor(self, edge: Edge) -> Tensor | None:
         """Returns the value itself, where a layer put it out, its node saved it, or it is a view of such a one."""

@@ -27,7 +27,7 @@ from lightning_doctor.measure.loss_graph import (
 )
 from lightning_doctor.measure.loss_joins import halves, one_question
 from lightning_doctor.measure.loss_parts import part
-from lightning_doctor.measure.loss_products import read_product
+from lightning_doctor.measure.loss_products import is_logarithm_of, read_product
 from lightning_doctor.measure.loss_terms import is_penalty, is_regulariser
 
 _ACTIVATIONS = {
@@ -80,6 +80,7 @@ def read_head(graph: Graph, root: Edge) -> Head:
     heads: list[Head] = []
     reasons: list[str] = []
     beside: list[str] = []
+    terms_beside: list[Edge] = []
     penalties = 0
     waiting = [(root, Path(), False)]
     while waiting:
@@ -93,7 +94,11 @@ def read_head(graph: Graph, root: Edge) -> Head:
         if isinstance(found, Head):
             heads.append(found)
         elif isinstance(found, str):
-            (beside if summand and is_regulariser(graph, edge) else reasons).append(found)
+            if summand and is_regulariser(graph, edge):
+                beside.append(found)
+                terms_beside.append(edge)
+            else:
+                reasons.append(found)
         else:
             waiting.extend((below, way, True) for below, way in found)
     # Beside nothing else they are the loss.
@@ -105,8 +110,13 @@ def read_head(graph: Graph, root: Edge) -> Head:
     # Of a likelihood by hand they may be the other half.
     if beside and head.by_hand and head.loss not in (*_WHOLE, "gaussian_nll"):
         raise UnreadError(f"the loss is a sum of {1 + len(beside)} terms")
-    # The logarithm of a variance is the other half of its likelihood.
-    head.regularisers = max(0, len(beside) - (head.loss == "gaussian_nll"))
+    if head.loss == "gaussian_nll":
+        others = [edge for edge in terms_beside if not is_logarithm_of(edge, head.extras["variance"])]
+        if len(others) == len(terms_beside):
+            raise UnreadError("the loss cannot be read: its errors are weighted by something that depends on the model")
+        # The logarithm of the variance is the other half of the likelihood.
+        terms_beside = others
+    head.regularisers = len(terms_beside)
     head.terms += penalties + head.regularisers
     _finish(graph, head)
     return head

@@ -53,6 +53,7 @@ def one_question(heads: list[Head]) -> Head | None:
     doubts = known if head.doubt is None else [*known, head.doubt]
     head.doubt = torch.stack([doubt.float() for doubt in doubts]).max()
     head.path = head.path.but("there are other losses of the same predictions beside it")
+    head.reweighted = True
     head.terms = len(heads)
     return head
 

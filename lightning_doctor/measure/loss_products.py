@@ -4,16 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import prod
+from typing import Any
 
 from torch import Tensor
 
 from lightning_doctor.measure.head import Head, Path
-from lightning_doctor.measure.loss_graph import MOVES, VIEWS, Edge, Graph, alive, constant_times, kind, shape, through
+from lightning_doctor.measure.loss_graph import (
+    LIMITS,
+    MOVES,
+    VIEWS,
+    Edge,
+    Graph,
+    alive,
+    constant_times,
+    kind,
+    shape,
+    through,
+)
 
 _LIKELIHOODS = ("cross_entropy", "nll", "bce", "bce_with_logits")
 # What may be done to a product of predictions and targets before it is divided.
 _ADDED_UP = VIEWS | {"Sum", "Mul", "Add"}
+# And what the sizes that it is divided by are made of.
+_SIZES = VIEWS | LIMITS | {"Sum", "Mul", "Add", "Sub", "Pow"}
 _MOST_NODES = 64
+# Parts of what a layer puts out.
+_PARTS = ("Select", "Slice")
 
 
 def read_product(graph: Graph, edge: Edge, path: Path, read: Callable[[Edge, Path], Head | None]) -> Head | None:
@@ -53,7 +69,7 @@ def _gaussian(graph: Graph, edge: Edge, path: Path, read: Callable[[Edge, Path],
         head = read(errors, path)
         inverse = kind(edge) == "Div" or kind(_bare(graph, other)) == "Exp"
         if inverse and head is not None and head.loss == "mse" and not _is_made_of(other, head.source):
-            head.loss = "gaussian_nll"
+            head.loss, head.extras["variance"] = "gaussian_nll", other
             return head
     return None
 
@@ -73,12 +89,32 @@ def _overlap(graph: Graph, edge: Edge, path: Path) -> Head | None:
         common = below[0]
     else:
         return None
-    if shape(source) != shape(common) or not _is_made_of(sizes, source):
+    if shape(source) != shape(common) or not _is_made_of(sizes, source, _SIZES):
         return None
     head = Head(loss="dice", source=source, path=path.but("it is an overlap, and no sum of errors"), by_hand=True)
     head.output_shape = head.target_shape = shape(source)
     head.prediction, head.target = graph.tensor(source), target.reshape(shape(source))
+    # What overlaps is there or not; and how sure it is does not matter as it does to a squared error.
+    head.doubt, head.reweighted = (head.target - head.target.clamp(0, 1)).abs().max(), True
     return head
+
+
+def is_logarithm_of(edge: Edge, variance: Edge) -> bool:
+    """Whether a term is made of what a variance is made of, as its logarithm is."""
+    return not _way_down(edge).isdisjoint(_way_down(variance))
+
+
+def _way_down(edge: Edge) -> set[Any]:
+    """Returns what a value is made of, down to the output of a layer, or the part of one: which part, of what."""
+    way: set[Any] = {edge}
+    while len(below := alive(edge)) == 1 and len(way) < _MOST_NODES:
+        if kind(edge) in _PARTS:
+            saved = (getattr(edge.node, f"_saved_{name}", None) for name in ("dim", "index", "start", "end", "step"))
+            # Taken twice it is made twice.
+            return way | {(kind(edge), *saved, below[0])}
+        edge = below[0]
+        way.add(edge)
+    return way
 
 
 def _bare(graph: Graph, edge: Edge) -> Edge:
@@ -92,8 +128,8 @@ def _bare(graph: Graph, edge: Edge) -> Edge:
     return edge
 
 
-def _is_made_of(edge: Edge, source: Edge) -> bool:
-    """Whether a value depends on one other alone, and on no weights but by that."""
+def _is_made_of(edge: Edge, source: Edge, kinds: frozenset[str] | None = None) -> bool:
+    """Whether a value depends on one other alone, and on no weights but by that; made by some kinds of operations."""
     waiting, seen, found = [edge], {edge}, False
     while waiting and len(seen) < _MOST_NODES:
         edge = waiting.pop()
@@ -101,7 +137,7 @@ def _is_made_of(edge: Edge, source: Edge) -> bool:
             found = True
             continue
         below = alive(edge)
-        if not below:
+        if not below or (kinds is not None and kind(edge) not in kinds):
             return False
         new = [each for each in below if each not in seen]
         waiting.extend(new)

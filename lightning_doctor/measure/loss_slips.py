@@ -24,8 +24,8 @@ _MOST_NODES = 1024
 # What makes a number of a number, whatever stands beside it.
 _POINTWISE = frozenset(
     [
-        *("Abs", "Pow", "Exp", "Expm1", "Log", "Log1P", "Sqrt", "Neg", "Cosh", "Sinh", "Tanh", "Sigmoid", "LogSigmoid"),
-        *("Softplus", "Relu", "LeakyRelu", "Elu", "Clamp", "ClampMin", "ClampMax", "Where", "Maximum", "Minimum"),
+        *("Abs", "Pow", "Log", "Log1P", "Sqrt", "Neg", "Cosh", "Sinh", "Tanh", "Sigmoid", "LogSigmoid", "Softplus"),
+        *("Relu", "LeakyRelu", "Elu", "Clamp", "ClampMin", "ClampMax", "Where", "Maximum", "Minimum"),
         *("Mul", "Div", "Add", "Sub", "Rsub"),
     ]
 )
@@ -50,7 +50,7 @@ class Slips:
 
 def find_slips(graph: Graph, root: Edge) -> Slips:
     """Looks at every operation between a loss and what the layers put out."""
-    slips, waiting, seen = Slips(), [root], {root}
+    slips, waiting, seen, meant = Slips(), [root], {root}, False
     while waiting and len(seen) < _MOST_NODES:
         edge = waiting.pop()
         slips.classes = slips.classes or _softmax_twice(edge)
@@ -58,10 +58,13 @@ def find_slips(graph: Graph, root: Edge) -> Slips:
         if row is not None:
             slips.rows.append(row)
         slips.compared = slips.compared or _compares_all_with_all(edge)
+        meant = meant or _is_of_outputs_alone(edge)
         if edge not in graph.outputs:
             below = [source for source in alive(edge) if source not in seen]
             seen.update(below)
             waiting.extend(below)
+    if meant:
+        slips.compared = 0
     return slips
 
 
@@ -111,6 +114,12 @@ def _compares_all_with_all(edge: Edge) -> int:
         seen.update(new)
         waiting.extend(new)
     return whole[0] if found else 0
+
+
+def _is_of_outputs_alone(edge: Edge) -> bool:
+    """Whether outputs are compared with each other, all with all, as samples may be meant to be then too."""
+    below = alive(edge) if kind(edge) == "Sub" else []
+    return len(below) == 2 and all(shape(end) != shape(edge) for end in below)
 
 
 def _is_column_less_row(edge: Edge) -> bool:

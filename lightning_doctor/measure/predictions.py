@@ -101,7 +101,7 @@ class Tally:
             if table.targets is not None:
                 found |= self._deviations.measure(table, head)
             elif table.indices is not None:
-                _describe_indices(table.indices, table.counted(), found)
+                _describe_indices(table.indices, table.counted(head), found)
             self._weigh(table, head, found)
         packed = pack(found, loss)
         if not 0 < self.classes <= CLASSES:
@@ -110,11 +110,11 @@ class Tally:
         return torch.cat([packed, counts.to(packed).reshape(-1)])
 
     def _classify(self, table: Table, head: Head, found: Found) -> Tensor:
-        scores, targets, weights = table.scores, table.targets, table.weights
+        scores, targets, counted = table.scores, table.targets, table.counted(head)
         if by_element(head) and targets is not None:
             scores, targets = scores.reshape(-1, 1), targets.reshape(-1, 1)
-        if weights is not None:
-            weights = weights.reshape(len(scores), -1).mean(1)
+        if counted is not None:
+            counted = counted.reshape(len(scores), -1).any(1)
         every = max(1, ceil(scores.numel() / _ARGMAX))
         scores = scores[::every]
         if table.indices is not None:
@@ -126,10 +126,7 @@ class Tally:
             assert targets is not None
             seen = (targets[::every, 0] > 0.5).long()
             predicted = (linked(scores[:, 0], head.link) > 0.5).long()
-        ones = torch.ones_like(scores[:, 0]) if table.valid is None else table.valid[::every].to(scores.dtype)
-        if weights is not None:
-            weights = weights[::every]
-            ones = ones * (weights != 0)
+        ones = torch.ones_like(scores[:, 0]) if counted is None else counted[::every].to(scores.dtype)
         hits = (seen == predicted) * ones
         counts = torch.stack(
             [
@@ -139,22 +136,13 @@ class Tally:
             ]
         )
         found["right"], found["classified"] = hits.sum(), ones.sum()
-        self._count_misses(counts[::2] if weights is None else self._weighted(seen, ones, hits, weights), head, found)
-        return counts
-
-    def _weighted(self, seen: Tensor, ones: Tensor, hits: Tensor, weights: Tensor) -> Tensor:
-        masses = [tallied(seen, each * weights, self.classes) for each in (ones, hits)]
-        # Where a row counts less than nothing it is not to be hit.
-        return torch.where((weights < 0).any(), float("nan"), torch.stack(masses))
-
-    def _count_misses(self, masses: Tensor, head: Head, found: Found) -> None:
-        """Takes what the rows of each class, and those of them that are right, count ``[2, classes]``."""
         weight = _weight_of_classes(head, self.classes)
-        there, right = masses if weight is None else masses * weight.to(masses)
-        self._seen = there if self._seen is None else self._seen + there
-        found["missed"] = there.sum() - right.sum()
+        weighted = counts if weight is None else counts * weight.to(counts)
+        self._seen = weighted[0] if self._seen is None else self._seen + weighted[0]
+        found["missed"] = weighted[0].sum() - weighted[2].sum()
         # What is best to say to all samples so far, said to these.
-        found["constant_missed"] = there.sum() - there.gather(0, self._seen.argmax(0, keepdim=True)).sum()
+        found["constant_missed"] = weighted[0].sum() - weighted[0].gather(0, self._seen.argmax(0, keepdim=True)).sum()
+        return counts
 
     def _weigh(self, table: Table, head: Head, found: Found) -> None:
         """Computes the loss anew, as it was understood, and what the best constant would score in its units."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import ceil
+from math import ceil, prod
 
 import torch
 from torch import Tensor
@@ -74,16 +74,14 @@ class Table:
         """Returns the weighted errors as the loss counts them ``[N]`` or ``[N, D]``, and the sum of the weights."""
         if self.indices is not None:
             return self._likelihood(self.indices, head)
-        assert self.targets is not None
-        errors = _errors(head, self.scores, self.targets)
+        errors = self._plain_errors(head)
         if self.weights is None:
             return errors, float(errors.numel())
         return errors * self.weights, self.weights.sum()
 
     def _likelihood(self, indices: Tensor, head: Head) -> tuple[Tensor, Tensor]:
         classes = self.scores.shape[1]
-        chosen = indices.clamp(0, classes - 1)
-        losses = -self.scores.gather(1, chosen[:, None])[:, 0]
+        chosen, losses = indices.clamp(0, classes - 1), self._plain_errors(head)
         counts = torch.ones_like(losses) if self.weights is None else self.weights
         if self.valid is not None:
             counts = counts * self.valid
@@ -96,12 +94,24 @@ class Table:
             losses = (1 - head.smoothing) * losses + head.smoothing * even.mean(1) * counts
         return losses, each.sum()
 
-    def counted(self) -> Tensor | None:
-        """Returns which rows ``[N]`` or elements ``[N, D]`` count at all; None for all."""
+    def counted(self, head: Head) -> Tensor | None:
+        """Returns which rows ``[N]`` or elements ``[N, D]`` count at all; None for all.
+
+        Those without a weight do not, unless it is for being predicted best that they have none, as where only the
+        hardest are trained on (Shrivastava et al. 2016): these say the most of how well a network does.
+        """
         if self.weights is None:
             return self.valid
-        counted = self.weights != 0
+        weighs, errors = self.weights != 0, self._plain_errors(head)
+        hardest = torch.where(weighs, errors, float("inf")).min() >= torch.where(weighs, float("-inf"), errors).max()
+        counted = weighs | (hardest & weighs.any())
         return counted if self.valid is None else counted & self.valid
+
+    def _plain_errors(self, head: Head) -> Tensor:
+        if self.indices is not None:
+            return -self.scores.gather(1, self.indices.clamp(0, self.scores.shape[1] - 1)[:, None])[:, 0]
+        assert self.targets is not None
+        return _errors(head, self.scores, self.targets)
 
     def counts(self) -> Tensor:
         """Returns how often each class is the target, weighted ``[D]``."""
@@ -164,6 +174,9 @@ def _aligned(weight: Tensor, at: tuple[int, ...], size: tuple[int, ...]) -> Tens
         return weight.reshape((1,) * len(size)).expand(size)
     try:
         weight = weight.expand(at)
+        if len(at) != len(size) and prod(at) == prod(size):
+            # Positions that were put behind each other, and back in their place.
+            return weight.reshape(size)
         if size[: len(at)] == at:
             return weight.reshape(at + (1,) * (len(size) - len(at))).expand(size)
         return weight.expand(size)

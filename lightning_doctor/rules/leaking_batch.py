@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lightning_doctor.findings import Finding, Severity
 from lightning_doctor.history import History
-from lightning_doctor.progress import POOR, standing
+from lightning_doctor.progress import LITTLE, standing
 from lightning_doctor.rule import rule
 from lightning_doctor.validation import costs_held_out
 
@@ -35,7 +35,7 @@ def leaking_batch(history: History, *, share: float = 0.1) -> Finding | None:
 
     What it looks at:
         The share of the samples whose prediction changes when other samples of the batch are replaced, in eval mode,
-        where batch normalisation does not mix them.
+        where batch normalisation does not mix them; what is learned by predictions, and by validation.
 
     Why it matters:
         Values of other samples are noise to this one: the network learns little, and says something else of the same
@@ -60,7 +60,7 @@ def leaking_batch(history: History, *, share: float = 0.1) -> Finding | None:
     if not changed >= share:
         return None
     now = standing(history)
-    fails = now.validated is not None and now.validated < POOR
+    fails = now.validated is not None and now.validated < LITTLE
     return Finding(
         # It may be right in the batches it is trained in, and worth little in those of validation.
         severity=Severity.WARNING if costs_held_out(history) or fails else now.unless_good(Severity.WARNING),

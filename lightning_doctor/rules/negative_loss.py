@@ -78,7 +78,8 @@ def negative_loss(history: History, *, beyond: float = 0.05, below: float = 0.00
         )
     series = history.get("train_loss")
     losses = [loss for loss in series.values if math.isfinite(loss)]
-    if head.loss not in _NEVER_NEGATIVE or head.terms > 1 or not losses:
+    # Weights may be meant to be under zero, as an advantage is.
+    if head.loss not in _NEVER_NEGATIVE or head.terms > 1 or head.weighted or not losses:
         return None
     limit = -below * median(abs(loss) for loss in losses)
     onset = next((at for at, loss in zip(series.steps, series.values, strict=True) if loss < limit), None)

@@ -66,7 +66,7 @@ def over_regularized(
         loss, by how much more than a constant prediction the loss cost at first; terms that ask something of what
         layers put out (a divergence, a call for sparse codes), with ``regulariser_share``, ``output_spread`` and
         ``skill``, or ``eval_skill/train``. All that only in a run that does badly in eval mode too, as far as that is
-        known, and no longer improves.
+        known, and no longer improves; of one that nothing tells of only weights that decay took nearly all of.
 
     Why it matters:
         A network that has not learned the training data has nothing to be regularised.

@@ -152,11 +152,7 @@ def _forgotten(history: History) -> float | None:
     Each is learned as it comes and forgotten again: the loss of the steps is less than half of what the rows score.
     """
     scored, losses = scores(history, "train"), history.get("train_loss").finite()
-    if scored is None or not scored.skills or not losses or scoring_step(history) != "training_step":
-        return None
-    gaps = history.get("mode_gap").finite().values
-    if loss_head(history).reduction != "mean" or (gaps and median(gaps) < _ANOTHER_MODE):
-        # They may score otherwise for another reason.
+    if scored is None or not scored.skills or not _are_comparable(history, losses):
         return None
     skill, loss, error = scored.skills[-1], scored.losses[-1], scored.errors[-1]
     if skill >= 0 or not is_like_now(history, scored.skill_steps[-1]) or 2 * _mean(losses) >= loss:
@@ -168,10 +164,18 @@ def _forgotten(history: History) -> float | None:
 def _costs_far_more(history: History) -> bool:
     """Whether training rows from all of an epoch cost twice what the batches cost as they come."""
     scored, losses = scores(history, "train"), history.get("train_loss").finite()
-    if scored is None or not losses or scoring_step(history) != "training_step" or min(losses.values) < 0:
+    if scored is None or not _are_comparable(history, losses) or min(losses.values) < 0:
         return False
     recent = is_like_now(history, scored.steps[-1])
     return recent and 2 * _mean(losses) < scored.losses[-1] - 2 * scored.errors[-1]
+
+
+def _are_comparable(history: History, losses: Series) -> bool:
+    """Whether rows would be scored like the batches, if they were these."""
+    gaps = history.get("mode_gap").finite().values
+    if not losses or scoring_step(history) != "training_step" or loss_head(history).reduction != "mean":
+        return False
+    return not gaps or median(gaps) >= _ANOTHER_MODE
 
 
 def _mean(losses: Series) -> float:

@@ -97,7 +97,7 @@ def vanished_learning_rate(
     # The plan of a schedule that went wrong this early speaks for itself.
     fall, early = _was_falling(history, losses, at, peak, signal), (at - first) <= 0.25 * span
     still = fall <= -sigmas
-    if plateau and not (share >= 0.5 and _did_harm(history, still)):
+    if plateau and not (share >= 0.5 and _did_harm(history, still, at)):
         # It cuts only where the loss did not fall for its patience: the plateau came first, unless it cut at once.
         return None
     if "Restart" in _scheduler(history) and last - at < 0.25 * (last - first):
@@ -145,9 +145,15 @@ def vanished_learning_rate(
     )
 
 
-def _did_harm(history: History, still: bool) -> bool:
-    """Whether the run did badly, or, where nothing tells, much of its loss was left and surely falling."""
-    return standing(history).harmed or (still and hardly_fell(history, _MUCH))
+def _did_harm(history: History, still: bool, at: int) -> bool:
+    """Whether the run did badly, or, where nothing tells, much of its loss was left and surely falling.
+
+    That of validation too, most passes of which were the best so far: it is what such a scheduler watches.
+    """
+    passes = history.get("val_loss").finite().until(at)
+    bests = sum(value < min(passes[:index], default=math.inf) for index, value in enumerate(passes))
+    fell = still and hardly_fell(history, _MUCH) and 2 * bests >= len(passes)
+    return standing(history).harmed or fell
 
 
 def _gone(history: History, vanished: float) -> tuple[int, float, float] | None:

@@ -693,10 +693,54 @@ def test_an_overlap_is_read_alone_and_beside_a_likelihood() -> None:
     assert (both.loss, both.terms, both.activation) == ("bce_with_logits", 2, None)
     found = numbers(both, value)
     assert found["doubt"] == 0
-    assert found["error"] > 0
+    # Neither asks for the smallest squared error.
+    assert math.isnan(found["error"])
     assert math.isnan(found["baseline"])
     classes, value = read(lambda o: f.cross_entropy(o, LABELS) + _dice(o.softmax(1), HOT))
     assert (classes.loss, numbers(classes, value)["doubt"]) == ("cross_entropy", 0)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda o: 1 - ((o * REAL).sum(1) / (o.norm(dim=1) * REAL.norm(dim=1))).mean(),
+        lambda o: -((o * REAL).sum(1) / o.abs().sum(1)).mean(),
+    ],
+)
+def test_a_cosine_by_hand_and_a_ratio_to_lengths_are_no_overlaps(loss: Loss) -> None:
+    with pytest.raises(UnreadError, match="it is a product of things that depend on the model"):
+        read(loss)
+
+
+def test_an_overlap_with_targets_that_are_no_shares_is_doubted() -> None:
+    head, value = read(lambda o: _dice(o, 5 * BITS), SIGMOID)
+    assert numbers(head, value)["doubt"] == 4
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda o: (o[:, 1].exp() * (o[:, 0] - REAL[:, 0]).square()).mean(),
+        lambda o: ((-o[:, 1]).exp() * (o[:, 0] - REAL[:, 0]).square()).mean() + 0.1 * o[:, 2].abs().mean(),
+    ],
+)
+def test_errors_that_are_weighted_without_the_logarithm_of_a_variance_are_not_read(loss: Loss) -> None:
+    with pytest.raises(UnreadError, match="weighted by something that depends on the model"):
+        read(loss)
+
+
+def test_another_regulariser_beside_a_predicted_variance_is_counted() -> None:
+    head, _ = read(lambda o: VARIANCE[0](o, REAL[:, 0]) + 0.1 * o[:, 2].abs().mean())
+    assert (head.loss, head.regularisers, head.terms) == ("gaussian_nll", 1, 2)
+
+
+def test_a_mask_that_is_larger_than_what_it_is_laid_upon_is_not_known() -> None:
+    def loss(o: Tensor) -> Tensor:
+        errors = (o[:, :1] - REAL[:, :1]).square()
+        return errors.masked_select(BITS > 0).mean()
+
+    head, _ = read(loss)
+    assert head.path.unclear == "only some of its elements count"
 
 
 def test_an_overlap_with_other_targets_is_doubted() -> None:

@@ -86,6 +86,9 @@ def log_cosh(error: Tensor) -> Tensor:
         (lambda one, signs: (one - signs).abs().amin(1).mean(), 0),
         (lambda one, signs: ((one - signs).abs() * (one - signs).abs().neg().softmax(1)).sum(), 0),
         (lambda one, signs: (one - one.T).cosh().mean(), 0),
+        # As where kernels compare two samples of numbers.
+        (lambda one, signs: (1 + (one - one.T).square()).log().mean() - (1 + (one - signs) ** 2).log().mean(), 0),
+        (lambda one, signs: (-(one - signs).square()).exp().mean(), 0),
         (lambda one, signs: (one - signs[:5]).cosh().mean(), 0),
     ],
 )

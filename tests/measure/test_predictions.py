@@ -135,14 +135,34 @@ def test_classes_that_weigh_nothing_are_not_missed() -> None:
     assert found["target_count"] == 4
 
 
-def test_rows_that_count_less_than_nothing_have_no_skill() -> None:
-    output = outputs(6, 5)
+def test_weights_of_positions_are_found_again_where_these_were_put_behind_each_other() -> None:
+    output, labels = outputs(4, 7, 5), torch.arange(28).reshape(4, 7) % 5
+    mask = (torch.arange(7) < torch.tensor([7, 5, 3, 4])[:, None]).float()
+    losses = f.cross_entropy(output.reshape(-1, 5), labels.reshape(-1), reduction="none").view(4, 7)
+    value = (losses * mask).sum() / mask.sum()
+    found = measured(output, value)
+    assert found["value"] == pytest.approx(float(value.detach()))
+    assert (found["classified"], found["target_count"]) == (19, 19)
+
+
+@pytest.mark.parametrize("hard", [lambda losses: losses[losses > 1.5], lambda losses: losses * (losses.detach() > 1.5)])
+def test_where_only_the_hardest_are_trained_on_all_tell_how_well_a_network_does(
+    hard: Callable[[Tensor], Tensor],
+) -> None:
+    output = outputs(40, 5)
+    labels = torch.arange(40) % 5
+    found = measured(output, hard(f.cross_entropy(output, labels, reduction="none")).mean())
+    assert (found["classified"], found["right"]) == (40, float((output.argmax(1) == labels).sum()))
+    column, targets = outputs(40, 1), real(40, 1)
+    found = measured(column, hard(f.mse_loss(column, targets, reduction="none")).mean())
+    assert found["error"] == pytest.approx(float(f.mse_loss(column, targets)), rel=1e-5)
+
+
+def test_weights_under_zero_are_no_reason_to_leave_rows_out() -> None:
+    output, labels = outputs(6, 5), torch.arange(6) % 5
     weights = torch.tensor([1.0, -1, 1, 1, 1, 1])
-    found = measured(output, (f.cross_entropy(output, torch.arange(6) % 5, reduction="none") * weights).mean())
-    assert math.isnan(found["missed"])
-    column = outputs(6, 1)
-    found = measured(column, (f.mse_loss(column, real(6, 1), reduction="none") * weights[:, None]).mean())
-    assert math.isnan(found["error"])
+    found = measured(output, (f.cross_entropy(output, labels, reduction="none") * weights).mean())
+    assert found["missed"] == float((output.argmax(1) != labels).sum())
 
 
 def test_a_large_batch_is_measured_by_a_part_of_it_that_is_like_the_whole() -> None:

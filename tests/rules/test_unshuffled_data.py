@@ -214,6 +214,8 @@ def test_sick_numbers_under_a_loss_without_a_constant_of_which_each_is_forgotten
     history = run_of(15.0, 1.0, head={**HEAD, "loss": "pinball", "targets": None}, level=0.5, skill=None, baseline=None)
     scored(history, "train", [2.6, loss], every=199)
     assert (unshuffled_data(history) is not None) is ill
+    # Rows cost more in eval mode, for another reason.
+    assert unshuffled_data(reading(history, "mode_gap", [-0.9] * 4)) is None
 
 
 def test_the_remedy_for_a_stream_is_a_buffer() -> None:

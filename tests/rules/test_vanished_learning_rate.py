@@ -168,6 +168,10 @@ def test_sick_a_plateau_scheduler_that_cut_a_loss_nobody_can_read_while_it_fell(
     )
     history.facts["run"] = {"ended": "completed"}
     assert (vanished_learning_rate(history) is not None) is ill
+    for index, value in enumerate([2.3, 1.9, 1.8, 1.8, 1.82, 1.85, 1.9]):
+        history.record("val_loss", 30 * index, value)
+    # It had stopped to fall where the scheduler looks.
+    assert vanished_learning_rate(history) is None
 
 
 def test_three_decays_to_a_tenth_are_a_thousandth_whatever_they_round_to() -> None:
