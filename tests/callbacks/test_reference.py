@@ -289,6 +289,20 @@ def test_a_loss_of_other_targets_than_the_batch_holds_is_not_compared(tmp_path: 
     assert watch(tmp_path, net, rows, max_epochs=5).absent["reference"] == told
 
 
+class Denoised(Fitted):
+    """Draws what it is to find in the step, and makes nothing of what its data set holds beside the rows."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return super().training_step((batch[0], torch.randn(len(batch[0]), 1)), batch_idx)
+
+
+def test_targets_that_are_all_the_same_in_the_batch_and_not_in_the_loss_are_not_compared(tmp_path: Path) -> None:
+    rows = DataLoader(TensorDataset(IMAGES[:640], torch.zeros(640, 1)), 32, shuffle=True)
+    net = Denoised(nn.Linear(64, 1), nn.functional.mse_loss, 1e-3)
+    told = "the targets of the loss are not those of the batch"
+    assert watch(tmp_path, net, rows, max_epochs=5).absent["reference"] == told
+
+
 def test_targets_of_which_few_batches_show_only_one_kind_are_compared_all_the_same(tmp_path: Path) -> None:
     seed_everything(0, verbose=False)
     rare = (torch.rand(640, 1) < 0.01).float()
