@@ -61,7 +61,8 @@ def negative_loss(history: History, *, beyond: float = 0.05, below: float = 0.00
         below: How far under zero the loss must have been [share of its usual size].
 
     Blind spots:
-        A loss written by hand that could not be read, and one of several terms, may be negative by right.
+        A loss written by hand that could not be read, one of several terms, and one whose samples or classes are
+        weighted may be negative by right.
     """
     head = loss_head(history)
     state = standing(history)

@@ -95,6 +95,8 @@ def test_healthy_a_run_that_does_well_in_spite_of_it_has_a_note() -> None:
         ({**HEAD, "loss": "mse", "terms": 2}, [-3.0] * 400),
         # Densities and rates may be over one.
         ({**HEAD, "loss": "poisson"}, [-3.0] * 400),
+        # An advantage is under zero where less came of an action than of most.
+        ({**LOGITS, "weighted": True}, [-0.4] * 400),
         (HEAD, [0.0] * 400),
     ],
 )
