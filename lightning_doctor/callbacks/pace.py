@@ -12,7 +12,7 @@ from lightning_doctor.callbacks.ledger import Ledger
 _FIRST_WINDOWS = (1, 2, 4, 8, 16, 32)
 # What sampling may take of the share, and of the first look, and what the ends of windows may take of the share; the
 # rest is for examinations, rules and sinks.
-_SAMPLING_SHARE, _SAMPLING_LOOK, _CLOSING_SHARE = 0.1, 0.2, 0.1
+_SAMPLING_SHARE, _SAMPLING_LOOK, _CLOSING_SHARE = 0.05, 0.2, 0.1
 # Where their ends cost more than that windows become longer: so many times at most, where more was spent than may be so
 # many times longer again, and no longer than this share of the steps so far: a short run is told as soon as ever.
 _LONGEST, _LONGEST_STRETCH, _LONGEST_SHARE = 8, 16, 1 / 8

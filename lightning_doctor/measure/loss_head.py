@@ -79,8 +79,7 @@ def read_head(graph: Graph, root: Edge) -> Head:
     """
     heads: list[Head] = []
     reasons: list[str] = []
-    beside: list[str] = []
-    terms_beside: list[Edge] = []
+    beside: list[tuple[Edge, str]] = []
     penalties = 0
     waiting = [(root, Path(), False)]
     while waiting:
@@ -95,15 +94,14 @@ def read_head(graph: Graph, root: Edge) -> Head:
             heads.append(found)
         elif isinstance(found, str):
             if summand and is_regulariser(graph, edge):
-                beside.append(found)
-                terms_beside.append(edge)
+                beside.append((edge, found))
             else:
                 reasons.append(found)
         else:
             waiting.extend((below, way, True) for below, way in found)
     # Beside nothing else they are the loss.
     try:
-        head = _only(heads, reasons if heads else reasons + beside)
+        head = _only(heads, reasons if heads else [*reasons, *(reason for _, reason in beside)])
     except UnreadError as error:
         error.heads, error.whole = heads, not (reasons or beside or penalties)
         raise
@@ -111,12 +109,12 @@ def read_head(graph: Graph, root: Edge) -> Head:
     if beside and head.by_hand and head.loss not in (*_WHOLE, "gaussian_nll"):
         raise UnreadError(f"the loss is a sum of {1 + len(beside)} terms")
     if head.loss == "gaussian_nll":
-        others = [edge for edge in terms_beside if not is_logarithm_of(edge, head.extras["variance"])]
-        if len(others) == len(terms_beside):
-            raise UnreadError("the loss cannot be read: its errors are weighted by something that depends on the model")
         # The logarithm of the variance is the other half of the likelihood.
-        terms_beside = others
-    head.regularisers = len(terms_beside)
+        others = [term for term in beside if not is_logarithm_of(term[0], head.extras["variance"])]
+        if len(others) == len(beside):
+            raise UnreadError("the loss cannot be read: its errors are weighted by something that depends on the model")
+        beside = others
+    head.regularisers = len(beside)
     head.terms += penalties + head.regularisers
     _finish(graph, head)
     return head

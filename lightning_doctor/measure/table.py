@@ -103,8 +103,8 @@ class Table:
         if self.weights is None:
             return self.valid
         weighs, errors = self.weights != 0, self._plain_errors(head)
-        hardest = torch.where(weighs, errors, float("inf")).min() >= torch.where(weighs, float("-inf"), errors).max()
-        counted = weighs | (hardest & weighs.any())
+        least = torch.where(weighs, errors, float("inf")).min()
+        counted = weighs | ((least >= torch.where(weighs, float("-inf"), errors).max()) & weighs.any())
         return counted if self.valid is None else counted & self.valid
 
     def _plain_errors(self, head: Head) -> Tensor:

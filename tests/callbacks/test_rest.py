@@ -560,7 +560,7 @@ def test_windows_grow_where_their_ends_cost_too_much_but_not_in_a_short_run() ->
     # Eight times at most, however dear.
     pace.heed([0.0, 1.0, 1.0, 0.0, 0.0, 1e-4, 1.0, 1e-3, 0.0])
     assert pace._length == 400
-    assert pace._sample_every == 50
+    assert pace._sample_every == 100
     pace.heed([1.0, 1.0, 1.0, 0.0, 0.0, 1e-4, 1.0, 1e-3, 0.0])
     assert pace._length == 50
     assert pace.closes_early
