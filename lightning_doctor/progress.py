@@ -43,6 +43,8 @@ _FEW, _PERHAPS = 3, 2.0
 _WORTH = 0.05
 # Share of the loss over which a run that nothing else tells of has hardly moved.
 _LEFT = 0.75
+# And at which much is left of one that was still falling.
+MUCH = 0.25
 # How sure that change must be [standard errors].
 _SURELY = 3.0
 # Losses that are meant to be indifferent to samples far off.

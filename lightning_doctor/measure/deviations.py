@@ -30,23 +30,25 @@ class Deviations:
         self.variance = Variance()
         self._medians: list[Tensor] = []
 
-    def measure(self, table: Table, head: Head) -> Found:
+    def measure(self, table: Table, counted: Tensor | None, head: Head) -> Found:
         """Returns what targets are like and how far predictions are from them; what does not count is left out.
 
         Args:
             table: Of a batch, whose targets are numbers.
+            counted: What of it counts, as :meth:`Table.counted <lightning_doctor.measure.table.Table.counted>` tells.
             head: The loss head that it was made of.
         """
         assert table.targets is not None
-        there, rows = table.counted(head), None
-        if there is not None:
-            by_row = there.reshape(len(table.targets), -1)
+        there, rows = None, None
+        if counted is not None:
+            by_row = counted.reshape(len(table.targets), -1)
             there, rows = thin(by_row.expand_as(table.targets)), by_row.any(1)
         scores, targets = linked(thin(table.scores), head.link), thin(table.targets)
         found: Found = {"columns": float(table.targets.shape[1])}
         if table.targets.shape[1] > 1:
             found["target_sum_error"] = _where(rows, (table.targets.sum(1) - 1).abs(), 0.0).max()
-        _describe(targets, there, found)
+        describe_targets(targets, there, found)
+        found["target_fraction"] = _where(there, (targets - targets.round()).abs(), 0.0).max()
         self.variance.add(targets, there)
         if head.loss in BINARY and table.targets.shape[1] > 1:
             tags = _where(there, targets > 0.5, False)
@@ -90,16 +92,16 @@ class Deviations:
         return torch.fmin(error, _where(there, (targets - middle).square(), 0.0).mean())
 
 
-def _describe(targets: Tensor, there: Tensor | None, found: Found) -> None:
+def describe_targets(targets: Tensor, there: Tensor | None, found: Found) -> None:
+    """Says how many count, from where to where they go, and what they and their squares come to."""
     if there is None:
         found["target_min"], found["target_max"] = torch.aminmax(targets)
     else:
         found["target_min"] = torch.where(there, targets, float("inf")).min()
         found["target_max"] = torch.where(there, targets, float("-inf")).max()
-    kept = exact(_where(there, targets, 0.0))
+    kept = _where(there, exact(targets), 0.0)
     found["target_count"] = float(targets.numel()) if there is None else there.sum()
     found["target_sum"], found["target_squares"] = kept.sum(), kept.square().sum()
-    found["target_fraction"] = (kept - kept.round()).abs().max()
 
 
 def _where(there: Tensor | None, values: Tensor, otherwise: float) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_doctor.measure.baseline import ClassEntropy, Variance, baseline_of, exact
-from lightning_doctor.measure.deviations import Deviations, Found
+from lightning_doctor.measure.deviations import Deviations, Found, describe_targets
 from lightning_doctor.measure.head import BINARY, Head, product
 from lightning_doctor.measure.table import BY_ROW, Table, linked, tallied, thin
 
@@ -94,14 +94,15 @@ class Tally:
             if head.doubt is not None:
                 found["doubt"] = head.doubt
             table = Table(head)
+            counted = table.counted(head)
             if self.classes:
-                counts = self._classify(table, head, found)
+                counts = self._classify(table, counted, head, found)
             if head.broadcast and head.target.ndim == 2:
                 found["target_gap_down"], found["target_gap_across"] = gaps(head.target)
             if table.targets is not None:
-                found |= self._deviations.measure(table, head)
+                found |= self._deviations.measure(table, counted, head)
             elif table.indices is not None:
-                _describe_indices(table.indices, table.counted(head), found)
+                describe_targets(exact(table.indices), counted, found)
             self._weigh(table, head, found)
         packed = pack(found, loss)
         if not 0 < self.classes <= CLASSES:
@@ -109,8 +110,8 @@ class Tally:
         counts = packed.new_zeros(3, self.classes) if counts is None else counts
         return torch.cat([packed, counts.to(packed).reshape(-1)])
 
-    def _classify(self, table: Table, head: Head, found: Found) -> Tensor:
-        scores, targets, counted = table.scores, table.targets, table.counted(head)
+    def _classify(self, table: Table, counted: Tensor | None, head: Head, found: Found) -> Tensor:
+        scores, targets = table.scores, table.targets
         if by_element(head) and targets is not None:
             scores, targets = scores.reshape(-1, 1), targets.reshape(-1, 1)
         if counted is not None:
@@ -207,19 +208,6 @@ def describe_outputs(head: Head, found: Found) -> None:
         dim = -1 if head.class_dim is None or tuple(outputs.shape) != head.output_shape else head.class_dim
         if outputs.shape[dim] > 1:
             found["output_sum_error"] = (outputs.sum(dim) - 1).abs().max()
-
-
-def _describe_indices(indices: Tensor, counted: Tensor | None, found: Found) -> None:
-    numbers = exact(indices)
-    if counted is None:
-        found["target_min"], found["target_max"] = torch.aminmax(numbers)
-        found["target_count"], found["target_sum"] = float(len(numbers)), numbers.sum()
-        found["target_squares"] = numbers.square().sum()
-        return
-    kept = numbers * counted
-    found["target_min"] = torch.where(counted, numbers, float("inf")).min()
-    found["target_max"] = torch.where(counted, numbers, float("-inf")).max()
-    found["target_count"], found["target_sum"], found["target_squares"] = counted.sum(), kept.sum(), kept.square().sum()
 
 
 def by_element(head: Head) -> bool:

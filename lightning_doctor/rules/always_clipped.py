@@ -8,15 +8,13 @@ from lightning_doctor.findings import Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.noise import fades, levels, noise, trend
 from lightning_doctor.prescriptions import is_adaptive, peak_rate
-from lightning_doctor.progress import hardly_fell, standing
+from lightning_doctor.progress import MUCH, hardly_fell, standing
 from lightning_doctor.rule import rule
 
 # Rounding leaves the factor of a step that was not clipped a little off one.
 _UNCLIPPED = 0.999
 # Steps before which no loss is expected to have fallen beyond its noise.
 _TIME_TO_LEARN = 100
-# The share of the loss that must be left where it still falls at the end.
-_MUCH = 0.25
 
 
 @rule(
@@ -81,7 +79,7 @@ def always_clipped(
 
 def _goes_on(history: History) -> bool:
     """Whether much of the loss is left, and falls nearly as it did before."""
-    return standing(history).improving and hardly_fell(history, _MUCH) and not fades(history["train_loss"])
+    return standing(history).improving and hardly_fell(history, MUCH) and not fades(history["train_loss"])
 
 
 def _onset(history: History) -> int:

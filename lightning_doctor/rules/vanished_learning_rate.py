@@ -11,7 +11,7 @@ from lightning_doctor.history import History, Series
 from lightning_doctor.jsonable import number
 from lightning_doctor.noise import noise, shift
 from lightning_doctor.prescriptions import optimizer, parameter_groups
-from lightning_doctor.progress import hardly_fell, standing
+from lightning_doctor.progress import MUCH, hardly_fell, standing
 from lightning_doctor.rule import rule
 from lightning_doctor.step_sizes import longer_lowers
 
@@ -21,8 +21,6 @@ _ROUNDED = 1.000001
 _LIVE = 0.1
 # How many times longer steps must lower the loss, in what share of the scans since then, and how many tell.
 _LONGER, _MOST, _SCANS = 16.0, 0.8, 4
-# The share of a loss that nobody can read which must be left for a scheduler to have cut too soon.
-_MUCH = 0.25
 
 
 @rule(
@@ -152,7 +150,7 @@ def _did_harm(history: History, still: bool, at: int) -> bool:
     """
     passes = history.get("val_loss").finite().until(at)
     bests = sum(value < min(passes[:index], default=math.inf) for index, value in enumerate(passes))
-    fell = still and hardly_fell(history, _MUCH) and 2 * bests >= len(passes)
+    fell = still and hardly_fell(history, MUCH) and 2 * bests >= len(passes)
     return standing(history).harmed or fell
 
 
