@@ -41,12 +41,15 @@ def read_product(graph: Graph, edge: Edge, path: Path, read: Callable[[Edge, Pat
         path: What the loss makes of it.
         read: Reads one of the two, with what the loss makes of it.
     """
+    if len(alive(edge)) != 2:
+        return None
     return _focal(edge, path, read) or _gaussian(graph, edge, path, read) or _overlap(graph, edge, path)
 
 
 def _focal(edge: Edge, path: Path, read: Callable[[Edge, Path], Head | None]) -> Head | None:
     """Reads a likelihood whose elements are weighted by how well they are predicted (Lin et al. 2017, eq. 4)."""
-    if kind(edge) != "Mul" or len(both := alive(edge)) != 2:
+    both = alive(edge)
+    if kind(edge) != "Mul":
         return None
     path = path.but("its elements are weighted by how well they are predicted")
     for errors, weight in (both, both[::-1]):
@@ -62,8 +65,7 @@ def _focal(edge: Edge, path: Path, read: Callable[[Edge, Path], Head | None]) ->
 
 def _gaussian(graph: Graph, edge: Edge, path: Path, read: Callable[[Edge, Path], Head | None]) -> Head | None:
     """Reads squared errors over a variance that is predicted too (Nix & Weigend 1994, eq. 3), or times its inverse."""
-    if len(both := alive(edge)) != 2:
-        return None
+    both = alive(edge)
     path = path.but("its errors are divided by a variance that is predicted too")
     for errors, other in (both,) if kind(edge) == "Div" else (both, both[::-1]):
         head = read(errors, path)
@@ -76,9 +78,9 @@ def _gaussian(graph: Graph, edge: Edge, path: Path, read: Callable[[Edge, Path],
 
 def _overlap(graph: Graph, edge: Edge, path: Path) -> Head | None:
     """Reads the overlap of predictions and targets over their sizes: Dice's (Milletari et al. 2016) or Jaccard's."""
-    if kind(edge) != "Div" or len(both := alive(edge)) != 2:
+    if kind(edge) != "Div":
         return None
-    common, sizes = both
+    common, sizes = alive(edge)
     for _ in range(_MOST_NODES):
         target, source = constant_times(graph, common)
         if source is not None and isinstance(target, Tensor) and target.numel() == prod(shape(common)) > 1:
