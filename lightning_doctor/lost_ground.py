@@ -16,6 +16,8 @@ YOUNG = 32
 # The share of the baseline that is something learned, and the share of that which may be left where it is lost;
 # standard errors that the loss must have risen by.
 _SOMETHING, _REST, _SURE = 0.05, 0.25, 5.0
+# How many times the best a loss must be to have lost ground, where nothing tells how much there was to learn.
+_WELL_OVER = 1.25
 
 
 def climbed(history: History, rise: float) -> Finding | None:
@@ -105,6 +107,13 @@ def unlearned(history: History) -> Finding | None:
         onset=ends,
         signals=("train_loss", "baseline_loss", "learning_rate"),
     )
+
+
+def climbed_back(losses: Series) -> bool:
+    """Whether a loss without a known scale, over zero, surely lies well over the lowest part of its run again."""
+    lowest, late = lowest_part(losses)[0], recent(losses)
+    risen = median(late) > _WELL_OVER * median(lowest) > 0
+    return len(losses) >= 4 * YOUNG and risen and shift(lowest, late).sigmas > _SURE
 
 
 def recent(losses: Series) -> list[float]:

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from lightning_doctor.callbacks.holdout import ThinnedSource
     from lightning_doctor.callbacks.settings import Settings
 
-# Epochs of which each is looked at as it begins, and how many lie from one pair to the next after those.
-_FIRST_EPOCHS, _APART = 16, 8
+# Epochs of which each is looked at as it begins; of twice as many two pairs are, of twice as many again two.
+_FIRST_EPOCHS = 16
 
 
 class Case:
@@ -188,7 +188,8 @@ class Case:
 
     def begin_epoch(self) -> None:
         """An epoch of training begins: its first batch is looked at, of later epochs that of two in a row at times."""
-        if (epoch := self.trainer.current_epoch) < _FIRST_EPOCHS or epoch % _APART < 2:
+        epoch = self.trainer.current_epoch
+        if epoch < _FIRST_EPOCHS or epoch % (1 << epoch.bit_length() - 2) < 2:
             self.rest.wake()
         self.pace.epoch_begins(whole=self.pace.steps > 0 or self.run.step == 0)
 

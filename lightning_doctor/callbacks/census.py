@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch.nn.parameter import is_lazy
 
+from lightning_doctor.measure.fresh import is_as_drawn
 from lightning_doctor.measure.updates import TensorUpdate
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class Census:
         self._steps = 0
         self._standing: dict[str, Any] = {}
         self._lists: dict[str, list[str]] = {}
+        self._trained_elsewhere = False
         self._unregistered: dict[str, None] = {}
         self._obstacles: list[str | None] = []
 
@@ -77,8 +79,18 @@ class Census:
             "frozen": [name for p, name in names.items() if p not in trainable],
             "not_in_optimizer": [name for p, name in names.items() if p in trainable and p not in held],
         }
+        self._lists["as_drawn"] = self._drawn_among(module, self._lists["not_in_optimizer"])
         if (last := _last_layer(places, trainable & held, ran)) is not None:
             self._standing["last_layer"] = last
+
+    def _drawn_among(self, module: nn.Module, unheld: Collection[str]) -> list[str]:
+        """Returns those that get gradients, as copies that follow the model do not, if none was ever trained."""
+        if self._trained_elsewhere:
+            return []
+        named = ((plain_name(name), p) for name, p in module.named_parameters()) if unheld else ()
+        drawn = {name: is_as_drawn(p) for name, p in named if name in unheld and p.grad is not None}
+        self._trained_elsewhere = False in drawn.values()
+        return [] if self._trained_elsewhere else [name for name, is_drawn in drawn.items() if is_drawn]
 
     def find(self, unregistered: Iterable[str]) -> None:
         """Takes in parameters that a loss depends on and the module does not know."""

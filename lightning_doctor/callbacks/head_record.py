@@ -28,7 +28,8 @@ _COMPARABLE = (
 )
 _PRIVATE = ("unclear", "class_dim", "indexed", "readable", "has_baseline", "columns", "errors", "by_element")
 _BESIDE = "it has terms of what layers put out beside them"
-_OF_TARGETS = ("skill", "train_accuracy", "worst_share", "worst_ratio", "typical_error")
+OF_ERRORS = ("worst_share", "worst_ratio", "typical_error")
+_OF_TARGETS = ("skill", "train_accuracy", *OF_ERRORS)
 
 
 def describe(head: Head) -> dict[str, Any]:
@@ -100,7 +101,7 @@ class HeadRecord:
         counts = numbers[len(NUMBERS) :]
         known = description["readable"] and self._trusts(description, found)
         for name in ("output_spread", "output_level"):
-            _note(history, name, step, found[name])
+            note(history, name, step, found[name])
         self._extend(found)
         fact = self._outputs(description, found)
         if known:
@@ -111,7 +112,7 @@ class HeadRecord:
                 self._count_classes(history, step, counts)
             elif fact["targets"] == "binary":
                 self._count_tags(history, step, found)
-            _note(history, "baseline_loss", step, found["baseline"] if self._verified else math.nan)
+            note(history, "baseline_loss", step, found["baseline"] if self._verified else math.nan)
         history.facts["loss_head"] = {key: value for key, value in fact.items() if key not in _PRIVATE}
         history.absent.pop("loss_head", None)
         self._explain(history, description, fact, known)
@@ -197,16 +198,15 @@ class HeadRecord:
             if found["constant_missed"] > 0:
                 history.record("skill", step, 1 - found["missed"] / found["constant_missed"])
         elif fact["loss"] in _COMPARABLE and not _is_class(fact) and found["constant_error"] > 0:
-            _note(history, "skill", step, 1 - found["error"] / found["constant_error"])
+            note(history, "skill", step, 1 - found["error"] / found["constant_error"])
         # What is left of the loss is theirs where there are no penalties beside them, and was understood.
         alone = fact["terms"] == fact["regularisers"] + 1 and found["own_baseline"] > 0
         if alone and found["own_value"] <= (1 + _SAME) * found["loss"]:
             share = (found["loss"] - found["own_value"]) / found["own_baseline"]
-            _note(history, "regulariser_share", step, max(0.0, share))
+            note(history, "regulariser_share", step, max(0.0, share))
         if fact["targets"] == "real":
-            _note(history, "worst_share", step, found["worst_share"])
-            _note(history, "worst_ratio", step, found["worst_ratio"])
-            _note(history, "typical_error", step, found["typical_error"])
+            for name in OF_ERRORS:
+                note(history, name, step, found[name])
 
     def _count_classes(self, history: History, step: int, counts: list[float]) -> None:
         size = len(counts) // 3
@@ -255,7 +255,7 @@ class HeadRecord:
         else:
             history.lack(["baseline_loss"], "no constant is best under these targets")
         if fact["targets"] != "real":
-            history.lack(["worst_share", "worst_ratio", "typical_error"], "the targets are no real numbers")
+            history.lack([*OF_ERRORS], "the targets are no real numbers")
         if not _is_class(fact):
             history.lack(["train_accuracy"], "the targets are not classes")
         history.lack(["skill"], "the targets have not varied")
@@ -281,7 +281,8 @@ def _is_mean(found: dict[str, float]) -> bool:
     return found["rows"] > 1 and any(math.isclose(found["mass"], per, rel_tol=1e-3) for per in (1.0, columns))
 
 
-def _note(history: History, name: str, step: int, value: float) -> None:
+def note(history: History, name: str, step: int, value: float) -> None:
+    """Records a number, if it is one."""
     if math.isfinite(value):
         history.record(name, step, value)
 

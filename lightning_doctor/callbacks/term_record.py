@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lightning_doctor.callbacks.head_record import describe, signature
+from lightning_doctor.callbacks.head_record import OF_ERRORS, describe, note, signature
 from lightning_doctor.measure.head import BINARY
 from lightning_doctor.measure.predictions import NUMBERS, Tally
 
@@ -30,6 +30,7 @@ _TAKEN = (
     "output_level",
     "classified",
     "target_fraction",
+    *OF_ERRORS,
 )
 _PLACES = [NUMBERS.index(name) for name in _TAKEN]
 # Of how many looks back something is told, none of them from the first half of the steps so far, and how many terms
@@ -42,6 +43,8 @@ _SAME, _PER_CLASS = 0.02, 10
 # which are so far from whole numbers at the most.
 _DISTANCES, _LIKELIHOODS = ("mse", "rmse", "l1", "huber", "smooth_l1", "kl_div"), ("cross_entropy", "nll", *BINARY)
 _WHOLE = 1e-3
+# The share of the loss from which on a squared error among its terms is as good as the loss.
+_ALL_BUT = 0.9
 
 
 class TermRecord:
@@ -73,6 +76,9 @@ class TermRecord:
             return
         for term, numbers_of in zip(self._terms, found, strict=True):
             term.take(step, numbers_of)
+            if term.is_squared and numbers_of["value"] >= _ALL_BUT * loss:
+                for name in OF_ERRORS:
+                    note(history, name, step, numbers_of[name])
         history.facts["loss_terms"] = {"step": step, "terms": [term.fact() for term in self._terms]}
 
 
@@ -81,6 +87,7 @@ class _Term:
         self._loss, self._classes = head.loss, classes
         self._to_zero = head.loss in _DISTANCES or (head.loss in _LIKELIHOODS and not head.smoothing)
         self._shares = head.loss in _LIKELIHOODS and not head.indexed
+        self.is_squared = head.loss in ("mse", "rmse")
         self._first: dict[str, float] = {}
         self._count = self._sum = self._squares = self._classified = 0.0
         self._low, self._high = math.inf, -math.inf

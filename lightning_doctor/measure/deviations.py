@@ -53,6 +53,9 @@ class Deviations:
         if head.loss in BINARY and table.targets.shape[1] > 1:
             tags = _where(there, targets > 0.5, False)
             found["tags"], found["tags_found"] = tags.sum(), (tags & (scores > 0.5)).sum()
+            if there is not None:
+                # How likely a thing is to happen next is rarely more than a half, and is no tag that was missed.
+                found["tags"] = torch.where(_are_times(tags, there), float("nan"), found["tags"])
         squares = (scores - targets).square()
         # Medians down columns are slow.
         some = slice(None, None, ceil(table.targets.shape[1] / _MEDIANS))
@@ -106,3 +109,9 @@ def describe_targets(targets: Tensor, there: Tensor | None, found: Found) -> Non
 
 def _where(there: Tensor | None, values: Tensor, otherwise: float) -> Tensor:
     return values if there is None else torch.where(there, values, otherwise)
+
+
+def _are_times(tags: Tensor, there: Tensor) -> Tensor:
+    """Whether columns are times at which a thing may happen once, and none counts after it or where nobody looked."""
+    ends = (there[:, 1:] <= there[:, :-1]).all() & (there.any(1) & ~there.all(1)).any()
+    return ends & (tags.sum(1) <= 1).all()

@@ -141,10 +141,15 @@ def divergence(graph: Graph, edge: Edge, path: Path) -> Head | None:
         return None
     logarithm = through(below, VIEWS)
     if kind(logarithm) not in _LOGARITHMS:
-        return None
+        if kind(logarithm) != "Softmax" or target is None:
+            return None
+        path = path.but("what it was given are not the logarithms of probabilities")
     head = Head(loss="kl_div", source=below, path=path, by_hand=True, link="exp", output_shape=shape(below))
     head.class_dim = len(shape(below)) - 1
     head.target, head.target_shape, head.prediction = target, shape(below), graph.tensor(below)
     if kind(logarithm) == "LogSoftmax":
         head.source, head.sums_to_one = alive(logarithm)[0], True
+    elif kind(logarithm) == "Softmax" and target is not None:
+        # Not every tensor less a product is a divergence: it takes targets that are shares.
+        head.doubt = torch.maximum((target.sum(-1) - 1).abs().max(), -target.min())
     return head

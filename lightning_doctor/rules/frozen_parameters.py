@@ -202,14 +202,20 @@ def _unregistered(history: History, table: dict[str, Any]) -> Finding | None:
 
 
 def _unheld(history: History, table: dict[str, Any]) -> Finding | None:
-    names = _names(table, "not_in_optimizer")
+    names, drawn, how = _names(table, "not_in_optimizer"), _names(table, "as_drawn"), standing(history)
     if not names:
         return None
+    summary = f"{_count(table, 'not_in_optimizer')} parameter tensors require gradients, but are in no optimizer: "
+    # What was trained before may be left as it is; random weights that get gradients wait for an optimizer.
+    forgotten = bool(drawn) and _steps(table) >= _STEPS and (how.ended or how.share is None or how.share >= _LATE)
+    if forgotten:
+        summary += f"{listed(names)}; nothing has ever trained {listed(drawn)}, whose weights are as they were drawn"
+    else:
+        summary += listed(names)
     return Finding(
-        severity=standing(history).if_harmed(Severity.WARNING),
-        summary=f"{_count(table, 'not_in_optimizer')} parameter tensors require gradients, but are in no optimizer: "
-        f"{listed(names)}",
-        evidence=_evidence(table, "not_in_optimizer"),
+        severity=how.unless_good(Severity.WARNING) if forgotten else how.if_harmed(Severity.WARNING),
+        summary=summary,
+        evidence=_evidence(table, "not_in_optimizer", *(["as_drawn"] if drawn else [])),
         remedy=f"give {listed(names)} to the optimizer, or call `requires_grad_(False)` on them to save gradients",
         onset=0,
         signals=("train_loss",),

@@ -9,7 +9,7 @@ from statistics import median
 from lightning_doctor.curvature import late_values
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
-from lightning_doctor.lost_ground import YOUNG, climbed, is_finite, recent, unlearned
+from lightning_doctor.lost_ground import YOUNG, climbed, climbed_back, is_finite, recent, unlearned
 from lightning_doctor.noise import stretch
 from lightning_doctor.prescriptions import lower_rate
 from lightning_doctor.progress import LITTLE, is_like_now, standing
@@ -205,7 +205,8 @@ def _does_badly(history: History) -> bool:
     if now.reached is not None:
         return now.harmed
     late = now.ended or now.share is None or now.share >= 0.25
-    return late and not now.improving and median(recent(losses)) > 0.5 * losses.values[0] > 0
+    there = 0.5 * losses.values[0]
+    return late and not now.improving and there > 0 and (median(recent(losses)) > there or climbed_back(losses))
 
 
 def _overshoots(scans: Sequence[ScannedStep], share: float, least: int) -> bool:

@@ -23,8 +23,9 @@ _NOTHING = 0.1
 _UNPLANNED = 400
 # The fewest scans of the run as it is now that tell anything.
 _SCANS = 4
-# The share of a run that no warm-up takes, and how many times as high as in the half before the rate must be by then.
-_LONG_WARMUP, _RISEN = 0.6, 1.2
+# The share of a run that no warm-up takes, and how many times as high as in the half before the rate must be by then:
+# half way between a warm-up that is done and one that is not, whose last value is 4/3 of that.
+_LONG_WARMUP, _RISEN = 0.6, 1.15
 
 
 @rule(
@@ -165,7 +166,9 @@ def _still_warming(history: History, now: Standing) -> Finding | None:
     made, longer = (history.get(f"scan/{factor}").finite().values for factor in (1, 16))
     early = (len(made) + 1) // 2
     lowered = len(longer) >= early > 0 and median(longer[:early]) < 8 * median(made[:early]) < 0
-    if not lowered or not (1 - _NOTHING) * losses.values[0] < median(late) < 1.05 * losses.values[0]:
+    # Where nothing tells how much there is to learn, a loss that came down has learned some of it.
+    stays = median(late) > (1 - _NOTHING) * losses.values[0] or now.most is not None
+    if not lowered or not stays or median(late) > 1.05 * losses.values[0]:
         return None
     return Finding(
         severity=Severity.WARNING,
@@ -177,11 +180,18 @@ def _still_warming(history: History, now: Standing) -> Finding | None:
             "start": losses.values[0],
             "now": median(late),
         },
-        remedy="shorten the warm-up to a twentieth of the run or so: its length is counted in optimizer steps",
+        remedy=_shorten(history),
         confidence=Confidence.SUSPECTED,
         onset=losses.steps[0],
         signals=("train_loss", "scan/16", "learning_rate"),
     )
+
+
+def _shorten(history: History) -> str:
+    schedule = next(iter(history.fact("schedulers") or []), None)
+    if isinstance(schedule, dict) and schedule.get("interval") == "epoch":
+        return f"step {schedule.get('class')} once per batch (`interval: step`): it is stepped once per epoch"
+    return "shorten the warm-up to a twentieth of the run or so: its length is counted in optimizer steps"
 
 
 def _falls_unseen(losses: Series, late: Trend, per_step: float, sigmas: float) -> bool:

@@ -48,7 +48,7 @@ def negative_loss(history: History, *, beyond: float = 0.05, below: float = 0.00
 
     Sick:
         Binary cross-entropy with labels 0, 1 and 2, or −1 and 1, or pixels up to 255; ``nll_loss`` of probabilities
-        instead of their logarithms
+        instead of their logarithms, and ``kl_div`` likewise
 
     Healthy:
         The negative log-likelihood of a density, an evidence lower bound, a sum of terms one of which is a reward
@@ -90,8 +90,9 @@ def negative_loss(history: History, *, beyond: float = 0.05, below: float = 0.00
         severity=state.unless_good(Severity.ERROR),
         summary=f"{_spoken(head.loss)} was {min(losses):.3g}, where it can never be under 0",
         evidence={"loss": head.loss, "lowest": min(losses), "floor": 0.0},
-        remedy="give `nll_loss` the output of log_softmax, or use `cross_entropy` on the scores"
-        if head.loss == "nll"
+        remedy=f"give {_spoken(head.loss)} the output of log_softmax"
+        + (", or use `cross_entropy` on the scores" if head.loss == "nll" else "")
+        if head.loss in ("nll", "kl_div")
         else f"compare what {_spoken(head.loss)} is given with what it asks for: its inputs, targets or weights are "
         "of another kind",
         onset=onset,

@@ -21,7 +21,6 @@ _NEXT = 2.0
 @rule(
     "LD309",
     needs={"worst_share": 5, "worst_ratio": 5, "train_loss": 5},
-    reads=("loss_head",),
     explains=(
         "loss_spike",
         "loss_plateau",
@@ -73,7 +72,8 @@ def outlier_targets(
     """
     head = loss_head(history)
     sizes = history.get("batch_size").values
-    if head.loss not in ("mse", "rmse") or (sizes and max(sizes) < batch):
+    # Of a sum of terms errors are known where a squared one is nearly all of it.
+    if head.loss not in ("mse", "rmse", "") or (sizes and max(sizes) < batch):
         return None
     shares, ratios = history["worst_share"], history["worst_ratio"]
     losses = dict(zip(history["train_loss"].steps, history["train_loss"].values, strict=True))

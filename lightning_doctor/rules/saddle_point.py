@@ -19,6 +19,10 @@ from lightning_doctor.history import History
 from lightning_doctor.prescriptions import is_adaptive, momentum, optimizer, peak_rate
 from lightning_doctor.progress import standing
 from lightning_doctor.rule import rule
+from lightning_doctor.step_sizes import rate_at
+
+# Share of its highest value under which a learning rate moves nothing.
+_GONE = 0.001
 
 
 @rule(
@@ -50,7 +54,7 @@ def saddle_point(history: History, *, sigmas: float = 2.0) -> Finding | None:
 
     Healthy:
         hundreds of curvatures of −0.001 beside one of 40 in a network that has converged; a saddle that the run is
-        about to leave
+        about to leave; one where a schedule had left no steps to leave it by
 
     Remedy:
         Momentum, smaller batches or an adaptive optimizer; or a step along the direction that leads down.
@@ -69,7 +73,7 @@ def saddle_point(history: History, *, sigmas: float = 2.0) -> Finding | None:
     # `not … > …` so that a number that is not known does not pass.
     if not way.fall > 0 or way.fall < sigmas * way.standard_error:
         return None
-    if now.good or now.improving:
+    if now.good or now.improving or _stood_still(history, probe):
         return None
     harmed = does_badly(history)
     return Finding(
@@ -94,6 +98,12 @@ def saddle_point(history: History, *, sigmas: float = 2.0) -> Finding | None:
         onset=resting_since(history, probe),
         signals=("curvature/low", "curvature/high", "train_loss"),
     )
+
+
+def _stood_still(history: History, probe: Probe) -> bool:
+    """Whether no steps to speak of were made for half of the run, whatever the curvature is like there."""
+    peak, then = peak_rate(history), rate_at(history, probe.step // 2)
+    return peak is not None and then is not None and then <= _GONE * peak
 
 
 def _share(way: Escape, probe: Probe) -> float:

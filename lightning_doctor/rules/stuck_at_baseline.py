@@ -110,8 +110,11 @@ def _scored_like_one(history: History, learned: float, lack: str) -> Finding | N
     rows = [scores(history, sample) for sample in ("train", "validation")]
     skills = [each.skills[-1] for each in rows if each is not None and each.skills]
     train, now = rows[0], standing(history)
-    if loss_head(history).loss in ROBUST:
+    head = loss_head(history)
+    if head.loss in ROBUST:
         raise Undecided("squares of errors tell little of a loss that is indifferent to outliers")
+    if head.weighted:
+        raise Undecided("a loss that weighs its samples may ask for more errors than a constant makes")
     if train is None or not train.skills or not now.ended or not is_recent(history, train.skill_steps[-1]):
         raise Undecided(lack)
     if now.improving or max(skills) > learned:

@@ -10,7 +10,7 @@ from lightning_doctor.error_bars import CONFIDENCE, hoeffding, metric_span, norm
 from lightning_doctor.findings import Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.progress import standing
-from lightning_doctor.rule import rule
+from lightning_doctor.rule import Undecided, rule
 
 # What a figure should be known to, where nothing says how small the differences are that matter.
 _FINE = 0.05
@@ -53,6 +53,8 @@ def uncertain_validation(history: History, *, coarse: float = 0.15) -> Finding |
     samples = history.fact("data.val_samples")
     if not isinstance(samples, int) or samples < 1:
         return None
+    if samples == 1:
+        raise Undecided("validation has one sample, a whole graph or table maybe: of how many it is made nobody knows")
     figure = _metric(history, samples) or _loss(history, samples)
     bar = figure.bar(1)
     if bar < coarse:

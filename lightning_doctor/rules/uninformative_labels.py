@@ -7,6 +7,7 @@ from statistics import median
 from lightning_doctor.error_bars import told
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
+from lightning_doctor.progress import standing
 from lightning_doctor.reference import Reference, Rival, read_reference
 from lightning_doctor.rule import Undecided, rule
 from lightning_doctor.scores import (
@@ -25,6 +26,14 @@ from lightning_doctor.scores import (
 _SURE_OF_TWO = 2 / 3
 # What share of a constant's loss simple models must leave for the inputs to say something.
 _TAKEN = 0.9
+# How sure that must be where the network finds nothing either [standard errors].
+_SIGMAS = 2.0
+
+_LOOK = (
+    "look at ten training samples with their labels: check that inputs and labels are paired (one shuffled or sorted "
+    "without the other, rows dropped from one file only); if they are, these inputs do not tell these labels"
+)
+_OTHER_KIND = ", or it takes a model of another kind (order, depth)"
 
 
 @rule(
@@ -55,7 +64,8 @@ def uninformative_labels(
         ``eval_loss/train`` and ``eval_loss/validation``, what a copy of the model scores on fixed training and
         validation rows in eval mode [unit of your loss], beside ``baseline_loss``, what the best constant scores, and
         the skill of its predictions; of held-out training rows where there are any. In the first epoch
-        ``train_loss``, where every sample is new.
+        ``train_loss``, where every sample is new. Of a network that has come to rest at chance the fact
+        ``reference``, what simple models make of rows that they were not fitted to.
 
     Why it matters:
         Where inputs and labels have been shuffled apart, a training loss that falls looks like learning, and the rest
@@ -81,10 +91,13 @@ def uninformative_labels(
             validation rows are known to be alike [share].
 
     Blind spots:
-        Too few samples for too many inputs look the same, and so does a validation set whose labels alone are wrong.
+        Too few samples for too many inputs look the same, and are left alone only where there are no more samples than
+        numbers in each; so does a validation set whose labels alone are wrong.
         A model that cannot be tried on a copy is not judged. One that cannot express the task looks the same where no
         simple model can be fitted that does.
     """
+    if _is_unlearned(history, learned) and _is_unlearnable(history, learned) and _is_sure(history):
+        return _nothing_found(history)
     train, sample = scores(history, "train"), "holdout"
     other = kept_apart(history)
     uncompared = other is None and history.fact("comparison.inputs.reason") is not None
@@ -113,6 +126,9 @@ def uninformative_labels(
         return None
     if _is_learnable(history):
         return None
+    samples, columns = history.fact("data.train_samples"), history.fact("comparison.inputs.columns")
+    if read_reference(history) is None and isinstance(samples, int) and isinstance(columns, int) and samples <= columns:
+        raise Undecided(f"{samples} samples of {columns} numbers each fit any labels, right or wrong")
     share = gained / baseline
     bar = other.bar_of_best
     best, sure = told(min(other.losses), bar), sureness(train.bar, bar, looked_at=len(other.losses))
@@ -137,12 +153,47 @@ def uninformative_labels(
             **({"train_skill": train.skills[-1]} if train.skills else {}),
             **({"other_skill": other.skills[-1]} if other.skills else {}),
         },
-        remedy="look at ten training samples with their labels: check that inputs and labels are paired (one shuffled "
-        "or sorted without the other, rows dropped from one file only); if they are, these inputs do not tell these "
-        "labels for so few samples" + (", or it takes a model of another kind (order, depth)" if unless else ""),
+        remedy=f"{_LOOK} for so few samples{_OTHER_KIND if unless else ''}",
         # Validation rows of another shape may be of another kind too.
         confidence=Confidence.CONFIRMED if share > surely and not uncompared else Confidence.SUSPECTED,
         onset=other.steps[0],
+        signals=("train_loss", "val_loss", "baseline_loss"),
+    )
+
+
+def _is_unlearned(history: History, learned: float) -> bool:
+    """Whether the network, too, has found nothing in its own training rows, and had the time to."""
+    now = standing(history)
+    return now.rests and now.most is not None and now.most < learned
+
+
+def _is_sure(history: History) -> bool:
+    """Whether the rows are enough to say that simple models find nothing, and do no better than the network."""
+    compared = read_reference(history)
+    return compared is not None and all(
+        not rival.wins(_SIGMAS) and rival.loss - _SIGMAS * rival.error > _TAKEN * compared.constant
+        for rival in compared.rivals.values()
+    )
+
+
+def _nothing_found(history: History) -> Finding:
+    compared = read_reference(history)
+    assert compared is not None
+    best = min(compared.rivals.values(), key=lambda rival: rival.loss)
+    return Finding(
+        severity=Severity.WARNING,
+        summary="nothing that was tried finds the labels in the inputs: the network is at chance, and so is "
+        f"{best.title} ({best.loss:.4g} on {compared.rows} training rows that it was not fitted to, a constant "
+        f"{compared.constant:.4g})",
+        evidence={
+            "rows": compared.rows,
+            "constant": compared.constant,
+            "network": compared.network,
+            **{name: rival.loss for name, rival in compared.rivals.items()},
+        },
+        remedy=_LOOK + _OTHER_KIND,
+        confidence=Confidence.SUSPECTED,
+        onset=history["train_loss"].steps[0],
         signals=("train_loss", "val_loss", "baseline_loss"),
     )
 

@@ -45,9 +45,29 @@ def test_what_the_optimizer_was_not_given_is_named(tmp_path: Path) -> None:
 
     fact = parameters(tmp_path, HeadOnly())
     assert fact["not_in_optimizer"] == ["net.0.weight", "net.0.bias"]
+    assert fact["as_drawn"] == ["net.0.weight"]
     assert fact["trained"] == 2
     assert fact["last_layer"]["trained"]
     assert fact["frozen"] == fact["unchanged"] == []
+
+
+@pytest.mark.parametrize("how", ["trained elsewhere", "without gradients"])
+def test_what_was_trained_elsewhere_or_gets_no_gradients_is_not_called_as_drawn(tmp_path: Path, how: str) -> None:
+    class HeadOnly(DigitsNet):
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.net[2].parameters(), lr=0.1)
+
+    net = HeadOnly()
+    if how == "trained elsewhere":
+        with torch.no_grad():
+            net.net[0].weight *= torch.linspace(0.5, 1.5, 32)[:, None]
+    else:
+        # A copy that follows the model is called under `no_grad`, if at all.
+        net.teacher = nn.Linear(64, 32)
+    fact = parameters(tmp_path, net)
+    assert "net.0.weight" in fact["not_in_optimizer"]
+    assert ("teacher.weight" in fact["not_in_optimizer"]) is (how == "without gradients")
+    assert fact["as_drawn"] == ([] if how == "trained elsewhere" else ["net.0.weight"])
 
 
 def test_layers_in_a_plain_list_are_named_by_the_list(tmp_path: Path) -> None:

@@ -388,6 +388,24 @@ def test_each_of_several_terms_is_followed_beside_its_constant(tmp_path: Path) -
     assert squared["to_zero"] is terms["cross_entropy"]["to_zero"] is True
 
 
+@pytest.mark.parametrize(("weight", "seen"), [(1.0, True), (1e-9, False)])
+def test_of_a_sum_that_is_all_but_a_squared_error_wild_targets_are_seen(
+    tmp_path: Path, weight: float, seen: bool
+) -> None:
+    amounts = REAL.clone()
+    amounts[::40] -= 9999
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        named = functional.cross_entropy(outputs[:, :10], targets[:, 0].long())
+        return named + weight * functional.mse_loss(outputs[:, 10], targets[:, 1])
+
+    history = watch(tmp_path, Net(loss, 11), torch.stack([LABELS, amounts[:, 0]], 1), batch=640, max_epochs=8)
+    assert ("worst_share" in history) is seen
+    if seen:
+        assert history["worst_share"].values[-1] > 0.95
+        assert history["typical_error"].values[-1] > 0
+
+
 def _smoothed(outputs: Tensor, targets: Tensor) -> Tensor:
     return functional.cross_entropy(outputs, targets, label_smoothing=0.1)
 
@@ -632,3 +650,21 @@ def test_tags_are_counted_and_how_many_are_found(tmp_path: Path) -> None:
     assert table["tags"] == pytest.approx(0.19 * table["answers"], rel=0.1)
     assert 0.4 < table["found"] / table["tags"] < 1
     assert "tags" not in watch(tmp_path, Net(functional.cross_entropy, 10), LABELS).facts
+
+
+@pytest.mark.parametrize("holes", [False, True])
+def test_times_at_which_a_thing_may_happen_are_no_tags(tmp_path: Path, holes: bool) -> None:
+    times = torch.arange(10)
+    until = times <= LABELS[:, None]
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        # What is seen of a class: nothing after its time, or all but the time after it.
+        happens, seen = targets[:, :10], targets[:, 10:]
+        losses = functional.binary_cross_entropy_with_logits(outputs, happens, reduction="none")
+        return (losses * seen).sum() / seen.sum()
+
+    seen = times != LABELS[:, None] + 1 if holes else until
+    # Of the odd ones nobody saw it happen.
+    happens = functional.one_hot(LABELS, 10) * (LABELS % 2 == 0)[:, None]
+    targets = torch.cat([happens, seen], 1).float()
+    assert ("tags" in watch(tmp_path, Net(loss, 10), targets).facts) is holes

@@ -815,6 +815,15 @@ def test_likelihoods_of_things_that_are_no_logarithms_have_no_baseline() -> None
     assert math.isnan(numbers(head, value)["baseline"])
 
 
+@pytest.mark.parametrize(("targets", "known"), [(SHARES, True), (2 * SHARES, False), (SHARES - 0.5, False)])
+def test_a_divergence_of_probabilities_is_one_if_its_targets_are_shares(targets: Tensor, known: bool) -> None:
+    # `kl_div` leaves out the entropy of targets of zero.
+    head, value = read(lambda o: f.kl_div(o, targets, reduction="batchmean"), SOFTMAX)
+    assert (head.loss, head.activation) == ("kl_div", "softmax")
+    assert (numbers(head, value)["doubt"] < 1e-3) is known
+    assert math.isnan(numbers(head, value)["baseline"])
+
+
 def test_two_outputs_compared_with_each_other_have_no_target() -> None:
     head, _ = read(lambda o: f.mse_loss(o[:, 0], o[:, 1]))
     assert head.loss == "mse"

@@ -74,6 +74,20 @@ def test_parameters_in_no_optimizer_are_a_note_until_harm_shows(skill: float, se
     assert "`requires_grad_(False)`" in finding.remedy
 
 
+@pytest.mark.parametrize(
+    ("skill", "steps", "severity"),
+    [(None, 3, Severity.WARNING), (0.6, 3, Severity.WARNING), (0.9, 3, Severity.NOTE), (None, 2, Severity.NOTE)],
+)
+def test_random_weights_that_get_gradients_wait_for_an_optimizer(
+    skill: float | None, steps: int, severity: Severity
+) -> None:
+    lists = {"not_in_optimizer": ["middle.weight", "middle.bias"], "as_drawn": ["middle.weight"]}
+    finding = judge(**lists, skill=skill, steps=steps)
+    assert finding is not None
+    assert finding.severity is severity
+    assert ("nothing has ever trained middle.weight, whose" in finding.summary) is (steps == 3)
+
+
 @pytest.mark.parametrize(("skill", "severity"), [(0.9, Severity.NOTE), (0.1, Severity.WARNING)])
 def test_parameters_that_the_module_does_not_know_are_a_note_until_harm_shows(skill: float, severity: Severity) -> None:
     finding = judge(unregistered=["hidden[0].weight", "hidden[0].bias"], skill=skill)

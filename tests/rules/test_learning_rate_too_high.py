@@ -333,3 +333,11 @@ def test_a_first_step_that_is_too_long_by_orders_of_magnitude_wrecks_at_a_64th_t
     # As of a parabola: by a square of the length.
     finding = learning_rate_too_high(run(losses, [1e6, *[-1e-9] * 29], smaller=64 * 244.0))
     assert finding is not None
+
+
+@pytest.mark.parametrize(("best", "ill"), [(0.6, True), (1.0, False)])
+def test_a_loss_of_unknown_kind_that_climbed_back_from_its_best_does_badly(best: float, ill: bool) -> None:
+    # Far under its start all the while, of which nobody knows how much there was to learn.
+    losses = [*decay(10.0, 1.0, 20.0, 100), *noisy([best] * 100, 0.05), *noisy([1.1] * 200, 0.05, seed=1)]
+    finding = learning_rate_too_high(run(losses, [0.05] * 30, limit=0.02, skill=None))
+    assert (finding is not None) is ill

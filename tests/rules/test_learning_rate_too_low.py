@@ -193,6 +193,19 @@ def test_healthy_a_rate_that_rose_for_long(history: History) -> None:
     assert finding is None or "still rising" not in finding.summary
 
 
+@pytest.mark.parametrize(("skill", "told"), [(0.1, True), (None, False)])
+def test_a_loss_that_came_down_has_learned_something_where_nothing_tells_how_much(
+    skill: float | None, told: bool
+) -> None:
+    schedule = [{"class": "LambdaLR", "interval": "epoch", "frequency": 1}]
+    facts = {"run": COMPLETED, "schedulers": schedule, "baseline": None if skill is None else 2.3}
+    history = headed(LOGITS, skill=skill, losses=noisy(decay(2.3, 1.9, 300, 400), 0.01), rates=RISING, **facts)
+    finding = learning_rate_too_low(scanned(history, [-1e-4] * 40, smaller=-1e-4, larger=-1e-2))
+    assert (finding is not None and "still rising" in finding.summary) is told
+    if finding is not None and told:
+        assert "step LambdaLR once per batch (`interval: step`)" in finding.remedy
+
+
 @pytest.mark.parametrize(("planned", "told"), [(650, True), (700, False)])
 def test_no_warm_up_takes_most_of_a_run(planned: int, told: bool) -> None:
     finding = learning_rate_too_low(warming(RISING, run={}, trainer={"planned_steps": planned}))

@@ -64,7 +64,7 @@ def test_sick_a_loss_that_is_negative_and_cannot_be_is_an_error_since_then(loss:
     assert finding is not None
     assert (finding.severity, finding.onset) == (Severity.ERROR, 30)
     assert finding.evidence["lowest"] == -0.5
-    assert ("log_softmax" in finding.remedy) is (loss == "nll")
+    assert ("log_softmax" in finding.remedy) is (loss != "mse")
 
 
 @pytest.mark.parametrize(("lowest", "ill"), [(-0.0009, False), (-0.0011, True)])

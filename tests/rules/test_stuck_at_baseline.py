@@ -178,3 +178,8 @@ def test_without_rows_that_were_scored_at_the_end_it_is_unassessed() -> None:
 def test_healthy_squares_tell_little_of_a_loss_that_is_indifferent_to_outliers() -> None:
     with pytest.raises(Undecided, match="indifferent to outliers"):
         stuck_at_baseline(beside(loss_head={"loss": "l1"}))
+
+
+def test_a_loss_that_weighs_its_samples_may_ask_for_more_errors_than_a_constant_makes() -> None:
+    with pytest.raises(Undecided, match="weighs its samples"):
+        stuck_at_baseline(beside(loss_head={"loss": "bce_with_logits", "weighted": True}))

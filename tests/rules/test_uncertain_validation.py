@@ -7,6 +7,7 @@ import pytest
 
 from lightning_doctor.findings import Finding, Severity
 from lightning_doctor.history import History
+from lightning_doctor.rule import Undecided
 from lightning_doctor.rules.uncertain_validation import uncertain_validation
 
 LABELS = {"counts": {"0": 50, "1": 50}, "samples": 100}
@@ -209,3 +210,9 @@ def test_what_a_constant_costs_must_be_known_by_as_many_rows(batch: int, severit
     finding = uncertain_validation(history)
     assert finding is not None
     assert finding.severity is severity
+
+
+def test_of_how_many_a_single_sample_is_made_nobody_knows() -> None:
+    with pytest.raises(Undecided, match="one sample"):
+        judge(1, FALLING, RISING)
+    assert judge(2, FALLING, RISING) is not None

@@ -9,7 +9,7 @@ from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.rule import Undecided
 from lightning_doctor.rules.uninformative_labels import uninformative_labels
-from tests.histories import LOGITS, headed, noisy
+from tests.histories import COMPLETED, LOGITS, headed, noisy
 from tests.scored import FAR, scored
 
 # Ten classes, all as frequent.
@@ -185,3 +185,50 @@ def test_healthy_numbers_of_which_other_rows_were_surely_predicted(skill: float,
         for index, value in enumerate(skills):
             history.record(f"eval_skill/{sample}", 20 * index, value)
     assert (uninformative_labels(history) is not None) is ill
+
+
+# What simple models make of 240 rows that they were not fitted to.
+BLIND = {
+    "step": 119,
+    "rows": 240,
+    "constant": CHANCE,
+    "network": 2.31,
+    "kinds": False,
+    "linear": 2.30,
+    "linear_error": 0.01,
+    "shallow": 2.42,
+    "shallow_error": 0.04,
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "ill"),
+    [
+        ({}, True),
+        # Sure by too few rows, of words of which simple models miss most, or better than the network.
+        ({"linear_error": 0.13}, False),
+        ({"kinds": True}, False),
+        ({"network": 2.40}, False),
+        ({"linear": 1.9}, False),
+    ],
+)
+def test_sick_a_network_at_chance_where_simple_models_find_nothing_either(
+    changed: dict[str, object], ill: bool
+) -> None:
+    history = headed(LOGITS, skill=0.0, losses=noisy([CHANCE] * 120, 0.02), baseline=CHANCE, run=COMPLETED)
+    history.facts["reference"] = {**BLIND, **changed}
+    scored(history, "train", AT_CHANCE)
+    scored(history, "validation", AT_CHANCE)
+    finding = uninformative_labels(history)
+    assert (finding is not None) is ill
+    if finding is not None:
+        assert (finding.severity, finding.confidence) == (Severity.WARNING, Confidence.SUSPECTED)
+        assert "so is a linear model (2.3 on 240 training rows" in finding.summary
+        assert "paired" in finding.remedy
+
+
+def test_no_more_samples_than_numbers_in_each_fit_any_labels() -> None:
+    facts = {"data": {"train_samples": 40}, "comparison": {"inputs": {"columns": 40}}}
+    with pytest.raises(Undecided, match="40 samples of 40 numbers each"):
+        judge(facts=facts)
+    assert judge(facts={**facts, "data": {"train_samples": 41}}) is not None
