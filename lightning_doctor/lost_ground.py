@@ -10,6 +10,7 @@ from lightning_doctor.history import History, Series
 from lightning_doctor.noise import shift, stretch
 from lightning_doctor.prescriptions import lower_rate, peak_rate
 from lightning_doctor.progress import LITTLE, lowest_part, standing
+from lightning_doctor.step_sizes import rate_at
 
 # Losses under which a run has no course yet, only single noisy values.
 YOUNG = 32
@@ -109,9 +110,16 @@ def unlearned(history: History) -> Finding | None:
     )
 
 
-def climbed_back(losses: Series) -> bool:
-    """Whether a loss without a known scale, over zero, surely lies well over the lowest part of its run again."""
-    lowest, late = lowest_part(losses)[0], recent(losses)
+def climbed_back(history: History) -> bool:
+    """Whether a loss without a known scale, over zero, surely lies well over the lowest part of its run again.
+
+    At a rate like that of then: one that was lowered and raised again takes a loss down and up by itself.
+    """
+    losses = history["train_loss"]
+    (lowest, ends), late = lowest_part(losses), recent(losses)
+    then, now = rate_at(history, ends), rate_at(history, history.last_step)
+    if then is not None and now is not None and then < now / 2:
+        return False
     risen = median(late) > _WELL_OVER * median(lowest) > 0
     return len(losses) >= 4 * YOUNG and risen and shift(lowest, late).sigmas > _SURE
 

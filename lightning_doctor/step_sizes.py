@@ -14,6 +14,8 @@ _SMALLER = ("scan/0.015625", "scan/0.0625", "scan/0.25")
 _LONGER = (4.0, 16.0, 64.0)
 # Beyond this a limit is no closer to the step than chance: the search stops at the first length that raises the loss.
 _FAR = 1.0
+# The share of the loss that the longest step of a network that answers to steps changes it by.
+_FELT = 0.05
 # The share of a layer's outputs beyond which no gradient passes it.
 _FLAT = 0.95
 
@@ -90,6 +92,22 @@ def longer_lowers(history: History, since: int, share: float, factor: float) -> 
     lowering = sum(change < 0 for change in changes) >= share * len(changes)
     surely = -fmean(changes) * math.sqrt(len(changes)) > 2 * stdev(changes)
     return (lowering or surely) and fmean(changes) < 2 * fmean([made for made, _ in pairs]) < 0
+
+
+def none_helps(history: History, least: int) -> bool:
+    """Whether no length of a step surely lowered the loss of other samples, though long ones did change it.
+
+    Then it is not their length that keeps a run from learning, and the network is no dead one.
+
+    Args:
+        history: Of the run.
+        least: How many scans tell anything.
+    """
+    lengths = [history.get(name).finite().values for name in (*_SMALLER, "scan/1", *(f"scan/{t:g}" for t in _LONGER))]
+    if min(map(len, lengths)) < least:
+        return False
+    lowered = any(fmean(changes) + 2 * stdev(changes) / math.sqrt(len(changes)) < 0 for changes in lengths)
+    return not lowered and max(map(abs, lengths[-1])) > _FELT
 
 
 def _table(series: Series) -> dict[int, float]:

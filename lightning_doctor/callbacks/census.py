@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 MOST_NAMES = 50
 # A parameter is said to stay as it is when this many examined steps have left it alone that should have moved it.
 _STEPS_TO_BE_UNCHANGED = 5
+# The share of weights that may look unlike drawn ones where none was trained.
+_BY_CHANCE = 0.1
 
 
 @dataclass
@@ -44,7 +46,8 @@ class Census:
         self._steps = 0
         self._standing: dict[str, Any] = {}
         self._lists: dict[str, list[str]] = {}
-        self._trained_elsewhere = False
+        # Whether they look as drawn, and how often they had been changed by then.
+        self._drawn: dict[str, tuple[bool | None, int]] = {}
         self._unregistered: dict[str, None] = {}
         self._obstacles: list[str | None] = []
 
@@ -84,13 +87,21 @@ class Census:
             self._standing["last_layer"] = last
 
     def _drawn_among(self, module: nn.Module, unheld: Collection[str]) -> list[str]:
-        """Returns those that get gradients, as copies that follow the model do not, if none was ever trained."""
-        if self._trained_elsewhere:
-            return []
+        """Returns those that get gradients, as copies that follow the model do not, if nothing has trained them.
+
+        Each is judged once; what has changed since is trained by other means.
+        """
         named = ((plain_name(name), p) for name, p in module.named_parameters()) if unheld else ()
-        drawn = {name: is_as_drawn(p) for name, p in named if name in unheld and p.grad is not None}
-        self._trained_elsewhere = False in drawn.values()
-        return [] if self._trained_elsewhere else [name for name, is_drawn in drawn.items() if is_drawn]
+        waiting = {name: p for name, p in named if p.grad is not None and name in unheld}
+        for name, p in waiting.items():
+            self._drawn.setdefault(name, (is_as_drawn(p), p._version))
+        if any(self._drawn[name][1] != p._version for name, p in waiting.items()):
+            return []
+        known = [(p.numel(), self._drawn[name][0]) for name, p in waiting.items()]
+        tested = sum(size for size, drawn in known if drawn is not None)
+        if sum(size for size, drawn in known if drawn is False) > _BY_CHANCE * tested:
+            return []
+        return [name for name in waiting if self._drawn[name][0]]
 
     def find(self, unregistered: Iterable[str]) -> None:
         """Takes in parameters that a loss depends on and the module does not know."""

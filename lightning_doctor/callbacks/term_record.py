@@ -76,7 +76,7 @@ class TermRecord:
             return
         for term, numbers_of in zip(self._terms, found, strict=True):
             term.take(step, numbers_of)
-            if term.is_squared and numbers_of["value"] >= _ALL_BUT * loss:
+            if term.is_all_but_the_loss:
                 for name in OF_ERRORS:
                     note(history, name, step, numbers_of[name])
         history.facts["loss_terms"] = {"step": step, "terms": [term.fact() for term in self._terms]}
@@ -87,7 +87,6 @@ class _Term:
         self._loss, self._classes = head.loss, classes
         self._to_zero = head.loss in _DISTANCES or (head.loss in _LIKELIHOODS and not head.smoothing)
         self._shares = head.loss in _LIKELIHOODS and not head.indexed
-        self.is_squared = head.loss in ("mse", "rmse")
         self._first: dict[str, float] = {}
         self._count = self._sum = self._squares = self._classified = 0.0
         self._low, self._high = math.inf, -math.inf
@@ -112,6 +111,16 @@ class _Term:
         late = [look for look in self._looks if 2 * look[0] >= step]
         self._looks = [*late[1 - _RECENT :], (step, found["value"] / found["loss"], learned)]
 
+    @property
+    def is_all_but_the_loss(self) -> bool:
+        """Whether it is a squared error of amounts, and nearly all of the loss as a rule."""
+        within = self._low >= -_WHOLE and self._high <= 1 + _WHOLE
+        return self._loss in ("mse", "rmse") and not within and self._share >= _ALL_BUT
+
+    @property
+    def _share(self) -> float:
+        return median(share for _, share, _ in self._looks)
+
     def fact(self) -> dict[str, Any]:
         mean = self._sum / self._count if self._count else math.nan
         variance = max(0.0, self._squares / self._count - mean * mean) if self._count else math.nan
@@ -119,7 +128,7 @@ class _Term:
         return {
             "loss": self._loss,
             "first_share": self._first["value"] / self._first["loss"],
-            "share": median(share for _, share, _ in self._looks),
+            "share": self._share,
             "first_output": self._first["output_level"],
             "target_mean": mean,
             "target_std": math.sqrt(variance),

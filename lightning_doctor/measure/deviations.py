@@ -113,5 +113,5 @@ def _where(there: Tensor | None, values: Tensor, otherwise: float) -> Tensor:
 
 def _are_times(tags: Tensor, there: Tensor) -> Tensor:
     """Whether columns are times at which a thing may happen once, and none counts after it or where nobody looked."""
-    ends = (there[:, 1:] <= there[:, :-1]).all() & (there.any(1) & ~there.all(1)).any()
-    return ends & (tags.sum(1) <= 1).all()
+    ends = (there[:, 1:] <= there[:, :-1]).all() & ~(tags[:, :-1] & there[:, 1:]).any()
+    return ends & (there.any(1) & ~there.all(1)).any()

@@ -151,5 +151,6 @@ def divergence(graph: Graph, edge: Edge, path: Path) -> Head | None:
         head.source, head.sums_to_one = alive(logarithm)[0], True
     elif kind(logarithm) == "Softmax" and target is not None:
         # Not every tensor less a product is a divergence: it takes targets that are shares.
+        head.link = "identity"
         head.doubt = torch.maximum((target.sum(-1) - 1).abs().max(), -target.min())
     return head

@@ -42,9 +42,10 @@ def frozen_parameters(history: History, *, share: float = 0.9) -> Finding | None
     """Parameters that were to be trained are not: frozen, in no optimizer, cut off from the loss, or never moved.
 
     What it looks at:
-        The fact ``parameters``: which parameters require a gradient, which an optimizer holds, which never had a
-        gradient or had none but zeros, which optimizers step without any, which never changed, which the loss depends
-        on though the module does not know them, and whether the last layer is trained.
+        The fact ``parameters``: which parameters require a gradient, which an optimizer holds, which of the
+        others get gradients and look as they were drawn, which never had a gradient or had none but zeros, which
+        optimizers step without any, which never changed, which the loss depends on though the module does not know
+        them, and whether the last layer is trained.
 
     Why it matters:
         What is not trained stays random. A frozen last layer forces everything before it to fit random weights; an
@@ -209,7 +210,7 @@ def _unheld(history: History, table: dict[str, Any]) -> Finding | None:
     # What was trained before may be left as it is; random weights that get gradients wait for an optimizer.
     forgotten = bool(drawn) and _steps(table) >= _STEPS and (how.ended or how.share is None or how.share >= _LATE)
     if forgotten:
-        summary += f"{listed(names)}; nothing has ever trained {listed(drawn)}, whose weights are as they were drawn"
+        summary += f"{listed(names)}; the weights of {listed(drawn)} look as they were drawn: nothing trains them"
     else:
         summary += listed(names)
     return Finding(
@@ -217,6 +218,7 @@ def _unheld(history: History, table: dict[str, Any]) -> Finding | None:
         summary=summary,
         evidence=_evidence(table, "not_in_optimizer", *(["as_drawn"] if drawn else [])),
         remedy=f"give {listed(names)} to the optimizer, or call `requires_grad_(False)` on them to save gradients",
+        confidence=Confidence.SUSPECTED if forgotten and not how.harmed else Confidence.CONFIRMED,
         onset=0,
         signals=("train_loss",),
     )

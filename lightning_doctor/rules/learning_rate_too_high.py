@@ -93,11 +93,12 @@ def learning_rate_too_high(
     if not lost and (not _does_badly(history) or began_dead(history) or began_saturated(history)):
         return None
     most = standing(history).most
-    opening = scans[:_OPENING]
+    # How an unread loss came down far, to climb back, its first steps do not tell.
+    opening = [] if not lost and most is None and _came_far(history) else scans[:_OPENING]
     late = [scan for scan in scans if scan.step >= scans[-1].step / 2]
     if len(late) < least and not any(scan.overshoots for scan in late):
         # Where there was no time for more those tell as much at which loss and rate were what they are now.
-        late = [scan for scan in scans[_OPENING:] if scan in late or _is_like_now(history, scan, scans[-1])]
+        late = [scan for scan in scans[len(opening) :] if scan in late or _is_like_now(history, scan, scans[-1])]
     cosines = stretch(history.get("gradient_cosine"), 0.5)
     bounces = len(cosines) >= least and median(cosines) < -opposed
     # First steps that went far over tell it all the same: what was learned since is little in a run that does badly.
@@ -197,6 +198,11 @@ def _came_down(history: History, most: float | None) -> bool:
     return most is not None and most >= LITTLE and median(recent(losses)) < losses.values[0]
 
 
+def _came_far(history: History) -> bool:
+    losses = history["train_loss"]
+    return median(recent(losses)) <= 0.5 * losses.values[0]
+
+
 def _does_badly(history: History) -> bool:
     """Whether the run is going nowhere, by its predictions or, where they are unknown, by its loss."""
     now, losses = standing(history), history["train_loss"]
@@ -205,8 +211,7 @@ def _does_badly(history: History) -> bool:
     if now.reached is not None:
         return now.harmed
     late = now.ended or now.share is None or now.share >= 0.25
-    there = 0.5 * losses.values[0]
-    return late and not now.improving and there > 0 and (median(recent(losses)) > there or climbed_back(losses))
+    return late and not now.improving and losses.values[0] > 0 and (not _came_far(history) or climbed_back(history))
 
 
 def _overshoots(scans: Sequence[ScannedStep], share: float, least: int) -> bool:

@@ -26,6 +26,8 @@ _SCANS = 4
 # The share of a run that no warm-up takes, and how many times as high as in the half before the rate must be by then:
 # half way between a warm-up that is done and one that is not, whose last value is 4/3 of that.
 _LONG_WARMUP, _RISEN = 0.6, 1.15
+# Parts of the names of schedulers that can raise a rate.
+_RAISING = ("Lambda", "Linear", "Sequential", "Chained", "OneCycle", "Cyclic", "Warm")
 
 
 @rule(
@@ -188,9 +190,11 @@ def _still_warming(history: History, now: Standing) -> Finding | None:
 
 
 def _shorten(history: History) -> str:
-    schedule = next(iter(history.fact("schedulers") or []), None)
-    if isinstance(schedule, dict) and schedule.get("interval") == "epoch":
-        return f"step {schedule.get('class')} once per batch (`interval: step`): it is stepped once per epoch"
+    schedule = next((each for each in history.fact("schedulers", []) if isinstance(each, dict)), {})
+    name = str(schedule.get("class"))
+    # Others never raise a rate: then the warm-up is made elsewhere.
+    if any(kind in name for kind in _RAISING) and schedule.get("interval") == "epoch":
+        return f"step {name} once per batch (`interval: step`): it is stepped once per epoch"
     return "shorten the warm-up to a twentieth of the run or so: its length is counted in optimizer steps"
 
 

@@ -90,11 +90,9 @@ def negative_loss(history: History, *, beyond: float = 0.05, below: float = 0.00
         severity=state.unless_good(Severity.ERROR),
         summary=f"{_spoken(head.loss)} was {min(losses):.3g}, where it can never be under 0",
         evidence={"loss": head.loss, "lowest": min(losses), "floor": 0.0},
-        remedy=f"give {_spoken(head.loss)} the output of log_softmax"
-        + (", or use `cross_entropy` on the scores" if head.loss == "nll" else "")
-        if head.loss in ("nll", "kl_div")
-        else f"compare what {_spoken(head.loss)} is given with what it asks for: its inputs, targets or weights are "
-        "of another kind",
+        remedy=_logarithms(head)
+        or f"compare what {_spoken(head.loss)} is given with what it asks for: its inputs, targets or weights are of "
+        "another kind",
         onset=onset,
         signals=("train_loss",),
     )
@@ -105,6 +103,12 @@ def _takes_probabilities(head: LossHead) -> bool:
         # Of labels one axis is missing: they are the numbers of classes.
         return bool(head.shape) and head.shape == head.target_shape
     return head.loss in ("bce", "bce_with_logits")
+
+
+def _logarithms(head: LossHead) -> str:
+    if head.loss == "nll":
+        return "give `nll_loss` the output of log_softmax, or use `cross_entropy` on the scores"
+    return "give `kl_div` the output of log_softmax" if (head.loss, head.activation) == ("kl_div", "softmax") else ""
 
 
 def _spoken(loss: str) -> str:

@@ -19,7 +19,6 @@ from lightning_doctor.history import History
 from lightning_doctor.prescriptions import is_adaptive, momentum, optimizer, peak_rate
 from lightning_doctor.progress import standing
 from lightning_doctor.rule import rule
-from lightning_doctor.step_sizes import rate_at
 
 # Share of its highest value under which a learning rate moves nothing.
 _GONE = 0.001
@@ -102,8 +101,9 @@ def saddle_point(history: History, *, sigmas: float = 2.0) -> Finding | None:
 
 def _stood_still(history: History, probe: Probe) -> bool:
     """Whether no steps to speak of were made for half of the run, whatever the curvature is like there."""
-    peak, then = peak_rate(history), rate_at(history, probe.step // 2)
-    return peak is not None and then is not None and then <= _GONE * peak
+    peak, rates = peak_rate(history), history.get("learning_rate")
+    since = [*rates.until(probe.step // 2)[-1:], *rates.since(probe.step // 2 + 1)]
+    return peak is not None and peak > 0 and bool(since) and max(since) <= _GONE * peak
 
 
 def _share(way: Escape, probe: Probe) -> float:

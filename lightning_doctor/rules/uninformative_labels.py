@@ -1,13 +1,15 @@
-"""LD508: the network learns its training samples by heart, and nothing of what the inputs say about the targets."""
+"""LD508: nothing of what the inputs say about the targets is learned, though training samples may be by heart."""
 
 from __future__ import annotations
 
+from math import prod
 from statistics import median
 
 from lightning_doctor.error_bars import told
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
-from lightning_doctor.progress import standing
+from lightning_doctor.loss_head import sizes
+from lightning_doctor.progress import standing, stopped_at
 from lightning_doctor.reference import Reference, Rival, read_reference
 from lightning_doctor.rule import Undecided, rule
 from lightning_doctor.scores import (
@@ -21,6 +23,7 @@ from lightning_doctor.scores import (
     sureness,
     unlike,
 )
+from lightning_doctor.step_sizes import none_helps
 
 # What share of the sureness is enough where simple models say the same.
 _SURE_OF_TWO = 2 / 3
@@ -28,6 +31,9 @@ _SURE_OF_TWO = 2 / 3
 _TAKEN = 0.9
 # How sure that must be where the network finds nothing either [standard errors].
 _SIGMAS = 2.0
+# What such a network must have had: steps, the share of its run, scans of its steps; and the share of a layer's units
+# whose death is a reason of its own.
+_WAITED, _LATE, _SCANS, _DEAD = 100, 0.5, 4, 0.8
 
 _LOOK = (
     "look at ten training samples with their labels: check that inputs and labels are paired (one shuffled or sorted "
@@ -46,7 +52,7 @@ _OTHER_KIND = ", or it takes a model of another kind (order, depth)"
         "loss_plateau",
         "undertrained",
         "model_bias",
-        # What still learns rows by heart is not kept from learning by these.
+        # What learns rows by heart, or answers to steps of which none helps, is not kept from learning by these.
         "dead_units",
     ),
 )
@@ -58,14 +64,14 @@ def uninformative_labels(
     sigmas: float = 3.0,
     surely: float = 0.25,
 ) -> Finding | None:
-    """The network learns its training samples by heart, and nothing of what the inputs say about the targets.
+    """Nothing of what the inputs say about the targets is learned, though training samples may be by heart.
 
     What it looks at:
         ``eval_loss/train`` and ``eval_loss/validation``, what a copy of the model scores on fixed training and
         validation rows in eval mode [unit of your loss], beside ``baseline_loss``, what the best constant scores, and
         the skill of its predictions; of held-out training rows where there are any. In the first epoch
-        ``train_loss``, where every sample is new. Of a network that has come to rest at chance the fact
-        ``reference``, what simple models make of rows that they were not fitted to.
+        ``train_loss``, where every sample is new. Of a network that rests at chance ``scan/…``, whether steps of any
+        length help, and the fact ``reference``, what simple models make of rows that they were not fitted to.
 
     Why it matters:
         Where inputs and labels have been shuffled apart, a training loss that falls looks like learning, and the rest
@@ -96,7 +102,7 @@ def uninformative_labels(
         A model that cannot be tried on a copy is not judged. One that cannot express the task looks the same where no
         simple model can be fitted that does.
     """
-    if _is_unlearned(history, learned) and _is_unlearnable(history, learned) and _is_sure(history):
+    if _is_at_chance(history, learned) and _is_unlearnable(history, learned) and _is_sure(history):
         return _nothing_found(history)
     train, sample = scores(history, "train"), "holdout"
     other = kept_apart(history)
@@ -126,9 +132,9 @@ def uninformative_labels(
         return None
     if _is_learnable(history):
         return None
-    samples, columns = history.fact("data.train_samples"), history.fact("comparison.inputs.columns")
-    if read_reference(history) is None and isinstance(samples, int) and isinstance(columns, int) and samples <= columns:
-        raise Undecided(f"{samples} samples of {columns} numbers each fit any labels, right or wrong")
+    samples, width = history.fact("data.train_samples"), _width(history)
+    if read_reference(history) is None and isinstance(samples, int) and samples <= width:
+        raise Undecided(f"{samples} samples of {width} numbers each fit any labels, right or wrong")
     share = gained / baseline
     bar = other.bar_of_best
     best, sure = told(min(other.losses), bar), sureness(train.bar, bar, looked_at=len(other.losses))
@@ -161,10 +167,21 @@ def uninformative_labels(
     )
 
 
-def _is_unlearned(history: History, learned: float) -> bool:
-    """Whether the network, too, has found nothing in its own training rows, and had the time to."""
+def _width(history: History) -> int:
+    """Returns how many numbers a sample has; 0 where that is not known."""
+    leaves = [leaf for leaf in history.fact("batch.leaves", []) if isinstance(leaf, dict)]
+    inputs = next((leaf for leaf in leaves if leaf.get("key") == history.fact("batch.inputs")), {})
+    return prod(sizes(inputs.get("shape"))[1:]) if inputs else 0
+
+
+def _is_at_chance(history: History, learned: float) -> bool:
+    """Whether the network has found nothing in its own training rows either, and steps and units are not why."""
     now = standing(history)
-    return now.rests and now.most is not None and now.most < learned
+    waited = len(history["train_loss"]) >= _WAITED and (now.ended or now.share is None or now.share >= _LATE)
+    if not waited or now.improving or now.most is None or now.most >= learned:
+        return False
+    dead = (history[name].values[-1] >= _DEAD for name in history.names("dead_share/"))
+    return stopped_at(history) is None and not any(dead) and none_helps(history, _SCANS)
 
 
 def _is_sure(history: History) -> bool:

@@ -51,6 +51,21 @@ def test_what_the_optimizer_was_not_given_is_named(tmp_path: Path) -> None:
     assert fact["frozen"] == fact["unchanged"] == []
 
 
+def test_what_is_trained_by_hand_is_not_called_as_drawn(tmp_path: Path) -> None:
+    class ByHand(DigitsNet):
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.net[2].parameters(), lr=0.1)
+
+        def on_before_optimizer_step(self, optimizer: Any) -> None:
+            with torch.no_grad():
+                for parameter in self.net[0].parameters():
+                    parameter -= 1e-4 * parameter.grad
+
+    fact = parameters(tmp_path, ByHand())
+    assert "net.0.weight" in fact["not_in_optimizer"]
+    assert fact["as_drawn"] == []
+
+
 @pytest.mark.parametrize("how", ["trained elsewhere", "without gradients"])
 def test_what_was_trained_elsewhere_or_gets_no_gradients_is_not_called_as_drawn(tmp_path: Path, how: str) -> None:
     class HeadOnly(DigitsNet):

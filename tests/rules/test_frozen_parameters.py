@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from lightning_doctor import Doctor
-from lightning_doctor.findings import Finding, Severity
+from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.rules.frozen_parameters import frozen_parameters
 from tests.histories import COMPLETED, decay, history_of, noisy, reading
@@ -85,7 +85,8 @@ def test_random_weights_that_get_gradients_wait_for_an_optimizer(
     finding = judge(**lists, skill=skill, steps=steps)
     assert finding is not None
     assert finding.severity is severity
-    assert ("nothing has ever trained middle.weight, whose" in finding.summary) is (steps == 3)
+    assert ("the weights of middle.weight look as they were drawn" in finding.summary) is (steps == 3)
+    assert (finding.confidence is Confidence.SUSPECTED) is (steps == 3)
 
 
 @pytest.mark.parametrize(("skill", "severity"), [(0.9, Severity.NOTE), (0.1, Severity.WARNING)])

@@ -335,9 +335,25 @@ def test_a_first_step_that_is_too_long_by_orders_of_magnitude_wrecks_at_a_64th_t
     assert finding is not None
 
 
-@pytest.mark.parametrize(("best", "ill"), [(0.6, True), (1.0, False)])
-def test_a_loss_of_unknown_kind_that_climbed_back_from_its_best_does_badly(best: float, ill: bool) -> None:
+OVERSHOOTS, GOES = [0.05] * 40, [-0.05] * 36
+LOWERED = [*[0.1] * 120, *[0.01] * 80, *[0.1] * 200]
+
+
+@pytest.mark.parametrize(
+    ("best", "changes", "rates", "ill"),
+    [
+        (0.6, OVERSHOOTS, None, True),
+        (1.0, OVERSHOOTS, None, False),
+        # As where a schedule weighs a term more and more.
+        (0.6, [*[0.05] * 4, *GOES], None, False),
+        # And as a rate that was lowered and raised again does by itself.
+        (0.6, OVERSHOOTS, LOWERED, False),
+    ],
+)
+def test_a_loss_of_unknown_kind_that_climbed_back_from_its_best_does_badly(
+    best: float, changes: list[float], rates: list[float] | None, ill: bool
+) -> None:
     # Far under its start all the while, of which nobody knows how much there was to learn.
     losses = [*decay(10.0, 1.0, 20.0, 100), *noisy([best] * 100, 0.05), *noisy([1.1] * 200, 0.05, seed=1)]
-    finding = learning_rate_too_high(run(losses, [0.05] * 30, limit=0.02, skill=None))
-    assert (finding is not None) is ill
+    history = scanned(history_of(losses, run=COMPLETED, rates=rates), changes, limit=0.02)
+    assert (learning_rate_too_high(history) is not None) is ill

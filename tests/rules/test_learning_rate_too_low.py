@@ -206,6 +206,13 @@ def test_a_loss_that_came_down_has_learned_something_where_nothing_tells_how_muc
         assert "step LambdaLR once per batch (`interval: step`)" in finding.remedy
 
 
+def test_a_schedule_that_never_raises_a_rate_makes_no_warm_up() -> None:
+    schedule = [{"class": "StepLR", "interval": "epoch", "frequency": 1}]
+    finding = learning_rate_too_low(warming(RISING, schedulers=schedule))
+    assert finding is not None
+    assert "StepLR" not in finding.remedy
+
+
 @pytest.mark.parametrize(("planned", "told"), [(650, True), (700, False)])
 def test_no_warm_up_takes_most_of_a_run(planned: int, told: bool) -> None:
     finding = learning_rate_too_low(warming(RISING, run={}, trainer={"planned_steps": planned}))

@@ -64,7 +64,15 @@ def test_sick_a_loss_that_is_negative_and_cannot_be_is_an_error_since_then(loss:
     assert finding is not None
     assert (finding.severity, finding.onset) == (Severity.ERROR, 30)
     assert finding.evidence["lowest"] == -0.5
-    assert ("log_softmax" in finding.remedy) is (loss != "mse")
+    assert ("log_softmax" in finding.remedy) is (loss == "nll")
+
+
+@pytest.mark.parametrize(("activation", "told"), [("softmax", True), (None, False)])
+def test_a_divergence_of_probabilities_is_told_what_it_takes(activation: str | None, told: bool) -> None:
+    head = {**HEAD, "loss": "kl_div", "activation": activation, **PROBABILITIES}
+    finding = judge(head, losses=[-0.5] * 400)
+    assert finding is not None
+    assert ("give `kl_div` the output of log_softmax" in finding.remedy) is told
 
 
 @pytest.mark.parametrize(("lowest", "ill"), [(-0.0009, False), (-0.0011, True)])

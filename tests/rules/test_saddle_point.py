@@ -103,8 +103,10 @@ def test_the_onset_is_the_begin_of_the_plateau() -> None:
     assert finding.onset == 15
 
 
-@pytest.mark.parametrize(("end", "ill"), [(30, False), (390, True)])
-def test_healthy_a_saddle_where_a_schedule_had_long_left_no_steps(end: int, ill: bool) -> None:
-    rates = [*[0.1] * end, *[0.0] * (400 - end)]
+ENDED, RESTARTED = [*[0.1] * 30, *[0.0] * 370], [*[0.1] * 190, *[0.0] * 10, *[0.1] * 200]
+
+
+@pytest.mark.parametrize(("rates", "ill"), [(ENDED, False), (RESTARTED, True), ([0.0] * 400, True)])
+def test_healthy_a_saddle_where_a_schedule_had_long_left_no_steps(rates: list[float], ill: bool) -> None:
     history = history_of(RESTING, rates=rates, optimizers=SGD, run=COMPLETED, curvature={**SADDLE, "step": 395})
     assert (saddle_point(reading(history, "skill", [0.05] * 40)) is not None) is ill

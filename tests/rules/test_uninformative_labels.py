@@ -9,7 +9,7 @@ from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.rule import Undecided
 from lightning_doctor.rules.uninformative_labels import uninformative_labels
-from tests.histories import COMPLETED, LOGITS, headed, noisy
+from tests.histories import COMPLETED, LOGITS, headed, noisy, reading
 from tests.scored import FAR, scored
 
 # Ten classes, all as frequent.
@@ -201,34 +201,62 @@ BLIND = {
 }
 
 
+def at_chance(
+    *, steps: int = 120, lengths: dict[float, float] | None = None, dead: float = 0.4, **reference: object
+) -> History:
+    """A network that has learned nothing: long steps raise the loss of other samples, and short ones do nothing."""
+    history = headed(LOGITS, skill=0.0, losses=noisy([CHANCE] * steps, 0.02), baseline=CHANCE, run=COMPLETED)
+    history.facts["reference"] = {**BLIND, **reference}
+    reading(history, "dead_share/net.1", [dead] * 4)
+    for factor in (1 / 64, 1 / 16, 1 / 4, 1, 4, 16, 64):
+        change = (lengths or {}).get(factor, 0.002 * factor)
+        reading(history, f"scan/{factor:g}", noisy([change] * 6, 0.001))
+    return scored(scored(history, "train", AT_CHANCE), "validation", AT_CHANCE)
+
+
+def test_sick_a_network_at_chance_where_simple_models_find_nothing_either() -> None:
+    finding = uninformative_labels(at_chance())
+    assert finding is not None
+    assert (finding.severity, finding.confidence) == (Severity.WARNING, Confidence.SUSPECTED)
+    assert "so is a linear model (2.3 on 240 training rows" in finding.summary
+    assert "paired" in finding.remedy
+
+
 @pytest.mark.parametrize(
-    ("changed", "ill"),
+    "history",
     [
-        ({}, True),
-        # Sure by too few rows, of words of which simple models miss most, or better than the network.
-        ({"linear_error": 0.13}, False),
-        ({"kinds": True}, False),
-        ({"network": 2.40}, False),
-        ({"linear": 1.9}, False),
+        at_chance(linear_error=0.13),
+        at_chance(kinds=True),
+        at_chance(network=2.40),
+        at_chance(linear=1.9),
+        at_chance(lengths={64: -0.1}),
+        at_chance(lengths={1 / 64: -0.01}),
+        at_chance(lengths={16: 0.0, 64: 0.0}),
+        at_chance(dead=0.8),
+        at_chance(steps=99),
+    ],
+    ids=[
+        "too few rows",
+        "words",
+        "a simple model does better than the network",
+        "a simple model learns",
+        "longer steps help",
+        "shorter steps help",
+        "it answers to no step",
+        "a dead layer",
+        "hardly begun",
     ],
 )
-def test_sick_a_network_at_chance_where_simple_models_find_nothing_either(
-    changed: dict[str, object], ill: bool
-) -> None:
-    history = headed(LOGITS, skill=0.0, losses=noisy([CHANCE] * 120, 0.02), baseline=CHANCE, run=COMPLETED)
-    history.facts["reference"] = {**BLIND, **changed}
-    scored(history, "train", AT_CHANCE)
-    scored(history, "validation", AT_CHANCE)
-    finding = uninformative_labels(history)
-    assert (finding is not None) is ill
-    if finding is not None:
-        assert (finding.severity, finding.confidence) == (Severity.WARNING, Confidence.SUSPECTED)
-        assert "so is a linear model (2.3 on 240 training rows" in finding.summary
-        assert "paired" in finding.remedy
+def test_healthy_labels_where_something_else_may_be_the_reason(history: History) -> None:
+    assert uninformative_labels(history) is None
 
 
-def test_no_more_samples_than_numbers_in_each_fit_any_labels() -> None:
-    facts = {"data": {"train_samples": 40}, "comparison": {"inputs": {"columns": 40}}}
-    with pytest.raises(Undecided, match="40 samples of 40 numbers each"):
-        judge(facts=facts)
-    assert judge(facts={**facts, "data": {"train_samples": 41}}) is not None
+@pytest.mark.parametrize(("samples", "ill"), [(400, False), (401, True)])
+def test_no_more_samples_than_numbers_in_each_fit_any_labels(samples: int, ill: bool) -> None:
+    batch = {"leaves": [{"key": "[0]", "shape": [16, 4, 100]}, {"key": "[1]", "shape": [16]}], "inputs": "[0]"}
+    facts = {"data": {"train_samples": samples}, "batch": batch}
+    if ill:
+        assert judge(facts=facts) is not None
+    else:
+        with pytest.raises(Undecided, match="400 samples of 400 numbers each"):
+            judge(facts=facts)
