@@ -93,7 +93,7 @@ def learning_rate_too_high(
     if not lost and (not _does_badly(history) or began_dead(history) or began_saturated(history)):
         return None
     most = standing(history).most
-    # How an unread loss came down far, to climb back, its first steps do not tell.
+    # Where an unread loss came down far and climbed back, its first steps tell nothing of how.
     opening = [] if not lost and most is None and _came_far(history) else scans[:_OPENING]
     late = [scan for scan in scans if scan.step >= scans[-1].step / 2]
     if len(late) < least and not any(scan.overshoots for scan in late):
