@@ -6,19 +6,11 @@ from collections.abc import Callable
 from time import perf_counter
 
 FIRST_LOOK = 2.0
-# The part of what a user allows that the doctor's own clock may see; the rest is for what Lightning takes to call it,
-# and for what others find in the processor's caches no more.
-_SEEN = 0.75
 
 
 def too_dear(seconds: float) -> str:
     """Returns why work of this length was not done, as a clause."""
     return f"it takes about {seconds:.2g} s, more than the budget has for it yet"
-
-
-def seen(overhead: float) -> float:
-    """Returns the share of a run's time that the clock may count, where a user allows so much; all of it for all."""
-    return overhead if overhead >= 1 else _SEEN * overhead
 
 
 class Budget:

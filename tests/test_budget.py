@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from lightning_doctor.budget import FIRST_LOOK, Budget, seen
+from lightning_doctor.budget import FIRST_LOOK, Budget
 
 
 class Clock:
@@ -59,8 +59,3 @@ def test_work_under_way_counts_before_it_is_booked_and_once_however_it_is_nested
     assert budget.spent == pytest.approx(1.5)
     clock.now += 50
     assert budget.left() == pytest.approx(FIRST_LOOK + 0.02 * 51.5 - 1.5)
-
-
-def test_a_quarter_is_kept_back_for_what_no_clock_sees_unless_all_is_allowed() -> None:
-    assert seen(0.02) == pytest.approx(0.015)
-    assert seen(1.0) == 1.0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from lightning_doctor.budget import Budget, seen
+from lightning_doctor.budget import Budget
 from lightning_doctor.callbacks import facts, ranks
 from lightning_doctor.callbacks.agreement import Agreement
 from lightning_doctor.callbacks.consultation import Consultation
@@ -79,7 +79,7 @@ class Case:
         self.report: Report | None = None
         self.run: Run
         self.window = Window()
-        self.budget = Budget(seen(settings.overhead))
+        self.budget = Budget(settings.overhead)
         self.pace = Pace(self.budget, settings.every_n_steps)
         self.stepped = False
         self.batch_idx = -1
@@ -142,7 +142,7 @@ class Case:
 
     def begin(self) -> None:
         """Training starts."""
-        self.budget = Budget(seen(self._settings.overhead))
+        self.budget = Budget(self._settings.overhead)
         self._began = True
         self._staff.attempt("the doctor's start", self._prepare)
         self.history.absent.clear()
