@@ -7,12 +7,18 @@ from collections.abc import Mapping
 from statistics import median
 from typing import Any
 
+from lightning_doctor.batch import batch_leaf
 from lightning_doctor.history import History
 
 
 def optimizer(history: History) -> str:
     """Returns the class name of the first optimizer; empty where it is unknown."""
     return str(_first(history, "optimizers").get("class", ""))
+
+
+def scheduler(history: History) -> dict[str, Any]:
+    """Returns what is known of the first scheduler: class, interval, frequency; empty where there is none."""
+    return _first(history, "schedulers")
 
 
 def parameter_groups(history: History) -> list[Mapping[str, Any]]:
@@ -83,10 +89,8 @@ def batch_of(history: History, step: int) -> int | None:
 
 def is_dense_on_images(history: History) -> bool:
     """Whether batches of images go into dense layers, with a weight for every pixel."""
-    found, layers = history.fact("batch.leaves"), history.fact("model.layers")
-    named = history.fact("batch.inputs")
-    shapes = [leaf.get("shape") for leaf in found or [] if isinstance(leaf, dict) and leaf.get("key") == named]
-    if not isinstance(layers, dict) or not shapes or not isinstance(shapes[0], list) or len(shapes[0]) != 4:
+    shape, layers = batch_leaf(history, "inputs").get("shape"), history.fact("model.layers")
+    if not isinstance(layers, dict) or not isinstance(shape, list) or len(shape) != 4:
         return False
     kinds = [str(name) for name in layers]
     return "Linear" in kinds and not any("Conv" in kind or "Attention" in kind for kind in kinds)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from math import prod
-from typing import Any
 
+from lightning_doctor.batch import batch_leaf
 from lightning_doctor.findings import Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.rule import rule
@@ -89,16 +89,10 @@ def constant_labels(history: History, *, least: int = 64, share: float = 0.5) ->
 
 def _in_batch(history: History) -> bool:
     """Whether the labels are a part of the batch: those that a step makes are often all the same by design."""
-    leaves = history.fact("batch.leaves", [])
-    target = next((leaf for leaf in leaves if _key(leaf) == history.fact("batch.targets")), None)
-    shape = target.get("shape") if target is not None else None
+    shape = batch_leaf(history, "targets").get("shape")
     if not isinstance(shape, list) or not shape:
         return False
     wanted = history.fact("loss_head.target_shape")
     of_loss = prod(wanted[1:]) if isinstance(wanted, list) and wanted else 1
     # One number a sample, or one a class.
     return prod(shape[1:]) in (of_loss, 1, history.fact("loss_head.classes"))
-
-
-def _key(leaf: Any) -> Any:
-    return leaf.get("key") if isinstance(leaf, dict) else None

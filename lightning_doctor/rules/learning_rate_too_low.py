@@ -10,6 +10,7 @@ from lightning_doctor.curvature import standing_probe
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History, Series
 from lightning_doctor.noise import Trend, fades, shift, stretch
+from lightning_doctor.prescriptions import scheduler
 from lightning_doctor.progress import LITTLE, Standing, is_like_now, standing
 from lightning_doctor.rule import Undecided, is_recent, rule
 from lightning_doctor.sharpness import largest_rate
@@ -190,7 +191,7 @@ def _still_warming(history: History, now: Standing) -> Finding | None:
 
 
 def _shorten(history: History) -> str:
-    schedule = next((each for each in history.fact("schedulers", []) if isinstance(each, dict)), {})
+    schedule = scheduler(history)
     name = str(schedule.get("class"))
     # Others never raise a rate: then the warm-up is made elsewhere.
     if any(kind in name for kind in _RAISING) and schedule.get("interval") == "epoch":

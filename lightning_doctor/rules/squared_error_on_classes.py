@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from statistics import median
 
+from lightning_doctor.batch import batch_leaf
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.loss_head import SQUARED, LossHead, last_layer, loss_head
@@ -114,12 +115,11 @@ def _is_sure(history: History, sure: float) -> bool:
 
 
 def _are_class_numbers(history: History, head: LossHead) -> bool:
-    key, leaves = history.fact("batch.targets"), history.fact("batch.leaves", [])
-    kinds = [str(leaf.get("dtype", "")) for leaf in leaves if leaf.get("key") == key]
+    kind = str(batch_leaf(history, "targets").get("dtype"))
     lowest, highest = head.target_range
     few = lowest == 0 and 2 <= highest <= _MOST_CLASSES and highest % 1 == 0
     # Counts and marks crowd about their mean; a uniform distribution's deviation is 0.29 of its width.
-    return bool(kinds) and "int" in kinds[0] and head.columns == 1 and few and head.target_std >= 0.25 * highest
+    return "int" in kind and head.columns == 1 and few and head.target_std >= 0.25 * highest
 
 
 def _numbered(history: History, head: LossHead, off: float) -> Finding:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import prod
 from statistics import median
 
+from lightning_doctor.batch import batch_leaf
 from lightning_doctor.error_bars import told
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
@@ -169,9 +170,8 @@ def uninformative_labels(
 
 def _width(history: History) -> int:
     """Returns how many numbers a sample has; 0 where that is not known."""
-    leaves = [leaf for leaf in history.fact("batch.leaves", []) if isinstance(leaf, dict)]
-    inputs = next((leaf for leaf in leaves if leaf.get("key") == history.fact("batch.inputs")), {})
-    return prod(sizes(inputs.get("shape"))[1:]) if inputs else 0
+    shape = sizes(batch_leaf(history, "inputs").get("shape"))
+    return prod(shape[1:]) if shape else 0
 
 
 def _is_at_chance(history: History, learned: float) -> bool:

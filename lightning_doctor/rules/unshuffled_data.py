@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from statistics import median
 
+from lightning_doctor.batch import batch_leaf
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History, Series
 from lightning_doctor.loss_head import loss_head
@@ -189,9 +190,7 @@ def _are_numbers(history: History) -> bool:
     if kind is not None:
         return kind not in ("class_index", "one_hot", "binary")
     # Of a loss that cannot be read: whole numbers are classes.
-    leaves = [leaf for leaf in history.fact("batch.leaves", []) if isinstance(leaf, dict)]
-    target = next((leaf for leaf in leaves if leaf.get("key") == history.fact("batch.targets")), {})
-    return "int" not in str(target.get("dtype"))
+    return "int" not in str(batch_leaf(history, "targets").get("dtype"))
 
 
 def _remedy(history: History) -> str:

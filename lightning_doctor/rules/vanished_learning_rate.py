@@ -10,7 +10,7 @@ from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History, Series
 from lightning_doctor.jsonable import number
 from lightning_doctor.noise import noise, shift
-from lightning_doctor.prescriptions import optimizer, parameter_groups
+from lightning_doctor.prescriptions import optimizer, parameter_groups, scheduler
 from lightning_doctor.progress import MUCH, hardly_fell, standing
 from lightning_doctor.rule import rule
 from lightning_doctor.step_sizes import longer_lowers
@@ -226,9 +226,7 @@ def _small_since(history: History, at: int, peak: float, signal: str) -> int:
 
 
 def _scheduler(history: History) -> str:
-    schedulers = history.fact("schedulers", [])
-    first = schedulers[0] if isinstance(schedulers, list) and schedulers else {}
-    return str(first.get("class", "")) if isinstance(first, dict) else ""
+    return str(scheduler(history).get("class", ""))
 
 
 def _own_decay(history: History) -> float:
@@ -242,8 +240,7 @@ def _remedy(history: History, at: int, planned: int | None, signal: str, evidenc
         return f"set lr_decay of {optimizer(history) or 'Adagrad'} from {decay:g} to 0"
     if signal == "adagrad_step":
         return f"use RMSprop or Adam instead of {optimizer(history) or 'Adagrad'}: their accumulators forget"
-    schedulers = history.fact("schedulers", [])
-    first = schedulers[0] if isinstance(schedulers, list) and schedulers and isinstance(schedulers[0], dict) else {}
+    first = scheduler(history)
     epochs = history.fact("trainer.max_epochs")
     total = f"{planned} steps (`trainer.estimated_stepping_batches`)" if planned is not None else "all steps of the run"
     name = _scheduler(history) or "the scheduler"

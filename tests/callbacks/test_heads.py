@@ -660,7 +660,6 @@ def test_tags_are_counted_and_how_many_are_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize("holes", [False, True])
 def test_times_at_which_a_thing_may_happen_are_no_tags(tmp_path: Path, holes: bool) -> None:
     times = torch.arange(10)
-    until = times <= LABELS[:, None]
 
     def loss(outputs: Tensor, targets: Tensor) -> Tensor:
         # What is seen of a class: nothing after its time, or all but the time after it.
@@ -668,7 +667,7 @@ def test_times_at_which_a_thing_may_happen_are_no_tags(tmp_path: Path, holes: bo
         losses = functional.binary_cross_entropy_with_logits(outputs, happens, reduction="none")
         return (losses * seen).sum() / seen.sum()
 
-    seen = times != LABELS[:, None] + 1 if holes else until
+    seen = times != LABELS[:, None] + 1 if holes else times <= LABELS[:, None]
     # Of the odd ones nobody saw it happen.
     happens = functional.one_hot(LABELS, 10) * (LABELS % 2 == 0)[:, None]
     targets = torch.cat([happens, seen], 1).float()
