@@ -30,8 +30,17 @@ def test_the_first_look_is_free_and_after_it_the_share_decides() -> None:
     budget.spent = FIRST_LOOK
     assert not budget.allows(0.01)
     clock.now += 100
-    assert budget.allows(2.0)
-    assert not budget.allows(2.1)
+    assert budget.allows(1.6)
+    assert not budget.allows(1.61)
+
+
+def test_of_a_run_that_is_not_short_a_quarter_of_the_share_is_kept_back_for_what_no_clock_sees() -> None:
+    clock = Clock()
+    budget = Budget(0.02, clock)
+    clock.now += 20
+    assert budget.earned() == pytest.approx(0.02 * 20)
+    clock.now += 1000
+    assert budget.earned() == pytest.approx(0.02 * 20 + 0.015 * 1000)
 
 
 def test_what_is_earned_leaves_the_first_look_apart() -> None:
@@ -39,8 +48,8 @@ def test_what_is_earned_leaves_the_first_look_apart() -> None:
     budget = Budget(0.02, clock)
     assert not budget.has_earned(0.001)
     clock.now += 100
-    assert budget.has_earned(2.0)
-    assert not budget.has_earned(2.1)
+    assert budget.has_earned(1.6)
+    assert not budget.has_earned(1.61)
 
 
 def test_work_under_way_counts_before_it_is_booked_and_once_however_it_is_nested() -> None:
@@ -57,5 +66,5 @@ def test_work_under_way_counts_before_it_is_booked_and_once_however_it_is_nested
     assert budget.left() == pytest.approx(FIRST_LOOK + 0.03 - 1.5)
     assert budget.end(began) == pytest.approx(1.5)
     assert budget.spent == pytest.approx(1.5)
-    clock.now += 50
-    assert budget.left() == pytest.approx(FIRST_LOOK + 0.02 * 51.5 - 1.5)
+    clock.now += 10
+    assert budget.left() == pytest.approx(FIRST_LOOK + 0.02 * 11.5 - 1.5)

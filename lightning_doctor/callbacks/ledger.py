@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from collections import deque
+from statistics import median_low
+
+# One dear window among so many is a stall, of the machine or of the collector of garbage, and no price.
+_WINDOWS = 3
+
 
 class Ledger:
     """Books of one kind of work.
 
     Attributes:
-        cost: What it took each time, on average over the last window in which there was any [seconds].
+        cost: What it takes each time, by the middle one of the last windows in which there was any [seconds].
         total: What it took in all [seconds].
+        times: How often it was done, up to the last window.
     """
 
     def __init__(self) -> None:
         self.cost = self.total = 0.0
+        self.times = 0
         self._time, self._times = 0.0, 0
+        self._recent: deque[float] = deque(maxlen=_WINDOWS)
 
     def add(self, seconds: float) -> None:
         """Books time."""
@@ -27,5 +36,7 @@ class Ledger:
     def settle(self) -> None:
         """Closes the books of a window."""
         if self._times:
-            self.cost = self._time / self._times
+            self._recent.append(self._time / self._times)
+            self.cost = median_low(self._recent)
+            self.times += self._times
             self._time, self._times = 0.0, 0

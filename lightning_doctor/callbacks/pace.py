@@ -116,7 +116,8 @@ class Pace:
     @property
     def kept(self) -> float:
         """What is to be kept for examinations of the first look [seconds]: most rules rest on them."""
-        return max(0.0, _EXAMINING_LOOK * self._to_come - self.examinations.total)
+        # A stall takes nothing away from those to come.
+        return max(0.0, _EXAMINING_LOOK * self._to_come - self.examinations.times * self.examinations.cost)
 
     @property
     def left_for_rules(self) -> float:
@@ -265,9 +266,12 @@ class Pace:
     def _may_examine(self, cost: float) -> bool:
         if self._budget.has_earned(cost):
             return True
-        # Where the probes have taken what was kept for others too.
-        left = self._budget.left() - self.left_for_rules
-        left = max(left - self._kept(), min(left, self.kept))
+        left = self._budget.left()
+        # The only one so far may have stalled: what is left for others is no reason against a second one.
+        if self.examinations.times > 1:
+            left -= self.left_for_rules
+            # Where the probes have taken what was kept for others too.
+            left = max(left - self._kept(), min(left, self.kept))
         if cost > left:
             return False
         # The first look is shared out over what is left of the run.

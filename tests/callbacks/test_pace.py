@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
@@ -17,18 +18,21 @@ class Clock:
         return self.now
 
 
-def paced(steps: int, *, cost: float, step_time: float = 0.01, every: int = 50) -> tuple[list[int], Budget]:
+def paced(
+    steps: int, *, cost: float | Callable[[int], float], step_time: float = 0.01, every: int = 50, kept: float = 0.0
+) -> tuple[list[int], Budget]:
     """Runs so many steps whose examination costs so many seconds; returns which were examined."""
     clock = Clock()
     budget = Budget(0.02, clock)
-    pace = Pace(budget, every)
+    pace = Pace(budget, every, kept=lambda: kept)
     examined = []
     for step in range(steps):
         if pace.examining:
             examined.append(step)
-            spend(pace, "before_batch", cost)
-            budget.spent += cost
-            clock.now += cost
+            took = cost(step) if callable(cost) else cost
+            spend(pace, "before_batch", took)
+            budget.spent += took
+            clock.now += took
         clock.now += step_time
         pace.advance()
         if pace.closes:
@@ -58,6 +62,19 @@ def test_dear_examinations_keep_to_the_share_plus_the_first_look() -> None:
 def test_an_examination_that_is_never_affordable_again_happens_once() -> None:
     examined, _ = paced(1000, cost=30.0)
     assert examined == [0]
+
+
+@pytest.mark.parametrize("stalled", [0, 1, 3, 7])
+@pytest.mark.parametrize("kept", [0.0, 0.7])
+def test_one_examination_that_stalls_costs_none_of_the_next_ones(stalled: int, kept: float) -> None:
+    examined, _ = paced(300, cost=lambda step: 0.9 if step == stalled else 0.01, step_time=2e-3, kept=kept)
+    assert examined[:6] == [0, 1, 3, 7, 15, 31]
+
+
+def test_a_first_examination_that_took_all_there_is_has_no_second() -> None:
+    examined, budget = paced(300, cost=lambda step: 0.01 if step else 1.3, step_time=2e-3)
+    assert examined == [0]
+    assert budget.spent == 1.3
 
 
 def test_one_rank_that_cannot_afford_it_keeps_all_from_it() -> None:
@@ -99,11 +116,13 @@ def test_a_model_too_large_to_be_tried_at_once_is_examined_untried_until_that_is
 
 def test_the_trial_of_the_first_step_is_reckoned_with_before_it_is_made() -> None:
     clock = Clock()
-    pace = Pace(Budget(0.02, clock), 50, trial_cost=0.7)
+    budget = Budget(0.02, clock)
+    pace = Pace(budget, 50, trial_cost=0.7)
     assert pace.tries
     clock.now += 0.5
+    budget.spent += 0.5
     pace.advance()
-    # 2 seconds, less the rules' 0.4: for the trial that comes now there is time, for an examination and another not.
+    # Of the 2 seconds 1.5 are left: for the trial that comes now there is time, for an examination and another not.
     spend(pace, "after_batch", 0.5)
     examine, tries = pace.wishes()[1:3]
     assert examine == tries == 0.0
@@ -117,8 +136,8 @@ def test_what_follows_an_examination_is_a_part_of_its_cost_and_other_steps_are_n
     pace.advance()
     spend(pace, "before_batch", 3.0)
     spend(pace, "after_batch", 100.0)
-    assert pace.wishes()[1] == 0.0  # 2 seconds an examination are more than the first look leaves
     assert pace.wishes()[5] == 0.0
+    assert pace.examinations.cost == 2.0
 
 
 def test_a_step_takes_what_it_took_in_the_quickest_window_the_doctor_apart() -> None:
