@@ -50,8 +50,8 @@ def test_a_verdict_is_begun_where_there_is_room_for_its_least(size: int, step_ti
 
 def test_a_dear_probe_comes_when_the_run_has_earned_it() -> None:
     times = Appointments(256, None)
-    assert times.wishes(case_of(step_time=0.11, step=200, elapsed=100.0), 1.9)[0] == 0.0
-    assert times.wishes(case_of(step_time=0.11, step=200, elapsed=120.0), 1.9)[0] == 1.0
+    assert times.wishes(case_of(step_time=0.11, step=200, elapsed=139.0), 1.9)[0] == 0.0
+    assert times.wishes(case_of(step_time=0.11, step=200, elapsed=141.0), 1.9)[0] == 1.0
 
 
 def test_what_a_probe_took_counts_from_then_on() -> None:
