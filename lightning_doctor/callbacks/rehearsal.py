@@ -20,6 +20,7 @@ from lightning_doctor.callbacks.free_memory import free_memory
 from lightning_doctor.callbacks.shards import Whole, engine, put_together, shards_obstacle
 from lightning_doctor.measure.norms import are_sharded
 from lightning_doctor.measure.rows import tensor_bytes
+from lightning_doctor.measure.twin import twin
 
 if TYPE_CHECKING:
     from lightning_doctor.callbacks.base import LightningModule, Trainer
@@ -169,7 +170,7 @@ def _copied(trainer: Trainer, module: LightningModule, whole: Whole | None) -> L
         if whole is not None:
             put_together(module, memo, whole)
         # Lightning's own `__getstate__` drops the Trainer.
-        twin = copy.deepcopy(module, memo)
+        made = twin(module, memo)
     except Unrehearsable:
         # Of another rank.
         raise
@@ -178,11 +179,11 @@ def _copied(trainer: Trainer, module: LightningModule, whole: Whole | None) -> L
     context = getattr(module, "_compiler_ctx", None)
     if context is not None:
         for name in ("forward", "training_step", "validation_step", "test_step", "predict_step"):
-            twin.__dict__.pop(name, None)
-    twin._trainer = memo[id(trainer)]
+            made.__dict__.pop(name, None)
+    made._trainer = memo[id(trainer)]
     for name in ("log", "log_dict", "print"):
-        twin.__dict__[name] = _nothing
-    return twin
+        made.__dict__[name] = _nothing
+    return made
 
 
 def _held(part: nn.Module) -> Iterator[Any]:

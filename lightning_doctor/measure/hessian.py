@@ -39,7 +39,8 @@ class Hessian:
         parameters: Those to differentiate by. One that the loss does not depend on has zeros.
 
     Raises:
-        RuntimeError: Where the loss cannot be differentiated; a product raises where the gradient cannot be.
+        RuntimeError: Where the loss cannot be differentiated, or depends on none of the parameters; a product raises
+            where the gradient cannot be.
     """
 
     def __init__(self, loss: Tensor, parameters: Sequence[Tensor]) -> None:
@@ -48,6 +49,7 @@ class Hessian:
         """Names of custom ``autograd.Function`` in the loss, which may drop curvature silently."""
         # Never `backward(create_graph=True)`: the gradients it leaves behind refer to the graph, and it to them.
         gradients = torch.autograd.grad(loss, self._parameters, create_graph=True, allow_unused=True)
+        require_any(gradients)
         # Products would pass by the error that `once_differentiable` leaves for them: it leads to no parameter.
         if self.custom_functions and any(node.name() == _ERROR for node in _nodes(gradients)):
             raise RuntimeError(f"once_differentiable among {', '.join(self.custom_functions)}")
@@ -147,6 +149,12 @@ def _nodes(tensors: Sequence[Tensor | None]) -> Iterator[Node]:
         yield node
         seen.add(node)
         waiting.extend(following for following, _ in node.next_functions)
+
+
+def require_any(gradients: Sequence[Tensor | None]) -> None:
+    """Raises RuntimeError where the loss depends on no parameter: that of a copy is then that of another model."""
+    if all(gradient is None for gradient in gradients):
+        raise RuntimeError("the loss of a copy does not depend on its weights")
 
 
 def step_length(weights: Tensor, resolution: float | None = None) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -11,9 +10,10 @@ import torch
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
-from lightning_doctor.measure.hessian import Hessian, flat, unflat, vector_dtype
+from lightning_doctor.measure.hessian import Hessian, flat, require_any, unflat, vector_dtype
 from lightning_doctor.measure.rows import cut_rows, tensors
 from lightning_doctor.measure.twice import twice_differentiable
+from lightning_doctor.measure.twin import twin
 
 Loss = Callable[[Any, Any], Tensor]
 """``loss(module, batch)``: the mean loss of the batch, a scalar with its graph."""
@@ -68,6 +68,7 @@ class Landscape:
     def _gradient(self, batch: Any, offset: Tensor | None, by: Callable[[Tensor], Sequence[Tensor | None]]) -> Tensor:
         with self._undisturbed(), self._moved(offset), torch.enable_grad():
             rows = by(self._loss(self._module, batch))
+        require_any(rows)
         return flat(rows, self.parameters, self.like.dtype)
 
     def _by_grad(self, loss: Tensor) -> Sequence[Tensor | None]:
@@ -91,7 +92,7 @@ class Landscape:
 
     def doubled(self) -> Landscape:
         """Returns the landscape of a copy of the module in float64, which takes batches in float64 too."""
-        return Landscape(copy.deepcopy(self._module).double(), self._loss)
+        return Landscape(twin(self._module).double(), self._loss)
 
     @contextmanager
     def _moved(self, offset: Tensor | None) -> Iterator[None]:

@@ -456,6 +456,67 @@ def test_watching_changes_nothing(tmp_path: Path, optimizer: type[torch.optim.Op
     assert all(torch.equal(value, theirs[name]) for name, value in plain.state_dict().items())
 
 
+class ByFunctions(DigitsNet):
+    """Reaches its parts by functions that it holds: a hook that keeps features, a loss that runs the network."""
+
+    def __init__(self) -> None:
+        super().__init__(lr=0.05)
+        self.net = nn.Sequential(nn.Linear(64, 32), nn.BatchNorm1d(32), nn.Tanh(), nn.Linear(32, 10))
+        self.features: list[Tensor] = []
+        self.net[2].register_forward_hook(lambda _, inputs, outputs: self.features.append(outputs))
+
+        def score(batch: Any) -> Tensor:
+            images, labels = batch
+            loss = nn.functional.cross_entropy(self.net(images), labels)
+            return loss + 0.01 * self.features[-1].square().mean()
+
+        self.score = score
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self.score(batch)
+
+
+def test_a_model_that_reaches_itself_by_functions_is_probed_on_a_copy_all_the_same(tmp_path: Path) -> None:
+    def run(*callbacks: Any) -> ByFunctions:
+        torch.manual_seed(3)
+        module = ByFunctions()
+        fit(tmp_path, module, *callbacks, validate=False)
+        return module
+
+    doctor = Doctor(strict=True, overhead=1.0)
+    probe = CurvatureProbe(samples=64, every_n_steps=4)
+    plain, watched = run(), run(doctor, probe)
+    assert doctor.report is not None
+    history = doctor.report.history
+    assert verdict(history)["products"] > 1
+    assert all(norm > 0 for norm in history["curvature/gradient_norm"].values)
+    assert len(history["scan/1"]) >= 3
+    assert len(watched.features) == len(plain.features)
+    theirs = watched.state_dict()
+    assert all(torch.equal(value, theirs[name]) for name, value in plain.state_dict().items())
+
+
+class Elsewhere(DigitsNet):
+    """Runs a network that it finds by its name, of which a copy is none."""
+
+    found: DigitsNet
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        images, labels = batch
+        return nn.functional.cross_entropy(Elsewhere.found.net(images), labels)
+
+
+def test_a_copy_whose_loss_is_that_of_another_model_tells_no_curvature(tmp_path: Path) -> None:
+    module = Elsewhere.found = Elsewhere(lr=1e-4)
+    doctor = Doctor(strict=True, overhead=1.0)
+    fit(tmp_path, module, doctor, CurvatureProbe(samples=64, every_n_steps=4), validate=False)
+    assert doctor.report is not None
+    history = doctor.report.history
+    assert "the loss of a copy does not depend on its weights" in history.absent["curvature/gradient_norm"]
+    assert "the loss of a copy does not change with its weights" in history.absent["scan_limit"]
+    assert "flat_region" not in {finding.name for finding in doctor.report.findings}
+
+
 def test_a_doctor_takes_the_probe_that_the_user_made(tmp_path: Path) -> None:
     doctor = Doctor(strict=True)
     fit(tmp_path, DigitsNet(), doctor, CurvatureProbe(samples=64, every_n_steps=8), validate=False)

@@ -222,14 +222,37 @@ class Choosy(DigitsNet):
 
 
 class Elsewhere(DigitsNet):
-    """Its loss is that of a network that is not its own."""
+    """Its loss is that of a network which it finds by a number: a copy finds the same one."""
+
+    known: list[nn.Module] = []  # noqa: RUF012
 
     def __init__(self) -> None:
         super().__init__()
-        self.closure = [lambda images, net=self.net: net(images)]
+        self.known.append(self.net)
+        self.number = len(self.known) - 1
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
-        return nn.functional.cross_entropy(self.closure[0](batch[0]), batch[1])
+        return nn.functional.cross_entropy(self.known[self.number](batch[0]), batch[1])
+
+
+class ByFunction(DigitsNet):
+    """Its loss is that of a function that has closed over the network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.functions = [lambda images, net=self.net: net(images)]
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return nn.functional.cross_entropy(self.functions[0](batch[0]), batch[1])
+
+
+def test_a_function_that_reaches_the_network_is_scanned_with_that_of_the_copy(tmp_path: Path) -> None:
+    watched, plain = ByFunction(), ByFunction()
+    fit(tmp_path, watched, monitor := scanning())
+    fit(tmp_path, plain)
+    assert len(monitor.report.history["scan/1"]) >= 5
+    assert any(monitor.report.history["scan/1"].values)
+    assert torch.equal(flat(watched), flat(plain))
 
 
 @pytest.mark.parametrize(
