@@ -14,8 +14,9 @@ from lightning_doctor.rule import rule
 
 # Examined steps, and samples seen on them, that must agree that a layer puts out nothing but zeros.
 _STEPS, _SAMPLES = 3, 64
-# Share of the units over which hardly any other cause is needed.
-_MOST = 0.8
+# Share of the units over which hardly any other cause is needed; under it those that are left would learn something:
+# where nothing at all is learned, they are not why.
+_MOST, _NOTHING = 0.8, 0.05
 
 
 @rule(
@@ -80,8 +81,9 @@ def dead_units(history: History, *, share: float = 0.5) -> Finding | None:
     how = standing(history)
     # Some of the units are enough for many a task: the run must have had its time.
     waited = now >= _MOST or how.ended or how.share is None or how.share >= 0.5
+    beside = now < _MOST and how.most is not None and how.most < _NOTHING
     return Finding(
-        severity=how.if_harmed(Severity.WARNING) if waited else Severity.NOTE,
+        severity=how.if_harmed(Severity.WARNING) if waited and not beside else Severity.NOTE,
         summary=f"{now:.0%} of the units of {layer} are zero for every sample, {first:.0%} when first looked at",
         evidence={
             "layer": layer,

@@ -13,9 +13,11 @@ from lightning_doctor.lost_ground import YOUNG, climbed, climbed_back, is_finite
 from lightning_doctor.noise import stretch
 from lightning_doctor.prescriptions import lower_rate
 from lightning_doctor.progress import LITTLE, is_like_now, standing
-from lightning_doctor.rule import rule
+from lightning_doctor.rule import Undecided, rule
 from lightning_doctor.step_sizes import ScannedStep, began_dead, began_saturated, scanned_steps, smallest_limit
 
+# Scanned steps fewer than which show nothing.
+_FEWEST = 2
 # The scans of a run's first steps, by which it may be lost already.
 _OPENING = 4
 # The share of the loss that a step hardly changes it by; and the shortest step that is tried, in steps that were made.
@@ -28,7 +30,7 @@ _LOWERED = 0.8
 
 @rule(
     "LD103",
-    needs={"scan/1": 2},
+    needs={"train_loss": 1},
     explains=(
         "diverging_loss",
         "non_finite_loss",
@@ -85,12 +87,15 @@ def learning_rate_too_high(
 
     Blind spots:
         A run that does well, or still improves, is left alone at any rate; one whose schedule has begun to lower the
-        rate gets a note until half of it is over. In manual optimization, and where a rank
-        holds only a part of the model, no step is scanned.
+        rate gets a note until half of it is over. In manual optimization, and where a rank holds only a part of the
+        model, no step is scanned: only a loss that surged, or that climbed back, tells.
     """
     scans = scanned_steps(history)
     lost = _is_lost(history, jump)
-    if not lost and (not _does_badly(history) or began_dead(history) or began_saturated(history)):
+    spared = not lost and (not _does_badly(history) or began_dead(history) or began_saturated(history))
+    if len(scans) < _FEWEST:
+        return _by_losses(history, rise, spared)
+    if spared:
         return None
     most = standing(history).most
     # Where an unread loss came down far and climbed back, its first steps tell nothing of how.
@@ -113,8 +118,6 @@ def learning_rate_too_high(
     bounces = bounces and len(over) >= _BOUNCED * len(scans)
     shown = seen is not None or (early and _rose(history, early[0].step)) or bounces
     if not shown or not over:
-        if "train_loss" not in history:
-            return None
         # A loss may be lost for other reasons: then steps lower it as they should, or something is learned.
         lowered = sum(scan.change < 0 for scan in scans)
         if lost and ((most is not None and most >= LITTLE) or lowered >= _LOWERED * len(scans)):
@@ -158,6 +161,15 @@ def learning_rate_too_high(
         onset=_first_of(scans, over[0]),
         signals=("scan_limit", "scan/1", "learning_rate", "train_loss"),
     )
+
+
+def _by_losses(history: History, rise: float, spared: bool) -> Finding | None:
+    """Goes by the losses alone, of a run whose steps are not scanned: what they do not show may be all the same."""
+    shown = len(history["train_loss"]) >= YOUNG and not spared
+    found = (climbed(history, rise) or (unlearned(history) if is_finite(history) else None)) if shown else None
+    if found is None:
+        raise Undecided(history.absent.get("scan/1", f"fewer than {_FEWEST} steps have been scanned"))
+    return found
 
 
 def _first_of(scans: Sequence[ScannedStep], proof: ScannedStep) -> int:

@@ -126,9 +126,12 @@ def _beside_others(history: History, far: float, drowns: float) -> Finding | Non
         return None
     if not math.hypot(loud.target_mean, loud.target_std) >= far * max(1.0, loud.first_output):
         return None
-    share = standing(history).share
-    if not (history.last_step >= _TIME_TO_LEARN if share is None else share >= _HALF):
+    how = standing(history)
+    if not (history.last_step >= _TIME_TO_LEARN if how.share is None else how.share >= _HALF):
         raise Undecided("the other terms of the loss are given time until half of the run is over")
+    learned = _learned_of_what_is_all(history, loud)
+    if learned < 0 and (how.ended or not how.improving):
+        return _drowning(terms, loud, f"of it {learned:.1%} of what a constant costs is learned", learned=learned)
     others = [term for term in terms if term is not loud]
     if not any(term.looks >= _LOOKS and math.isfinite(term.learned_error) for term in others):
         raise Undecided(f"no other term of the loss was looked at {_LOOKS} times of late beside a constant prediction")
@@ -137,19 +140,22 @@ def _beside_others(history: History, far: float, drowns: float) -> Finding | Non
     if not drowned:
         return None
     least = min(drowned, key=lambda term: term.learned)
+    what = f"of another, {least.loss}, {least.learned:.1%} ± {2 * least.learned_error:.1%} of what a constant costs is "
+    return _drowning(terms, loud, f"{what}learned", learned=least.learned, learned_error=least.learned_error)
+
+
+def _drowning(terms: list[LossTerm], loud: LossTerm, consequence: str, **learned: float) -> Finding:
     return Finding(
         severity=Severity.WARNING,
         summary=f"one of {len(terms)} terms of the loss, {loud.loss}, has targets of mean {loud.target_mean:.3g} "
-        f"and std {loud.target_std:.3g} and is {loud.share:.4%} of the loss; of another, "
-        f"{least.loss}, {least.learned:.1%} ± {2 * least.learned_error:.1%} of what a constant costs is learned",
+        f"and std {loud.target_std:.3g} and is {loud.share:.4%} of the loss; {consequence}",
         evidence={
             "target_mean": loud.target_mean,
             "target_std": loud.target_std,
             "first_output": loud.first_output,
             "first_share": loud.first_share,
             "share": loud.share,
-            "learned": least.learned,
-            "learned_error": least.learned_error,
+            **learned,
         },
         remedy=f"standardise these targets: (y − {loud.target_mean:.4g}) / {loud.target_std:.4g}, and undo it in "
         "the predictions; or weigh the terms so that they begin about as large",
@@ -157,6 +163,19 @@ def _beside_others(history: History, far: float, drowns: float) -> Finding | Non
         onset=0,
         signals=("train_loss",),
     )
+
+
+def _learned_of_what_is_all(history: History, loud: LossTerm) -> float:
+    """Returns the share of a constant's cost that is learned of a term which is all of the loss.
+
+    By the loss alone, whatever its weight: the first outputs are next to nothing beside the targets, and cost their
+    square in the mean. A run may be quick to leave them.
+    """
+    losses = history["train_loss"].finite()
+    first, late = losses.values[:_SETTLED], stretch(losses, 0.8) or losses.values[-1:]
+    if not first or not max(first) > 0 or not loud.target_std > 0:
+        return math.nan
+    return 1 - median(late) / max(first) * (1 + (loud.target_mean / loud.target_std) ** 2)
 
 
 def _is_made_by_outliers(head: LossHead | LossTerm) -> bool:

@@ -128,7 +128,7 @@ def test_a_whole_layer_in_a_run_that_does_well_is_a_note() -> None:
 
 @pytest.mark.parametrize(("share", "found"), [(0.49, False), (0.51, True)])
 def test_half_of_the_units_are_enough_to_tell_in_a_run_that_does_badly(share: float, found: bool) -> None:
-    finding = judge([0.1, 0.3, share], run=COMPLETED)
+    finding = judge([0.1, 0.3, share], skill=0.2, run=COMPLETED)
     assert (finding is not None) is found
     if finding is not None:
         assert (finding.severity, finding.confidence) == (Severity.WARNING, "suspected")
@@ -137,7 +137,16 @@ def test_half_of_the_units_are_enough_to_tell_in_a_run_that_does_badly(share: fl
 
 @pytest.mark.parametrize(("share", "severity"), [(0.79, Severity.NOTE), (0.81, Severity.WARNING)])
 def test_healthy_while_some_units_are_left_the_run_is_given_half_of_its_time(share: float, severity: Severity) -> None:
-    finding = judge([0.1, 0.5, share], trainer={"planned_steps": 1000})
+    finding = judge([0.1, 0.5, share], skill=0.2, trainer={"planned_steps": 1000})
+    assert finding is not None
+    assert finding.severity is severity
+
+
+@pytest.mark.parametrize(("share", "severity"), [(0.79, Severity.NOTE), (0.81, Severity.WARNING)])
+def test_where_nothing_is_learned_units_that_are_left_show_that_the_dead_ones_are_not_why(
+    share: float, severity: Severity
+) -> None:
+    finding = judge([0.1, 0.5, share], skill=0.0, run=COMPLETED)
     assert finding is not None
     assert finding.severity is severity
 

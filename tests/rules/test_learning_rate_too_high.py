@@ -6,6 +6,7 @@ import pytest
 
 from lightning_doctor.findings import Confidence, Severity
 from lightning_doctor.history import History
+from lightning_doctor.rule import Undecided
 from lightning_doctor.rules.learning_rate_too_high import learning_rate_too_high
 from tests.histories import COMPLETED, decay, history_of, noisy, reading, scanned
 
@@ -357,3 +358,28 @@ def test_a_loss_of_unknown_kind_that_climbed_back_from_its_best_does_badly(
     losses = [*decay(10.0, 1.0, 20.0, 100), *noisy([best] * 100, 0.05), *noisy([1.1] * 200, 0.05, seed=1)]
     history = scanned(history_of(losses, run=COMPLETED, rates=rates), changes, limit=0.02)
     assert (learning_rate_too_high(history) is not None) is ill
+
+
+def unscanned(losses: list[float]) -> History:
+    """A run in manual optimization, which learned nothing."""
+    history = reading(history_of(losses, run=COMPLETED), "skill", [0.0] * 30)
+    history.lack(["scan/1"], "a step in manual optimization changes the weights, so that it cannot be rehearsed")
+    return history
+
+
+def test_sick_steps_that_nobody_scans_and_that_took_the_loss_far_up() -> None:
+    finding = learning_rate_too_high(unscanned([2.3] * 40 + [40.0] * 5 + noisy([2.3] * 255, 0.02)))
+    assert finding is not None
+    assert (finding.severity, finding.confidence) == (Severity.WARNING, Confidence.SUSPECTED)
+    assert "up to 40 at first" in finding.summary
+
+
+@pytest.mark.parametrize("losses", [noisy([2.3] * 300, 0.02), [2.3, 40.0, 2.3]], ids=["no surge", "young"])
+def test_steps_that_nobody_scans_and_that_show_nothing_are_not_called_healthy(losses: list[float]) -> None:
+    with pytest.raises(Undecided, match="in manual optimization"):
+        learning_rate_too_high(unscanned(losses))
+
+
+def test_a_run_of_which_too_few_steps_have_been_scanned_is_waited_for() -> None:
+    with pytest.raises(Undecided, match="fewer than 2 steps"):
+        learning_rate_too_high(history_of([2.3] * 3))

@@ -13,7 +13,7 @@ from lightning_doctor import Doctor
 from lightning_doctor.history import History
 from lightning_doctor.rule import Undecided
 from lightning_doctor.rules.unscaled_targets import unscaled_targets
-from tests.histories import HEAD, LOGITS, headed, reading
+from tests.histories import COMPLETED, HEAD, LOGITS, headed, reading
 from tests.runs import trainer
 
 
@@ -124,10 +124,13 @@ DROWNED: dict[str, Any] = {
 }
 
 
-def summed(loud: dict[str, Any], drowned: dict[str, Any], share: float = 0.6, steps: int = 400) -> History:
+def summed(
+    loud: dict[str, Any], drowned: dict[str, Any], share: float = 0.6, steps: int = 400, late: float = 1.5e5
+) -> History:
     """A run whose loss is a sum of two terms; of one share there is no plan."""
+    losses = [1e7] * 8 + [late] * (steps - 8)
     terms = {"step": steps - 10, "terms": [{**DROWNED, **drowned}, {**LOUD, **loud}]}
-    history = headed({}, skill=None, baseline=None, losses=[1e7] * steps, share=share, loss_terms=terms)
+    history = headed({}, skill=None, baseline=None, losses=losses, share=share, loss_terms=terms)
     del history.facts["loss_head"]
     history.absent["loss_head"] = "the loss is a sum of 2 terms"
     if not share < 1:
@@ -162,6 +165,23 @@ def test_sick_term_beside_which_another_counts_for_nothing() -> None:
 )
 def test_healthy_sum_of_terms_is_left_alone(loud: dict[str, Any], drowned: dict[str, Any]) -> None:
     assert unscaled_targets(summed(loud, drowned)) is None
+
+
+@pytest.mark.parametrize("drowned", [{}, {"learned": 0.5}, {"looks": 2}], ids=["drowned", "learned", "few looks"])
+def test_sick_term_that_is_all_of_the_loss_and_worse_than_a_constant_to_the_end(drowned: dict[str, Any]) -> None:
+    finding = unscaled_targets(summed({}, drowned, late=2e6))
+    assert finding is not None
+    assert "mse, has targets of mean 3e+03 and std 1e+03 and is 99.9950% of the loss; of it -100.0%" in finding.summary
+    assert finding.evidence["learned"] == pytest.approx(-1.0)
+
+
+def test_a_loud_term_that_still_comes_down_is_given_time() -> None:
+    history = summed({}, {"learned": 0.5})
+    falling = [1e7 * (1 - 0.8 * step / 400) for step in range(400)]
+    history["train_loss"].values[:] = falling
+    assert unscaled_targets(history) is None
+    history.facts["run"] = COMPLETED
+    assert unscaled_targets(history) is not None
 
 
 @pytest.mark.parametrize(
