@@ -17,6 +17,8 @@ YOUNG = 32
 # The share of the baseline that is something learned, and the share of that which may be left where it is lost;
 # standard errors that the loss must have risen by.
 _SOMETHING, _REST, _SURE = 0.05, 0.25, 5.0
+# Validation passes of late that tell whether their loss came down.
+_PASSES = 2
 # How many times the best a loss must be to have lost ground, where nothing tells how much there was to learn.
 _WELL_OVER = 1.25
 
@@ -38,7 +40,8 @@ def climbed(history: History, rise: float) -> Finding | None:
     surged = surged and not (as_high and median(late) < (1 - _SOMETHING) * baseline)
     # Of a run that learned something all the same batches may be the reason, whose losses lie far apart.
     most = standing(history).most
-    surged = surged and finite and (most is None or most < LITTLE)
+    learned = as_high or _came_down(history, start, late) if most is None else most >= LITTLE
+    surged = surged and finite and not learned
     # A constant prediction is within reach of any step that is small enough.
     reach = 1.03 * max(*losses.values[:2], baseline)
     # Medians tell little of losses that grow by orders of magnitude.
@@ -60,6 +63,14 @@ def climbed(history: History, rise: float) -> Finding | None:
         onset=losses.steps[0],
         signals=("train_loss", "learning_rate"),
     )
+
+
+def _came_down(history: History, start: float, late: list[float]) -> bool:
+    """Whether training or validation losses lie under where they began, where nothing tells what a constant costs."""
+    passes = history.get("val_loss").finite()
+    latest = stretch(passes, 0.8)
+    validated = len(latest) >= _PASSES and passes.values[0] > 0 and median(latest) < (1 - _SOMETHING) * passes.values[0]
+    return validated or median(late) < (1 - _SOMETHING) * start
 
 
 def _third_largest(values: list[float]) -> float:

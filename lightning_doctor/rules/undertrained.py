@@ -9,7 +9,7 @@ from lightning_doctor.findings import Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.noise import noise, shift, stretch, trend
 from lightning_doctor.prescriptions import peak_rate
-from lightning_doctor.progress import POOR, standing
+from lightning_doctor.progress import POOR, loss_left, standing
 from lightning_doctor.rule import rule
 
 # Validation passes that tell whether it has turned, and how far over its best it must be [noise of a pass].
@@ -104,7 +104,8 @@ def _left_much(history: History, end: float) -> bool:
     """Whether most of what there was to learn is not learned, at the very end, to which the loss has only just come."""
     now, baselines = standing(history), history.get("baseline_loss").finite().values
     if now.reached is None:
-        return True
+        left = loss_left(history)
+        return left is None or left >= POOR
     return now.poor and not (bool(baselines) and baselines[-1] > 0 and 1 - end / baselines[-1] >= POOR)
 
 

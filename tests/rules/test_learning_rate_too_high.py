@@ -383,3 +383,17 @@ def test_steps_that_nobody_scans_and_that_show_nothing_are_not_called_healthy(lo
 def test_a_run_of_which_too_few_steps_have_been_scanned_is_waited_for() -> None:
     with pytest.raises(Undecided, match="fewer than 2 steps"):
         learning_rate_too_high(history_of([2.3] * 3))
+
+
+@pytest.mark.parametrize(
+    ("late", "passes", "ill"),
+    [(2.3, [], True), (2.3, [2.4] * 8, True), (2.0, [], False), (2.3, [2.4, *[1.9] * 7], False)],
+    ids=["where it began", "validation too", "training came down", "validation came down"],
+)
+def test_a_surge_under_a_loss_of_unknown_kind_lost_nothing_where_the_loss_came_down(
+    late: float, passes: list[float], ill: bool
+) -> None:
+    losses = [2.3] * 40 + [40.0] * 5 + noisy([late] * 255, 0.02)
+    history = scanned(history_of(losses, run=COMPLETED), [-0.1] * 30)
+    reading(history, "val_loss", passes, 40)
+    assert (learning_rate_too_high(history) is not None) is ill

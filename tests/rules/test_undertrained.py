@@ -116,3 +116,10 @@ def test_where_validation_has_turned_longer_training_is_no_cure(last: float, sev
     finding = undertrained(history)
     assert finding is not None
     assert finding.severity == severity
+
+
+@pytest.mark.parametrize(("end", "severity"), [(0.9, "note"), (1.3, "warning")])
+def test_a_loss_of_unknown_kind_of_which_less_than_half_is_left_is_no_warning(end: float, severity: str) -> None:
+    finding = undertrained(history_of(noisy(line(2.3, end), 0.03), run=COMPLETED))
+    assert finding is not None
+    assert finding.severity == severity
