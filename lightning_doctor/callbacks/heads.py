@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
@@ -19,13 +21,18 @@ from lightning_doctor.measure.head import Head
 from lightning_doctor.measure.loss_graph import Graph, LayerOutputs, edge_of
 from lightning_doctor.measure.loss_head import UnreadError, read_head
 from lightning_doctor.measure.loss_slips import Slips, find_slips
+from lightning_doctor.measure.loss_values import recognise
 from lightning_doctor.measure.predictions import Tally, describe_outputs, gaps, pack
+from lightning_doctor.measure.rows import tensors
 
 if TYPE_CHECKING:
     from torch import nn
 
     from lightning_doctor.callbacks.case import Case
 
+# Outputs of the last layers, and tensors of a batch, that an unread loss is tried with, and after how many examined
+# steps on which no known loss had its value it is tried no more.
+_LATEST, _TARGETS, _MISSES = 2, 4, 4
 # How many terms with a slip are listed.
 _LISTED = 8
 # Autograd says little of its nodes, and another version of torch may say it differently.
@@ -69,6 +76,9 @@ class HeadMonitor(Monitor):
     def begin(self, case: Case) -> None:
         """Forgets what an earlier run has shown."""
         self._outputs = LayerOutputs()
+        self._latest: deque[tuple[Tensor, int]] = deque(maxlen=_LATEST)
+        self._batch: list[Tensor] = []
+        self._missed = 0
         self._read: list[tuple[Head, Tensor]] = []
         self._terms: list[Head] = []
         self._sum: tuple[list[Head], Tensor] | None = None
@@ -85,15 +95,23 @@ class HeadMonitor(Monitor):
     def end(self, case: Case) -> None:
         """Lets go of tensors."""
         self._outputs = LayerOutputs()
+        self._latest.clear()
+        self._batch = []
         self._read.clear()
         self._terms.clear()
         self._slips.clear()
         self._rows.clear()
         self._tally = self._sum = self._term_record = None
 
+    def before_batch(self, case: Case, batch: Any, batch_idx: int) -> None:
+        """Keeps what may be the targets."""
+        self._batch = tensors(batch)[:_TARGETS] if case.examining else []
+
     def layer_ran(self, case: Case, layer: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         """Keeps a layer's output, which may be the prediction."""
         self._outputs.keep(output)
+        if isinstance(output, Tensor) and output.requires_grad and output.numel() > 1:
+            self._latest.append((output, output._version))
 
     def examine_loss(self, case: Case, loss: Tensor) -> None:
         """Reads the head of a loss that is about to be sent backward."""
@@ -105,6 +123,10 @@ class HeadMonitor(Monitor):
         try:
             head = read_head(graph, root)
         except UnreadError as error:
+            known = None if error.heads else self._by_value(case, graph, loss)
+            if known is not None:
+                self._read.append(known)
+                return
             self._unread = str(error)
             self._terms += error.heads
             # An optimizer that evaluates its loss several times begins with the one that counts.
@@ -119,6 +141,24 @@ class HeadMonitor(Monitor):
         # Of a loss that is no single head, or may not be the only one of its step.
         with suppress(*_GRAPH_ERRORS):
             self._slips.append(find_slips(graph, root))
+
+    def _by_value(self, case: Case, graph: Graph, loss: Tensor) -> tuple[Head, Tensor] | None:
+        """Returns the head of a known loss that has the same value, None where there is none."""
+        if self._missed >= _MISSES:
+            return None
+        self._missed += 1
+        scale, batches = case.run.loss_scale(), case.run.accumulate if case.run.automatic else 1
+        factor = 1.0 if self._compiled else (1.0 if scale is None else float(scale)) / batches
+        outputs = [output for output, version in self._latest if output._version == version]
+        value = float(loss.detach()) / factor
+        with suppress(UnreadError, *_GRAPH_ERRORS):
+            known = recognise(outputs, self._batch, value) if math.isfinite(value) and value != 0 else None
+            root = None if known is None else edge_of(known if factor == 1 else known * factor)
+            if root is not None:
+                found = self._unscaled(case, read_head(graph, root), loss.detach())
+                self._missed = 0
+                return found
+        return None
 
     def _unscaled(self, case: Case, head: Head, loss: Tensor) -> tuple[Head, Tensor]:
         """Returns both in the units of the training loss, whatever Lightning has made of it."""
@@ -136,6 +176,8 @@ class HeadMonitor(Monitor):
         terms, slips, summed = [*self._terms, *(head for head, _ in read)], self._slips, self._sum
         self._sum = None
         self._outputs, self._read, self._terms, self._slips, self._unread = LayerOutputs(), [], [], [], None
+        self._latest.clear()
+        self._batch = []
         if not read and unread is None:
             return
         self._seen_backward = True

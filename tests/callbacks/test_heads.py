@@ -474,6 +474,41 @@ def test_a_custom_function_leaves_its_name(tmp_path: Path) -> None:
     assert history.absent["loss_head"] == "the loss cannot be read: it is computed by a custom autograd Function (Mine)"
 
 
+class Fused(torch.autograd.Function):
+    """A cross-entropy with a backward pass of its own, as fused kernels have."""
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, labels: Tensor) -> Tensor:
+        ctx.save_for_backward(scores.softmax(1) - functional.one_hot(labels, scores.shape[1]))
+        return functional.cross_entropy(scores, labels)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (errors,) = ctx.saved_tensors
+        return gradient * errors / len(errors), None
+
+
+@pytest.mark.parametrize("options", [{}, {"accumulate_grad_batches": 2}, {"precision": "bf16-mixed"}])
+def test_a_custom_function_is_known_by_the_value_of_the_loss_that_it_is(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    fused = watch(tmp_path / "fused", Net(lambda o, t: Fused.apply(o.float(), t), 10), LABELS, **options)
+    plain = watch(tmp_path / "plain", Net(lambda o, t: functional.cross_entropy(o.float(), t), 10), LABELS, **options)
+    read, known = fused.fact("loss_head"), plain.fact("loss_head")
+    assert {key: value for key, value in read.items() if not isinstance(value, float)} == {
+        key: value for key, value in known.items() if not isinstance(value, float)
+    }
+    assert fused["baseline_loss"].values == pytest.approx(plain["baseline_loss"].values)
+    assert fused["skill"].values[-3:] == pytest.approx(plain["skill"].values[-3:], abs=0.1)
+
+
+def test_a_loss_of_ones_own_is_tried_a_few_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[float] = []
+    monkeypatch.setattr("lightning_doctor.callbacks.heads.recognise", lambda *_: asked.append(1.0))
+    watch(tmp_path, Net(lambda o, t: Fused.apply(o, t), 10), LABELS)
+    assert len(asked) == 4
+
+
 def test_no_loss_leaves_a_reason(tmp_path: Path) -> None:
     class Nothing(DigitsNet):
         def training_step(self, batch: Any, batch_idx: int) -> None:
