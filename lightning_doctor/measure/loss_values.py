@@ -48,6 +48,10 @@ def _losses(output: Tensor, target: Tensor) -> Iterator[Callable[[str], Tensor]]
         yield from _of_classes(output, target.long())
     if output.numel() == target.numel() and len(output) == len(target):
         yield from _of_numbers(output, target.reshape(output.shape).to(output.dtype))
+        if {tuple(output.shape), tuple(target.shape)} == {(len(output),), (len(output), 1)}:
+            # All with all, where a column meets a row by mistake.
+            size = (len(output), len(output))
+            yield from _errors(output.expand(size), target.to(output.dtype).expand(size))
 
 
 def _of_classes(output: Tensor, labels: Tensor) -> Iterator[Callable[[str], Tensor]]:
@@ -61,10 +65,14 @@ def _of_classes(output: Tensor, labels: Tensor) -> Iterator[Callable[[str], Tens
                 )
 
 
-def _of_numbers(output: Tensor, target: Tensor) -> Iterator[Callable[[str], Tensor]]:
+def _errors(output: Tensor, target: Tensor) -> Iterator[Callable[[str], Tensor]]:
     yield lambda reduction: functional.mse_loss(output, target, reduction=reduction)
     yield lambda reduction: functional.l1_loss(output, target, reduction=reduction)
     yield lambda reduction: functional.smooth_l1_loss(output, target, reduction=reduction)
+
+
+def _of_numbers(output: Tensor, target: Tensor) -> Iterator[Callable[[str], Tensor]]:
+    yield from _errors(output, target)
     if bool(((target >= 0) & (target <= 1)).all()):
         yield lambda reduction: functional.binary_cross_entropy_with_logits(output, target, reduction=reduction)
         if bool(((output >= 0) & (output <= 1)).all()):

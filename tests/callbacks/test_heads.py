@@ -502,6 +502,24 @@ def test_a_custom_function_is_known_by_the_value_of_the_loss_that_it_is(
     assert fused["skill"].values[-3:] == pytest.approx(plain["skill"].values[-3:], abs=0.1)
 
 
+class Hidden(torch.autograd.Function):
+    """Nothing at all, which hides what the loss was made of."""
+
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor) -> Tensor:
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient.clone()
+
+
+def test_a_column_that_meets_a_row_is_seen_by_the_value_of_its_loss_too(tmp_path: Path) -> None:
+    history = watch(tmp_path, Net(lambda o, t: Hidden.apply((o - t).square().mean()), 1), REAL[:, 0])
+    assert history.fact("loss_head.output_shape") == [64, 1]
+    assert history.fact("loss_head.target_shape") == [64]
+
+
 def test_a_loss_of_ones_own_is_tried_a_few_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[float] = []
     monkeypatch.setattr("lightning_doctor.callbacks.heads.recognise", lambda *_: asked.append(1.0))

@@ -57,6 +57,14 @@ def test_columns_and_rows_of_as_many_numbers_are_the_same_targets() -> None:
     assert recognised(column, [NUMBERS[:, 0]], functional.mse_loss(column[:, 0], NUMBERS[:, 0])) == "MseLossBackward0"
 
 
+def test_a_column_that_meets_a_row_is_compared_all_with_all() -> None:
+    column, row = OUTPUTS[:, :1].clone().requires_grad_(), NUMBERS[:, 0]
+    value = (column - row).square().mean()
+    found = recognise([column], [row], float(value))
+    assert found is not None
+    assert torch.equal(torch.autograd.grad(found, column)[0], torch.autograd.grad(value, column)[0])
+
+
 def test_half_precision_is_compared_in_float32() -> None:
     value = functional.cross_entropy(OUTPUTS.bfloat16().float(), LABELS)
     assert recognised(OUTPUTS.bfloat16(), [LABELS], value) is not None
