@@ -157,6 +157,11 @@ class History:
         """Notes why series were not recorded; those that were are left alone."""
         self.absent.update({name: reason for name in names if name not in self._series})
 
+    def forget(self, names: Iterable[str]) -> None:
+        """Takes back series that were recorded by mistake."""
+        for name in names:
+            self._series.pop(name, None)
+
     def happened(self, name: str, step: int, **details: Any) -> None:
         """Notes an event; the first ones are kept when there are too many."""
         if len(self.events) < EVENT_CAPACITY:

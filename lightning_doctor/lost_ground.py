@@ -23,8 +23,15 @@ _PASSES = 2
 _WELL_OVER = 1.25
 
 
-def climbed(history: History, rise: float) -> Finding | None:
-    """A run that its own steps took up, and that learned nothing: at first, again and again, or to stay up there."""
+def climbed(history: History, rise: float, *, scanned: bool = True) -> Finding | None:
+    """A run that its own steps took up, and that learned nothing: at first, again and again, or to stay up there.
+
+    Args:
+        history: Of the run.
+        rise: How many times its start a loss must have surged to.
+        scanned: Whether steps were scanned, and do not lower the loss as they should. Else a loss of unknown kind that
+            stays over its start may rise by right, as the task gets harder.
+    """
     losses, finite = history["train_loss"].finite(), is_finite(history)
     # One that is lost at once is lost for many a reason.
     if not losses.values or min(losses.values) < 0 or (not finite and len(losses) < 4 * YOUNG):
@@ -47,6 +54,7 @@ def climbed(history: History, rise: float) -> Finding | None:
     # Medians tell little of losses that grow by orders of magnitude.
     far = min(late[-4 * YOUNG :]) > rise * reach
     stays = median(late) > reach and (far or shift(losses.values[:8], late).sigmas > 4)
+    stays = stays and (scanned or most is not None)
     bounces = finite and baseline > 0 and not stays and _throws(late, max(_at_most(losses.values[:8]), 2 * baseline))
     if not surged and not stays and not bounces:
         return None
@@ -70,7 +78,7 @@ def _came_down(history: History, start: float, late: list[float]) -> bool:
     passes = history.get("val_loss").finite()
     latest = stretch(passes, 0.8)
     validated = len(latest) >= _PASSES and passes.values[0] > 0 and median(latest) < (1 - _SOMETHING) * passes.values[0]
-    return validated or median(late) < (1 - _SOMETHING) * start
+    return validated or median(late) < (1 - _REST) * start
 
 
 def _third_largest(values: list[float]) -> float:

@@ -78,7 +78,7 @@ class HeadMonitor(Monitor):
         self._outputs = LayerOutputs()
         self._latest: deque[tuple[Tensor, int]] = deque(maxlen=_LATEST)
         self._batch: list[Tensor] = []
-        self._missed = 0
+        self._missed, self._recognised = 0, False
         self._read: list[tuple[Head, Tensor]] = []
         self._terms: list[Head] = []
         self._sum: tuple[list[Head], Tensor] | None = None
@@ -156,8 +156,12 @@ class HeadMonitor(Monitor):
             root = None if known is None else edge_of(known if factor == 1 else known * factor)
             if root is not None:
                 found = self._unscaled(case, read_head(graph, root), loss.detach())
-                self._missed = 0
+                self._missed, self._recognised = 0, True
                 return found
+        if self._recognised:
+            # It was another loss, which had that value for a while.
+            self._missed = _MISSES
+            case.history.forget(self.signals)
         return None
 
     def _unscaled(self, case: Case, head: Head, loss: Tensor) -> tuple[Head, Tensor]:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
-from statistics import median_low
 
-# One dear window among so many is a stall, of the machine or of the collector of garbage, and no price.
-_WINDOWS = 3
+# The dearest window among so many is left out: it may be a stall, of the machine or of the collector of garbage.
+_WINDOWS = 8
 
 
 class Ledger:
     """Books of one kind of work.
 
     Attributes:
-        cost: What it takes each time, by the middle one of the last windows in which there was any [seconds].
+        cost: What it takes each time, on average over the last windows but the dearest [seconds].
         total: What it took in all [seconds].
         times: How often it was done, up to the last window.
     """
@@ -37,6 +36,7 @@ class Ledger:
         """Closes the books of a window."""
         if self._times:
             self._recent.append(self._time / self._times)
-            self.cost = median_low(self._recent)
+            least = sorted(self._recent)[: max(1, len(self._recent) - 1)]
+            self.cost = sum(least) / len(least)
             self.times += self._times
             self._time, self._times = 0.0, 0

@@ -13,6 +13,8 @@ from lightning_doctor.measure.loss_graph import is_plain
 
 # How near two values are that are the same but for the order of their sums [share].
 _SAME = 1e-5
+# Rows of which all can be compared with all.
+_FEW = 1024
 # What ``cross_entropy`` leaves out by default.
 _LEFT_OUT = -100
 
@@ -48,7 +50,8 @@ def _losses(output: Tensor, target: Tensor) -> Iterator[Callable[[str], Tensor]]
         yield from _of_classes(output, target.long())
     if output.numel() == target.numel() and len(output) == len(target):
         yield from _of_numbers(output, target.reshape(output.shape).to(output.dtype))
-        if {tuple(output.shape), tuple(target.shape)} == {(len(output),), (len(output), 1)}:
+        shapes = {tuple(output.shape), tuple(target.shape)}
+        if len(output) <= _FEW and shapes == {(len(output),), (len(output), 1)}:
             # All with all, where a column meets a row by mistake.
             size = (len(output), len(output))
             yield from _errors(output.expand(size), target.to(output.dtype).expand(size))
@@ -66,6 +69,9 @@ def _of_classes(output: Tensor, labels: Tensor) -> Iterator[Callable[[str], Tens
 
 
 def _errors(output: Tensor, target: Tensor) -> Iterator[Callable[[str], Tensor]]:
+    # Of labels of plus and minus one a hinge is the absolute error, as long as no margin is kept.
+    if bool((target.abs() == target.abs().amax()).all()):
+        return
     yield lambda reduction: functional.mse_loss(output, target, reduction=reduction)
     yield lambda reduction: functional.l1_loss(output, target, reduction=reduction)
     yield lambda reduction: functional.smooth_l1_loss(output, target, reduction=reduction)

@@ -166,7 +166,9 @@ def learning_rate_too_high(
 def _by_losses(history: History, rise: float, spared: bool) -> Finding | None:
     """Goes by the losses alone, of a run whose steps are not scanned: what they do not show may be all the same."""
     shown = len(history["train_loss"]) >= YOUNG and not spared
-    found = (climbed(history, rise) or (unlearned(history) if is_finite(history) else None)) if shown else None
+    found = climbed(history, rise, scanned=False) if shown else None
+    if shown and found is None and is_finite(history):
+        found = unlearned(history)
     if found is None:
         raise Undecided(history.absent.get("scan/1", f"fewer than {_FEWEST} steps have been scanned"))
     return found

@@ -169,11 +169,11 @@ def _learned_of_what_is_all(history: History, loud: LossTerm) -> float:
     """Returns the share of a constant's cost that is learned of a term which is all of the loss.
 
     By the loss alone, whatever its weight: the first outputs are next to nothing beside the targets, and cost their
-    square in the mean. A run may be quick to leave them.
+    square in the mean; NaN for other errors. A run may be quick to leave them.
     """
     losses = history["train_loss"].finite()
     first, late = losses.values[:_SETTLED], stretch(losses, 0.8) or losses.values[-1:]
-    if not first or not max(first) > 0 or not loud.target_std > 0:
+    if loud.loss != "mse" or not first or not max(first) > 0 or not loud.target_std > 0:
         return math.nan
     return 1 - median(late) / max(first) * (1 + (loud.target_mean / loud.target_std) ** 2)
 

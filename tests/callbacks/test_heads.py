@@ -520,6 +520,18 @@ def test_a_column_that_meets_a_row_is_seen_by_the_value_of_its_loss_too(tmp_path
     assert history.fact("loss_head.target_shape") == [64]
 
 
+def test_what_was_known_by_a_value_that_another_loss_had_for_a_while_is_forgotten(tmp_path: Path) -> None:
+    class Turning(Net):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            loss = super().training_step(batch, batch_idx)
+            return loss if self.global_step < 8 else 1.5 * loss
+
+    history = watch(tmp_path, Turning(lambda o, t: Fused.apply(o, t), 10), LABELS)
+    assert "baseline_loss" not in history
+    assert "skill" not in history
+    assert "Fused" in history.absent["loss_head"]
+
+
 def test_a_loss_of_ones_own_is_tried_a_few_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[float] = []
     monkeypatch.setattr("lightning_doctor.callbacks.heads.recognise", lambda *_: asked.append(1.0))

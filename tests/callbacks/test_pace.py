@@ -71,6 +71,12 @@ def test_one_examination_that_stalls_costs_none_of_the_next_ones(stalled: int, k
     assert examined[:6] == [0, 1, 3, 7, 15, 31]
 
 
+def test_examinations_that_are_dear_now_and_then_keep_to_the_share() -> None:
+    examined, budget = paced(3000, cost=lambda step: 1.0 if len(str(step)) % 3 == 0 else 0.02, step_time=0.02)
+    assert len(examined) > 4
+    assert budget.spent <= 0.02 * budget.elapsed + 2.0
+
+
 def test_a_first_examination_that_took_all_there_is_has_no_second() -> None:
     examined, budget = paced(300, cost=lambda step: 0.01 if step else 1.3, step_time=2e-3)
     assert examined == [0]

@@ -83,3 +83,17 @@ def test_half_precision_is_compared_in_float32() -> None:
 )
 def test_what_has_no_such_value_is_not_known(output: Tensor, targets: list[Tensor], value: Tensor) -> None:
     assert recognised(output, targets, value) is None
+
+
+def test_a_hinge_of_labels_of_plus_and_minus_one_is_no_distance() -> None:
+    signs = torch.where(LABELS > 2, 1.0, -1.0)[:, None]
+    output = 0.1 * OUTPUTS[:, :1]
+    hinge = (1 - signs * output).relu()
+    assert float((hinge.mean() - functional.l1_loss(output, signs)).abs()) < 1e-6
+    assert recognised(output, [signs], hinge.mean()) is None
+    assert recognised(output, [signs], hinge.square().mean()) is None
+
+
+def test_many_rows_are_not_compared_all_with_all() -> None:
+    column, row = torch.randn(2000, 1, generator=_ROWS), torch.randn(2000, generator=_ROWS)
+    assert recognised(column, [row], (column - row).square().mean()) is None

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import threading
+from collections import deque
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -63,6 +66,17 @@ class Net(nn.Module):
             self.run = lambda inputs, net=self: net.step(inputs)
         elif how == "keyword":
             self.run = self.keyword()
+        elif how == "in a tuple in a list":
+            self.steps = [("run", lambda inputs: self.step(inputs))]
+            self.run = lambda inputs: self.steps[0][1](inputs)
+        elif how == "partial":
+            self.run = partial(lambda inputs, scale: scale * self.step(inputs), scale=1.0)
+        elif how == "dictionary in a closure":
+            ways = {"run": lambda inputs: self.step(inputs)}
+            self.run = lambda inputs: ways["run"](inputs)
+        elif how == "parts in a closure":
+            parts = (self.layer, self.seen.append)
+            self.run = lambda inputs: (outputs := parts[0](inputs), parts[1](outputs))[0]
         elif how == "hook":
             self.layer.register_forward_hook(lambda _, inputs, outputs: self.seen.append(outputs))
             self.run = lambda inputs: self.layer(inputs)
@@ -89,6 +103,10 @@ class Net(nn.Module):
         "a closure's method",
         "default",
         "keyword",
+        "in a tuple in a list",
+        "partial",
+        "dictionary in a closure",
+        "parts in a closure",
         "hook",
     ],
 )
@@ -128,3 +146,37 @@ def test_a_function_that_reaches_itself_is_copied_once() -> None:
         made.weight.fill_(8.0)
     assert made.halve(3) == 1.0
     assert net.halve is halve
+
+
+def test_what_a_function_draws_from_keeps_and_adds_up_is_its_own_in_the_copy() -> None:
+    source, numbers, mean = torch.Generator().manual_seed(3), np.random.default_rng(3), torch.zeros(2)
+    latest: deque[Tensor] = deque(maxlen=3)
+    kept: dict[str, Tensor] = {}
+    layer, lock = nn.Linear(2, 2), threading.Lock()
+
+    def note(_: nn.Module, inputs: Any, outputs: Tensor) -> None:
+        with lock:
+            torch.randn(1, generator=source)
+            numbers.normal()
+            mean.add_(outputs.detach().mean(0))
+            latest.append(outputs)
+            kept["outputs"] = outputs
+
+    layer.register_forward_hook(note)
+    layer(torch.ones(1, 2))
+    states = source.get_state(), numbers.bit_generator.state, mean.clone()
+    twin(layer)(torch.ones(1, 2))
+    assert torch.equal(source.get_state(), states[0])
+    assert numbers.bit_generator.state == states[1]
+    assert torch.equal(mean, states[2])
+    assert len(latest) == 1
+    assert kept["outputs"] is latest[0]
+
+
+def test_a_teacher_at_rest_and_data_are_shared() -> None:
+    teacher, rows = nn.Linear(2, 2).eval(), torch.zeros(1 << 23)
+    layer = nn.Linear(2, 2)
+    layer.reach = lambda: (teacher, rows)  # type: ignore[assignment]
+    made: Any = twin(layer)
+    assert made.reach()[0] is teacher
+    assert made.reach()[1] is rows
