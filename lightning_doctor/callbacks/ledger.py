@@ -13,12 +13,13 @@ class Ledger:
 
     Attributes:
         cost: What it takes each time, on average over the last windows but the dearest [seconds].
+        dearest: What it took each time in the dearest of those windows [seconds].
         total: What it took in all [seconds].
         times: How often it was done, up to the last window.
     """
 
     def __init__(self) -> None:
-        self.cost = self.total = 0.0
+        self.cost = self.dearest = self.total = 0.0
         self.times = 0
         self._time, self._times = 0.0, 0
         self._recent: deque[float] = deque(maxlen=_WINDOWS)
@@ -37,6 +38,6 @@ class Ledger:
         if self._times:
             self._recent.append(self._time / self._times)
             least = sorted(self._recent)[: max(1, len(self._recent) - 1)]
-            self.cost = sum(least) / len(least)
+            self.cost, self.dearest = sum(least) / len(least), max(self._recent)
             self.times += self._times
             self._time, self._times = 0.0, 0

@@ -267,6 +267,9 @@ class Pace:
         if self._budget.has_earned(cost):
             return True
         left = self._budget.left()
+        if self.examinations.dearest > left:
+            # It may be as dear again.
+            return False
         # The only one so far may have stalled: what is left for others is no reason against a second one.
         if self.examinations.times > 1:
             left -= self.left_for_rules
