@@ -147,8 +147,8 @@ class HeadMonitor(Monitor):
         if self._missed >= _MISSES:
             return None
         self._missed += 1
-        scale, batches = case.run.loss_scale(), case.run.accumulate if case.run.automatic else 1
-        factor = 1.0 if self._compiled else (1.0 if scale is None else float(scale)) / batches
+        batches, scale = self._scaling(case)
+        factor = (1.0 if scale is None else float(scale)) / batches
         outputs = [output for output, version in self._latest if output._version == version]
         value = float(loss.detach()) / factor
         with suppress(UnreadError, *_GRAPH_ERRORS):
@@ -164,12 +164,15 @@ class HeadMonitor(Monitor):
             case.history.forget(self.signals)
         return None
 
+    def _scaling(self, case: Case) -> tuple[int, Tensor | None]:
+        """Returns what Lightning has divided the loss by and multiplied it by; nothing of a compiled model's copy."""
+        if self._compiled:
+            return 1, None
+        return case.run.accumulate if case.run.automatic else 1, case.run.loss_scale()
+
     def _unscaled(self, case: Case, head: Head, loss: Tensor) -> tuple[Head, Tensor]:
         """Returns both in the units of the training loss, whatever Lightning has made of it."""
-        if self._compiled:
-            return head, loss
-        scale = case.run.loss_scale()
-        batches = case.run.accumulate if case.run.automatic else 1
+        batches, scale = self._scaling(case)
         factor = None if scale is None else 1 / scale
         head.path = head.path.rescaled(batches, factor)
         return head, loss * batches if factor is None else loss * batches * factor

@@ -82,7 +82,9 @@ class _Binding:
             return self._callable(value)
         if type(value) is tuple:
             return tuple(map(self.bound, value))
-        made = self._collection(value) if isinstance(value, (list, dict, set, deque)) else self._state(value)
+        if isinstance(value, (list, dict, set, deque)):
+            return self._collection(value)
+        made = self._state(value)
         if made is not value:
             self._keep(value, made)
         return made
