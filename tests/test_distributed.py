@@ -35,7 +35,7 @@ TRAIN = textwrap.dedent(
         # However slow the machine is, a probe that is asked for is made.
         overhead=1.0 if mode.startswith("probed") else 0.02,
     )
-    callbacks = [] if mode in ("one rank", "plain") else [doctor]
+    callbacks = [] if mode in ("one rank", "plain", "plain, by hand") else [doctor]
     if mode.startswith("probed"):
         from lightning_doctor.callbacks.curvature import CurvatureProbe
         from lightning_doctor.callbacks.point import Point
@@ -56,8 +56,15 @@ TRAIN = textwrap.dedent(
             if mode != "one validation" or rank == 0:
                 super().validation_step(batch, batch_idx)
         def training_step(self, batch, batch_idx):
-            return torch.nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+            loss = torch.nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+            if self.automatic_optimization:
+                return loss
+            optimizer = self.optimizers()
+            optimizer.zero_grad()
+            self.manual_backward(loss)
+            optimizer.step()
     net = Net(100.0 if mode in ("sick", "stop") else 0.1)
+    net.automatic_optimization = not mode.endswith("by hand")
     logger = CSVLogger(folder) if mode == "sick" else False
     run = trainer(
         folder, *callbacks, max_epochs=20 if mode in ("sick", "stop") else 3, devices=world, logger=logger,
@@ -232,10 +239,11 @@ def test_a_run_that_was_spawned_hands_its_report_over(tmp_path: Path) -> None:
     assert list(tmp_path.glob("lightning-doctor-*")) == []
 
 
-def test_ranks_probe_the_curvature_of_the_union_batch(tmp_path: Path) -> None:
-    first, second = train(tmp_path / "two", "probed", 2)
-    (alone,) = train(tmp_path / "one", "probed", 1)
-    (plain, _) = train(tmp_path / "plain", "plain", 2)
+@pytest.mark.parametrize("by_hand", ["", ", by hand"])
+def test_ranks_probe_the_curvature_of_the_union_batch(tmp_path: Path, by_hand: str) -> None:
+    first, second = train(tmp_path / "two", f"probed{by_hand}", 2)
+    (alone,) = train(tmp_path / "one", f"probed{by_hand}", 1)
+    (plain, _) = train(tmp_path / "plain", f"plain{by_hand}", 2)
     assert first["weights"] == second["weights"] == plain["weights"]
     histories = [result["report"]["history"] for result in (first, second, alone)]
     found = [history["facts"]["curvature"] for history in histories]

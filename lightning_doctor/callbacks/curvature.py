@@ -58,7 +58,7 @@ class CurvatureProbe(Monitor):
         every_n_steps: How often to ask what kind of point this is [optimizer steps], from the next window on; by
             default only on a plateau and at the end.
         probe_loss: The loss of a module on a batch, as ``probe_loss(module, batch)``, a scalar: for models whose
-            training step cannot be run apart, as in manual optimization.
+            training step cannot be run apart.
 
     Raises:
         ValueError: For a number of samples under 2, or an interval under 1.

@@ -86,6 +86,7 @@ class HeadMonitor(Monitor):
         self._slips: list[Slips] = []
         self._rows: dict[int, Tensor] = {}
         self._unread: str | None = None
+        self._losses = 0
         self._tally: Tally | None = None
         self._record: HeadRecord | None = None
         self._seen_backward = False
@@ -115,6 +116,7 @@ class HeadMonitor(Monitor):
 
     def examine_loss(self, case: Case, loss: Tensor) -> None:
         """Reads the head of a loss that is about to be sent backward."""
+        self._losses += 1
         root = edge_of(loss)
         if root is None:
             self._unread = "the loss has no autograd graph"
@@ -181,7 +183,8 @@ class HeadMonitor(Monitor):
         """Hands over what was measured."""
         read, unread = self._read, self._unread
         terms, slips, summed = [*self._terms, *(head for head, _ in read)], self._slips, self._sum
-        self._sum = None
+        alone = case.run.automatic or self._losses == 1
+        self._sum, self._losses = None, 0
         self._outputs, self._read, self._terms, self._slips, self._unread = LayerOutputs(), [], [], [], None
         self._latest.clear()
         self._batch = []
@@ -196,7 +199,7 @@ class HeadMonitor(Monitor):
         if unread is not None:
             self._give_reason(case, unread)
             case.history.facts.pop("loss_head", None)
-            if summed is not None and not read and several == 1 and case.run.automatic:
+            if summed is not None and not read and several == 1 and alone:
                 self._follow(case, *summed)
             self._note_slips(case, [head for head in terms if head.broadcast], slips)
             return

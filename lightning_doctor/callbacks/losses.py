@@ -43,6 +43,9 @@ class LossMonitor(Monitor):
 
     def before_backward(self, case: Case, loss: Tensor) -> None:
         """Keeps what is sent backward: in manual optimization nothing need be returned."""
+        if loss.numel() != 1:
+            # Sent with a gradient of its own: what falls is not known.
+            return
         loss, scale = loss.detach().reshape(()), case.run.loss_scale()
         self._sent.append(loss.clone() if scale is None else loss / scale)
 

@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -17,6 +17,8 @@ from torch.nn.parameter import is_lazy
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_doctor.callbacks.free_memory import free_memory
+from lightning_doctor.callbacks.hand_step import HandStep
+from lightning_doctor.callbacks.screen import Mute, Screen, nothing
 from lightning_doctor.callbacks.shards import Whole, engine, put_together, shards_obstacle
 from lightning_doctor.measure.norms import are_sharded
 from lightning_doctor.measure.rows import tensor_bytes
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from lightning_doctor.callbacks.base import LightningModule, Trainer
 
 Step = Literal["training_step", "validation_step"]
-BY_HAND = "a step in manual optimization changes the weights, so that it cannot be rehearsed"
+BY_HAND = "a step that steps several optimizers by hand has no one loss to be rehearsed for"
 _WHOLE = ("SingleDeviceStrategy", "DDPStrategy")
 # A copy, and the difference of two sets of weights, with room to run.
 _COPIES = 4
@@ -70,7 +72,7 @@ class Rehearsal:
             raise Unrehearsable(reason)
         self._trainer = trainer
         self._source = module
-        self.module = _copied(trainer, module, whole)
+        self.module, self._hand = _copied(trainer, module, whole)
 
     def of(self, module: LightningModule) -> Rehearsal:
         """Returns the same with another copy of the model."""
@@ -112,7 +114,9 @@ class Rehearsal:
             precision.train_step_context() if step == "training_step" else precision.val_step_context(),
             torch.compiler.set_stance("force_eager"),
         ):
-            outputs = run(*copy.deepcopy(arguments), **loaders)
+            step_of_copy = partial(run, *copy.deepcopy(arguments), **loaders)
+            by_hand = self._hand if step == "training_step" and by is None else None
+            outputs = step_of_copy() if by_hand is None else by_hand.loss(step_of_copy)
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         return loss.reshape(()) if isinstance(loss, Tensor) and loss.numel() == 1 else None
 
@@ -126,7 +130,7 @@ def obstacle(trainer: Trainer, module: LightningModule, *, steps: bool = True, g
         steps: Whether its training step is what will be run.
         gathers: Whether all ranks make a copy, and may gather weights that they hold in shards.
     """
-    if steps and not module.automatic_optimization:
+    if steps and steps_several(trainer, module):
         return BY_HAND
     if (reason := engine(trainer)) is not None:
         return reason
@@ -146,6 +150,11 @@ def obstacle(trainer: Trainer, module: LightningModule, *, steps: bool = True, g
     return None
 
 
+def steps_several(trainer: Trainer, module: LightningModule) -> bool:
+    """Whether the training step itself steps several optimizers, each of which may follow a loss of its own."""
+    return not module.automatic_optimization and len(trainer.optimizers) > 1
+
+
 def trial_cost(module: nn.Module) -> float:
     """Returns about what trying a step on a copy of the model takes, by its size alone [seconds]."""
     parameters = [parameter for parameter in module.parameters() if not is_lazy(parameter)]
@@ -157,9 +166,14 @@ def holds_whole(trainer: Trainer, parameters: Sequence[Tensor]) -> bool:
     return any(kind.__name__ in _WHOLE for kind in type(trainer.strategy).__mro__) and not are_sharded(parameters)
 
 
-def _copied(trainer: Trainer, module: LightningModule, whole: Whole | None) -> LightningModule:
+def _copied(trainer: Trainer, module: LightningModule, whole: Whole | None) -> tuple[LightningModule, HandStep | None]:
     # What is not the model's own to change is shared: the Trainer behind a screen, data, and what is left of a graph.
-    memo: dict[int, Any] = {id(trainer): _Screen(trainer)}
+    steps_itself = not module.automatic_optimization and len(trainer.optimizers) == 1
+    hand = HandStep(trainer) if steps_itself else None
+    screen = Screen(trainer, logger=Mute(), loggers=[], **({} if hand is None else hand.own))
+    memo: dict[int, Any] = {id(trainer): screen}
+    if hand is not None:
+        hand.stand_in(memo)
     for part in module.modules():
         for value in _held(part):
             if isinstance(value, (Dataset, DataLoader)) or type(value).__name__.endswith(("DataModule", "DeviceMesh")):
@@ -180,10 +194,12 @@ def _copied(trainer: Trainer, module: LightningModule, whole: Whole | None) -> L
     if context is not None:
         for name in ("forward", "training_step", "validation_step", "test_step", "predict_step"):
             made.__dict__.pop(name, None)
-    made._trainer = memo[id(trainer)]
+    made._trainer = cast("Trainer", screen)
     for name in ("log", "log_dict", "print"):
-        made.__dict__[name] = _nothing
-    return made
+        made.__dict__[name] = nothing
+    if hand is not None:
+        hand.take(memo)
+    return made, hand
 
 
 def _held(part: nn.Module) -> Iterator[Any]:
@@ -193,35 +209,6 @@ def _held(part: nn.Module) -> Iterator[Any]:
             yield from value
         elif isinstance(value, Mapping):
             yield from value.values()
-
-
-def _nothing(*_: Any, **__: Any) -> None:
-    """Logs nothing."""
-
-
-class _Mute:
-    """A logger that takes anything and writes nothing."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return self
-
-    def __call__(self, *_: Any, **__: Any) -> _Mute:
-        return self
-
-
-class _Screen:
-    """The Trainer as a rehearsed step may see it: what it sets stays here, what it logs is lost."""
-
-    def __init__(self, trainer: Trainer) -> None:
-        self.__dict__.update(_behind=trainer, logger=_Mute(), loggers=[])
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["_behind"], name)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Screen:
-        return self
 
 
 @contextmanager

@@ -59,7 +59,8 @@ class StepScan(Monitor):
         if case.examining and not case.trying:
             self._waits = True
             case.history.lack(self._expected, too_dear(case.pace.trial_cost))
-        elif case.trying:
+        elif case.trying and self._before is None:
+            # Of several announcements within a batch the first: by hand those of all steps, or evaluations, are heard.
             if self._waits:
                 self._waits = False
                 for name in self._expected:

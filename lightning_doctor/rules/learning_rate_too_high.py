@@ -87,8 +87,8 @@ def learning_rate_too_high(
 
     Blind spots:
         A run that does well, or still improves, is left alone at any rate; one whose schedule has begun to lower the
-        rate gets a note until half of it is over. In manual optimization, and where a rank holds only a part of the
-        model, no step is scanned: only a loss that surged, or that climbed back, tells.
+        rate gets a note until half of it is over. Where a step steps several optimizers itself, and where a rank holds
+        only a part of the model, no step is scanned: only a loss that surged, or that climbed back, tells.
     """
     scans = scanned_steps(history)
     lost = _is_lost(history, jump)

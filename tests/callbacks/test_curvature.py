@@ -22,10 +22,12 @@ from lightning_doctor.callbacks.curvature import CurvatureProbe
 from lightning_doctor.callbacks.gauges import GAUGES
 from lightning_doctor.callbacks.meeting import Meeting
 from lightning_doctor.callbacks.point import Point
+from lightning_doctor.callbacks.rehearsal import BY_HAND
 from lightning_doctor.history import History
 from lightning_doctor.measure.verdict import CriticalPoint
 from lightning_doctor.sinks.curvature import DENSITY_TAG, LINE_TAG
 from lightning_doctor.sinks.tensorboard import SPECTRUM_TAG
+from tests.callbacks.test_scans import ByHand
 from tests.runs import DigitsNet, digits, fit, trainer
 
 
@@ -308,15 +310,18 @@ class Manual(DigitsNet):
         optimizer.step()
 
 
-def test_manual_optimization_needs_a_loss_of_its_own(tmp_path: Path) -> None:
-    history = probed(tmp_path / "without", Manual())
-    assert "manual optimization" in history.absent["curvature"]
-
+def test_a_step_by_hand_is_probed_by_the_loss_that_it_sends_backward(tmp_path: Path) -> None:
     def loss(module: Any, batch: Any) -> Tensor:
         return nn.functional.cross_entropy(module.net(batch[0]), batch[1])
 
     probe = CurvatureProbe(samples=64, every_n_steps=8, probe_loss=loss)
-    assert verdict(probed(tmp_path / "with", Manual(), probe=probe))["backend"] == "exact"
+    given = verdict(probed(tmp_path / "given", Manual(), probe=probe))
+    assert given["backend"] == "exact"
+    assert verdict(probed(tmp_path / "sent", Manual())) == given
+
+
+def test_several_optimizers_have_no_curvature_in_common(tmp_path: Path) -> None:
+    assert probed(tmp_path, ByHand()).absent["curvature"] == BY_HAND
 
 
 class Raising(DigitsNet):

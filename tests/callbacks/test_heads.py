@@ -366,14 +366,30 @@ def test_several_terms_leave_the_reason_everywhere(tmp_path: Path) -> None:
         assert history.absent[name] == "the loss is a sum of 2 terms"
 
 
-def test_each_of_several_terms_is_followed_beside_its_constant(tmp_path: Path) -> None:
+class ByHand(Net):
+    """Sends its loss backward itself, as often as it is told."""
+
+    def __init__(self, *args: Any, times: int = 1) -> None:
+        super().__init__(*args)
+        self.automatic_optimization, self.times = False, times
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        optimizer: Any = self.optimizers()
+        optimizer.zero_grad()
+        for _ in range(self.times):
+            self.manual_backward(super().training_step(batch, batch_idx))
+        optimizer.step()
+
+
+@pytest.mark.parametrize("net", [Net, ByHand])
+def test_each_of_several_terms_is_followed_beside_its_constant(tmp_path: Path, net: type[Net]) -> None:
     targets = torch.stack([LABELS, 3000 + 900 * IMAGES[:, 20]], 1)
 
     def loss(outputs: Tensor, targets: Tensor) -> Tensor:
         named = functional.cross_entropy(outputs[:, :10], targets[:, 0].long())
         return named + functional.mse_loss(outputs[:, 10], targets[:, 1])
 
-    history = watch(tmp_path, Net(loss, 11), targets, max_epochs=32)
+    history = watch(tmp_path, net(loss, 11), targets, max_epochs=32)
     terms = {term["loss"]: term for term in history.facts["loss_terms"]["terms"]}
     amounts = targets[:640, 1].double()
     squared = terms["mse"]
@@ -386,6 +402,14 @@ def test_each_of_several_terms_is_followed_beside_its_constant(tmp_path: Path) -
     assert 3 <= terms["cross_entropy"]["looks"] == squared["looks"] <= 4
     assert terms["cross_entropy"]["learned"] < 0.2
     assert squared["to_zero"] is terms["cross_entropy"]["to_zero"] is True
+
+
+def test_terms_are_not_followed_where_a_step_sends_more_than_their_sum(tmp_path: Path) -> None:
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        return functional.cross_entropy(outputs, targets) + functional.mse_loss(outputs, HOT[: len(outputs)])
+
+    assert "loss_terms" in watch(tmp_path, ByHand(loss, 10), LABELS, max_epochs=32).facts
+    assert "loss_terms" not in watch(tmp_path, ByHand(loss, 10, times=2), LABELS, max_epochs=32).facts
 
 
 @pytest.mark.parametrize(

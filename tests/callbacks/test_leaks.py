@@ -39,12 +39,15 @@ class Net(LightningModule):
         self.mean_loss.update(loss.detach())
         if not self.automatic_optimization:
             self.manual_backward(loss)
-            optimizer: Any = self.optimizers()
-            optimizer.step()
+            optimizers: Any = self.optimizers()
+            for optimizer in optimizers:
+                optimizer.step()
         return loss
 
     def configure_optimizers(self) -> Any:
-        return torch.optim.SGD(self.parameters(), lr=0.05)
+        if self.automatic_optimization:
+            return torch.optim.SGD(self.parameters(), lr=0.05)
+        return [torch.optim.SGD(part.parameters(), lr=0.05) for part in (self.body, self.head)]
 
 
 class Via(nn.Module):
@@ -240,7 +243,7 @@ UNTESTED: dict[str, Any] = {
         "without running statistics",
     ),
     "train mode by hand": (lambda: Trains(perceptron(), 32), None, "into train mode"),
-    "manual optimization": (lambda: Net(perceptron(), 32, manual=True), None, "manual optimization"),
+    "two optimizers by hand": (lambda: Net(perceptron(), 32, manual=True), None, "several optimizers by hand"),
     "positions first": (
         lambda: PositionsFirst(perceptron(), 32),
         lambda: loader(collate_fn=positions_first),

@@ -15,7 +15,7 @@ from torchmetrics import MeanMetric
 
 from lightning_doctor import Doctor
 from lightning_doctor.callbacks import case, leaks, pace, scans
-from lightning_doctor.callbacks.rehearsal import trial_cost
+from lightning_doctor.callbacks.rehearsal import BY_HAND, trial_cost
 from lightning_doctor.callbacks.scans import StepScan
 from tests.runs import DigitsNet, fit, flat, trainer
 
@@ -198,15 +198,23 @@ def test_a_model_that_gives_no_loss_in_eval_mode_keeps_its_scans(tmp_path: Path)
 
 
 class ByHand(DigitsNet):
+    """Steps two optimizers by hand."""
+
     def __init__(self) -> None:
         super().__init__()
         self.automatic_optimization = False
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
-        optimizer: Any = self.optimizers()
-        optimizer.zero_grad()
+        optimizers: Any = self.optimizers()
+        for optimizer in optimizers:
+            optimizer.zero_grad()
         self.manual_backward(nn.functional.cross_entropy(self.net(batch[0]), batch[1]))
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
+
+    def configure_optimizers(self) -> Any:
+        weights = list(self.parameters())
+        return [torch.optim.SGD(weights[:2], lr=self.lr), torch.optim.SGD(weights[2:], lr=self.lr)]
 
 
 class Uncopied(DigitsNet):
@@ -258,7 +266,7 @@ def test_a_function_that_reaches_the_network_is_scanned_with_that_of_the_copy(tm
 @pytest.mark.parametrize(
     ("net", "reason"),
     [
-        (ByHand, "a step in manual optimization changes the weights, so that it cannot be rehearsed"),
+        (ByHand, BY_HAND),
         (Uncopied, "the model cannot be copied (TypeError: there is only one of me)"),
         (Choosy, "a rehearsed training step failed (RuntimeError: no gradient, no step)"),
         (Elsewhere, "the loss of a copy does not change with its weights"),

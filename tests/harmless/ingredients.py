@@ -37,6 +37,7 @@ PRECISIONS = ("32-true", "bf16-mixed")
 MACHINERY = (
     "accumulation",
     "clipping",
+    "manual, one optimizer",
     "manual, two optimizers",
     "several validation loaders",
     "gradient checkpointing",
@@ -70,7 +71,7 @@ class Cell:
         return [EMAWeightAveraging(decay=0.9)] if self.feature == "weight averaging" else []
 
     def module(self) -> Net:
-        kind = ManualNet if self.machinery == "manual, two optimizers" else Net
+        kind = {"manual, one optimizer": ManualNet, "manual, two optimizers": TwiceManualNet}.get(self.machinery, Net)
         net = kind(self)
         if self.machinery == "compile":
             net.body.compile(backend="aot_eager")
@@ -162,14 +163,14 @@ class Net(LightningModule):
 
 
 class ManualNet(Net):
-    """The same, where the user's code steps an optimizer for the body and one for the head."""
+    """The same, where the user's code steps the optimizer."""
 
     def __init__(self, cell: Cell) -> None:
         super().__init__(cell)
         self.automatic_optimization = False
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
-        for optimizer in self.optimizers():
+        for optimizer in _listed(self.optimizers()):
 
             def closure(optimizer: Any = optimizer) -> Tensor:
                 optimizer.zero_grad()
@@ -179,14 +180,22 @@ class ManualNet(Net):
 
             optimizer.step(closure=closure)
         if self.cell.feature == "step scheduler":
-            for scheduler in self.lr_schedulers():
+            for scheduler in _listed(self.lr_schedulers()):
                 scheduler.step()
 
     def on_validation_epoch_end(self) -> None:
         if self.cell.feature == "plateau scheduler":
-            for scheduler in self.lr_schedulers():
+            for scheduler in _listed(self.lr_schedulers()):
                 scheduler.step(self.trainer.callback_metrics["val_loss"])
+
+
+class TwiceManualNet(ManualNet):
+    """The same with an optimizer for the body and one for the head."""
 
     def configure_optimizers(self) -> Any:
         parts = [OPTIMIZERS[self.cell.optimizer](part.parameters()) for part in (self.body, self.head)]
         return [{"optimizer": optimizer, **self._scheduler(optimizer)} for optimizer in parts]
+
+
+def _listed(found: Any) -> list[Any]:
+    return found if isinstance(found, list) else [found]

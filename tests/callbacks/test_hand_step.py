@@ -1,0 +1,229 @@
+"""Steps by hand are rehearsed as those that Lightning makes are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lightning_doctor import CurvatureProbe
+from lightning_doctor.callbacks.leaks import LeakProbe
+from tests.callbacks.test_scans import scanning
+from tests.runs import DigitsNet, fit, flat
+
+
+class Automatic(DigitsNet):
+    """What Lightning does by itself, with a schedule."""
+
+    def loss(self, batch: Any) -> Tensor:
+        return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return self.loss(batch)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
+        schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.99)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class Manual(Automatic):
+    """The same by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        optimizer: Any = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(self.loss(batch))
+        optimizer.step()
+        self.schedule()
+
+    def schedule(self) -> None:
+        schedule: Any = self.lr_schedulers()
+        schedule.step()
+
+
+class Closure(Manual):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        optimizer: Any = self.optimizers()
+
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            loss = self.loss(batch)
+            self.manual_backward(loss)
+            return loss
+
+        optimizer.step(closure=closure)
+        self.schedule()
+
+
+class TwoParts(Manual):
+    """Sends its loss in two parts, which may be seen from the outside only as a sum."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        optimizer: Any = self.optimizers()
+        optimizer.zero_grad()
+        for share in (0.25, 0.75):
+            self.manual_backward(share * self.loss(batch))
+        optimizer.step()
+        self.schedule()
+
+
+class Torch(Manual):
+    """Sends its loss backward as PyTorch does."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        optimizer: Any = self.optimizers()
+        optimizer.zero_grad()
+        loss = self.loss(batch)
+        loss.backward()
+        optimizer.step()
+        self.schedule()
+        return loss
+
+
+class Keeping(Manual):
+    """Has kept the optimizer, its schedule, and functions of them; toggles, and clips by hand."""
+
+    def on_train_start(self) -> None:
+        self.mine: Any = self.optimizers()
+        self.bare = self.mine.optimizer
+        self.plan = [self.lr_schedulers()]
+        self.step = lambda optimizer=self.mine: optimizer.step()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        with self.mine.toggle_model(), self.toggled_optimizer(self.mine):
+            self.bare.zero_grad()
+            self.manual_backward(self.loss(batch))
+            self.clip_gradients(self.mine, gradient_clip_val=1e3, gradient_clip_algorithm="norm")
+            weights = [weight for group in self.bare.param_groups for weight in group["params"]]
+            nn.utils.clip_grad_norm_(weights, 1e3)
+            self.step()
+            self.plan[0].step()
+
+
+class Strategic(Manual):
+    """Goes through the strategy, whose optimizer nobody hears step."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        optimizer = self.trainer.strategy.optimizers[0]
+        optimizer.zero_grad()
+        self.trainer.strategy.backward(self.loss(batch), optimizer)
+        optimizer.step()
+        self.schedule()
+
+
+class Bare(Manual):
+    """Steps the Trainer's optimizer, which nobody hears, and its schedule."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        optimizer = self.trainer.optimizers[0]
+        optimizer.zero_grad()
+        self.manual_backward(self.loss(batch))
+        optimizer.step()
+        for config in self.trainer.lr_scheduler_configs:
+            config.scheduler.step()
+
+
+class Twice(Manual):
+    """Goes on after its first step, and by another loss."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        super().training_step(batch, batch_idx)
+        optimizer: Any = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(0 * self.loss(batch))
+
+
+_SCANNED = ("scan/1", "scan/0.25", "scan_best")
+
+
+@pytest.mark.parametrize("kind", [Manual, Closure, TwoParts, Torch, Keeping, Strategic, Bare, Twice])
+def test_a_step_by_hand_is_scanned_and_probed_as_lightnings_own(tmp_path: Path, kind: type[Manual]) -> None:
+    def train(module: Automatic, *callbacks: Any) -> Automatic:
+        fit(tmp_path, module, *callbacks)
+        return module
+
+    automatic, manual = scanning(), scanning()
+    probes = [CurvatureProbe(samples=32, every_n_steps=4) for _ in range(2)]
+    watched = train(Automatic(), automatic, probes[0]), train(kind(), manual, probes[1])
+    plain = train(kind())
+    assert torch.equal(flat(watched[1]), flat(plain))
+    assert flat(watched[0]) == pytest.approx(flat(plain), abs=1e-6)
+    theirs, own = automatic.report.history, manual.report.history
+    assert "scan/1" in own or kind in (Strategic, Bare)
+    for name in (*(_SCANNED if "scan/1" in own else ()), "curvature/loss", "curvature/sharpness"):
+        assert len(own[name]) >= 3
+        assert own[name].steps == theirs[name].steps
+        assert own[name].values == pytest.approx(theirs[name].values, rel=1e-3, abs=1e-6)
+    assert own.fact("curvature.kind") == theirs.fact("curvature.kind")
+    assert manual.report.notes == []
+
+
+class Accumulating(Manual):
+    """Steps once in four batches."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        optimizer: Any = self.optimizers()
+        self.manual_backward(self.loss(batch) / 4)
+        if batch_idx % 4 == 3:
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+def test_a_step_that_waits_for_others_is_rehearsed_to_its_end(tmp_path: Path) -> None:
+    watched, plain = Accumulating(), Accumulating()
+    fit(tmp_path, watched, monitor := scanning())
+    fit(tmp_path, plain)
+    assert torch.equal(flat(watched), flat(plain))
+    # Wherever a batch that is looked at is one that steps.
+    assert monitor.report.history["scan/1"].steps == [3, 7]
+
+
+class Reads(Manual):
+    """Reads a gradient before it steps."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        optimizer: Any = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(self.loss(batch))
+        for weight in self.parameters():
+            weight.grad /= 2
+        optimizer.step()
+
+
+class Scattered(Manual):
+    """Sends more than one number backward."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        optimizer: Any = self.optimizers()
+        optimizer.zero_grad()
+        losses = nn.functional.cross_entropy(self.net(batch[0]), batch[1], reduction="none")
+        self.manual_backward(losses, gradient=torch.full_like(losses, 1 / len(losses)))
+        optimizer.step()
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [(Reads, "a rehearsed training step failed (TypeError"), (Scattered, "returned no loss on the batch")],
+)
+def test_what_is_no_loss_leaves_the_reason_and_the_run(tmp_path: Path, kind: type[Manual], reason: str) -> None:
+    watched, plain = kind(), kind()
+    fit(tmp_path, watched, monitor := scanning())
+    fit(tmp_path, plain)
+    assert torch.equal(flat(watched), flat(plain))
+    assert reason in monitor.report.history.absent["scan/1"]
+    assert monitor.report.notes == []
+
+
+def test_samples_of_a_step_by_hand_are_told_apart(tmp_path: Path) -> None:
+    monitor = LeakProbe()
+    monitor.settings.strict = True
+    fit(tmp_path, Manual(), monitor)
+    assert monitor.report.history.fact("leak.tested") is True
