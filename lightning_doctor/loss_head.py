@@ -16,8 +16,21 @@ SQUARED = ("mse", "l1", "smooth_l1", "huber")
 REACH = {"sigmoid": (0.0, 1.0), "softmax": (0.0, 1.0), "tanh": (-1.0, 1.0), "relu": (0.0, math.inf)}
 
 
+class _Output:
+    """What the last activation of a prediction, times a number, can put out."""
+
+    activation: str
+    scale: float
+
+    @property
+    def reach(self) -> tuple[float, float] | None:
+        """The smallest and the largest number that the activation can put out; None where it has no known end."""
+        ends = REACH.get(self.activation)
+        return None if ends is None else (self.scale * ends[0], self.scale * ends[1])
+
+
 @dataclass(frozen=True)
-class LossHead:
+class LossHead(_Output):
     """What stands between the network and its loss.
 
     Attributes:
@@ -59,12 +72,6 @@ class LossHead:
     target_std: float
 
     @property
-    def reach(self) -> tuple[float, float] | None:
-        """The smallest and the largest number that the activation can put out; None where it has no known end."""
-        ends = REACH.get(self.activation)
-        return None if ends is None else (self.scale * ends[0], self.scale * ends[1])
-
-    @property
     def columns(self) -> int:
         """How many numbers the network puts out for a sample or position."""
         if len(self.shape) < 2:
@@ -99,11 +106,15 @@ def loss_head(history: History) -> LossHead:
 
 
 @dataclass(frozen=True)
-class LossTerm:
+class LossTerm(_Output):
     """One of the terms of a loss, each of which compares predictions with targets.
 
     Attributes:
         loss: ``"cross_entropy"``, ``"mse"`` …
+        activation: The last one before the loss; empty for none.
+        scale: What it is multiplied by.
+        output_min: The smallest prediction seen.
+        output_max: The largest.
         first_share: What share of the loss it was at first.
         share: What share it has been of late.
         first_output: The root mean square of its first predictions.
@@ -118,6 +129,10 @@ class LossTerm:
     """
 
     loss: str
+    activation: str
+    scale: float
+    output_min: float
+    output_max: float
     first_share: float
     share: float
     first_output: float
@@ -131,6 +146,11 @@ class LossTerm:
     to_zero: bool
 
     @property
+    def outputs(self) -> tuple[float, float]:
+        """The smallest and the largest prediction seen."""
+        return self.output_min, self.output_max
+
+    @property
     def target_range(self) -> tuple[float, float]:
         """The smallest and the largest target seen."""
         return self.target_min, self.target_max
@@ -139,10 +159,13 @@ class LossTerm:
 def loss_terms(history: History) -> list[LossTerm]:
     """Reads the fact; what is missing in it is NaN."""
     listed = history.fact("loss_terms.terms", [])
-    numbers = [field.name for field in fields(LossTerm) if field.name not in ("loss", "looks", "to_zero")]
+    others = ("loss", "activation", "scale", "looks", "to_zero")
+    numbers = [field.name for field in fields(LossTerm) if field.name not in others]
     return [
         LossTerm(
             loss=str(table.get("loss") or ""),
+            activation=str(table.get("activation") or ""),
+            scale=number(table.get("scale"), 1.0),
             **{name: number(table.get(name)) for name in numbers},
             looks=int(number(table.get("looks"), 0.0)),
             to_zero=table.get("to_zero") is True,

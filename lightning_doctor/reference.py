@@ -63,6 +63,8 @@ class Reference:
         hidden: The units of the network of one hidden layer.
         shallow_parameters: Its weights; 0 where they are not known.
         kinds: Whether the simple models weigh which word or category is where: more than some networks can read.
+        draws: Whether the network's step draws random numbers in eval mode too, as for noise on its inputs, which the
+            simple models were spared.
     """
 
     step: int
@@ -73,6 +75,7 @@ class Reference:
     hidden: int
     shallow_parameters: int = 0
     kinds: bool = False
+    draws: bool = False
 
     def outweighs(self, parameters: object) -> bool:
         """Whether the network of one hidden layer has far more weights than the one that it was compared with."""
@@ -96,12 +99,12 @@ def read_reference(history: History) -> Reference | None:
         name: int(value) if math.isfinite(value := number(fact.get(name))) else 0
         for name in ("step", "rows", "hidden", "shallow_parameters")
     }
-    kinds = fact.get("kinds") is True
-    return Reference(constant=constant, network=network, rivals=rivals, kinds=kinds, **whole)
+    kinds, draws = fact.get("kinds") is True, fact.get("draws") is True
+    return Reference(constant=constant, network=network, rivals=rivals, kinds=kinds, draws=draws, **whole)
 
 
 def outdone_by(history: History, compared: Reference | None, sigmas: float = 4.0, share: float = 0.1) -> Rival | None:
-    """Returns the best of the simpler models that surely do better; None where none does.
+    """Returns the best of the simpler models that surely do better on the same rows; None where none does.
 
     Args:
         history: Of the run.
@@ -115,7 +118,8 @@ def outdone_by(history: History, compared: Reference | None, sigmas: float = 4.0
     better = [
         rival
         for rival in compared.rivals.values()
-        if (rival.name != "shallow" or is_simpler)
+        if (rival.name == "model" or not compared.draws)
+        and (rival.name != "shallow" or is_simpler)
         and rival.wins(sigmas)
         and rival.gap > max(0.0, share * (compared.constant - rival.loss))
     ]

@@ -148,6 +148,7 @@ class ReferenceProbe(Monitor):
         fact = {**(self._target or {}), "step": case.run.step, "rows": sum(rows for _, rows in self._parts)}
         fact |= {"hidden": HIDDEN, "shallow_parameters": self._shallow_parameters}
         fact |= {"network": fmean(network), "constant": self._constant, "kinds": self._kinds}
+        fact["draws"] = rehearsal.drew
         others = dict(self._fitted)
         if isinstance(self.reference, nn.Module):
             try:

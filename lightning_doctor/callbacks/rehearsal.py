@@ -60,6 +60,9 @@ class Rehearsal:
         steps: Whether its training step is what will be run.
         whole: Gathers a weight that ranks hold in shards, where all of them make a copy.
 
+    Attributes:
+        drew: Whether the last step that was run has drawn random numbers.
+
     Raises:
         Unrehearsable: Where a copy is impossible or not the whole model.
     """
@@ -72,6 +75,7 @@ class Rehearsal:
             raise Unrehearsable(reason)
         self._trainer = trainer
         self._source = module
+        self.drew = False
         self.module, self._hand = _copied(trainer, module, whole)
 
     def of(self, module: LightningModule) -> Rehearsal:
@@ -116,7 +120,9 @@ class Rehearsal:
         ):
             step_of_copy = partial(run, *copy.deepcopy(arguments), **loaders)
             by_hand = self._hand if step == "training_step" and by is None else None
+            before = _random_states(self._trainer.strategy.root_device)
             outputs = step_of_copy() if by_hand is None else by_hand.loss(step_of_copy)
+            self.drew = _random_states(self._trainer.strategy.root_device) != before
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         return loss.reshape(()) if isinstance(loss, Tensor) and loss.numel() == 1 else None
 
@@ -222,3 +228,11 @@ def alone(device: torch.device) -> Iterator[None]:
     finally:
         random.setstate(python)
         np.random.set_state(numpy)
+
+
+def _random_states(device: torch.device) -> tuple[Any, ...]:
+    """Returns where the random generators are that :func:`alone` gives back."""
+    own = torch.get_rng_state().numpy().tobytes()
+    theirs = torch.cuda.get_rng_state(device).numpy().tobytes() if device.type == "cuda" else b""
+    kind, keys, *places = np.random.get_state(legacy=True)
+    return own, theirs, kind, np.asarray(keys).tobytes(), places, random.getstate()

@@ -27,6 +27,8 @@ _TAKEN = (
     "target_squares",
     "target_min",
     "target_max",
+    "output_min",
+    "output_max",
     "output_level",
     "classified",
     "target_fraction",
@@ -85,11 +87,13 @@ class TermRecord:
 class _Term:
     def __init__(self, head: Head, classes: int) -> None:
         self._loss, self._classes = head.loss, classes
+        self._activation, self._scale = head.activation, head.scale
         self._to_zero = head.loss in _DISTANCES or (head.loss in _LIKELIHOODS and not head.smoothing)
         self._shares = head.loss in _LIKELIHOODS and not head.indexed
         self._first: dict[str, float] = {}
         self._count = self._sum = self._squares = self._classified = 0.0
         self._low, self._high = math.inf, -math.inf
+        self._lowest, self._highest = math.inf, -math.inf
         # The step, the share of the loss, and that of the best constant's score which it is under.
         self._looks: list[tuple[int, float, float]] = []
 
@@ -103,6 +107,9 @@ class _Term:
         if self._shares and not found["target_fraction"] < _WHOLE:
             # What is left is the entropy of the targets.
             self._to_zero = False
+        if math.isfinite(found["output_min"]) and math.isfinite(found["output_max"]):
+            self._lowest = min(self._lowest, found["output_min"])
+            self._highest = max(self._highest, found["output_max"])
         if found["classified"] > 0:
             self._classified += found["classified"]
         learned = 1 - found["value"] / found["baseline"] if found["baseline"] > 0 else math.nan
@@ -127,6 +134,10 @@ class _Term:
         known = [learned for _, _, learned in self._looks if math.isfinite(learned)]
         return {
             "loss": self._loss,
+            "activation": self._activation,
+            "scale": self._scale,
+            "output_min": self._lowest,
+            "output_max": self._highest,
             "first_share": self._first["value"] / self._first["loss"],
             "share": self._share,
             "first_output": self._first["output_level"],

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from lightning_doctor.callbacks.census import Census, plain_name
+from lightning_doctor.callbacks.census import MOST_NAMES, Census, plain_name
 from lightning_doctor.callbacks.examination import is_compiled
 from lightning_doctor.callbacks.monitor import Monitor
 from lightning_doctor.callbacks.shards import engine
@@ -74,6 +74,8 @@ class UpdateMonitor(Monitor):
         self._carried = [CarriedGradients() for _ in run.optimizers]
         self._steps = [0] * len(run.optimizers)
         self._idle = set(range(len(run.optimizers)))
+        # What steps unheard changes its weights all the same.
+        self._versions = [[(p, p._version) for g in o.param_groups for p in g["params"]] for o in run.optimizers]
         self._census = Census()
         self._unfrozen: set[Tensor] = set()
         self._ran: list[str] = []
@@ -94,6 +96,7 @@ class UpdateMonitor(Monitor):
         self._tables.clear()
         self._unfrozen.clear()
         self._verdicts.clear()
+        self._versions.clear()
 
     def before_batch(self, case: Case, batch: Any, batch_idx: int) -> None:
         """Has the gradients followed from the step before an examined one."""
@@ -241,7 +244,23 @@ class UpdateMonitor(Monitor):
 
     def _write(self, case: Case) -> None:
         idle = [index for index in sorted(self._idle) if self._steps[index]]
-        case.history.facts["parameters"] = {**self._census.fact(), "idle_optimizers": idle}
+        unstepped = self._unstepped(case)
+        fact = self._census.fact()
+        fact["counts"]["unstepped"] = len(unstepped)
+        fact |= {"idle_optimizers": idle, "unstepped": unstepped[:MOST_NAMES]}
+        case.history.facts["parameters"] = fact
+
+    def _unstepped(self, case: Case) -> list[str]:
+        """Returns the parameters of optimizers that nobody has stepped, heard or unheard, where that is up to users."""
+        if case.run.automatic or self._engine is not None:
+            return []
+        idle = {
+            parameter
+            for steps, held in zip(self._steps, self._versions, strict=True)
+            if not steps and all(parameter._version == version for parameter, version in held)
+            for parameter, _ in held
+        }
+        return [plain_name(name) for name, parameter in case.run.module.named_parameters() if parameter in idle]
 
 
 def _requires_grad(output: Any) -> bool:

@@ -104,6 +104,8 @@ def read_head(graph: Graph, root: Edge) -> Head:
         head = _only(heads, reasons if heads else [*reasons, *(reason for _, reason in beside)])
     except UnreadError as error:
         error.heads, error.whole = heads, not (reasons or beside or penalties)
+        for each in heads if error.whole else ():
+            _finish(graph, each)
         raise
     # Of a likelihood by hand they may be the other half.
     if beside and head.by_hand and head.loss not in (*_WHOLE, "gaussian_nll"):

@@ -14,6 +14,8 @@ from lightning_doctor.rule import rule
 _STEPS = 3
 # How many, and from which share of the planned run on, that an optimizer does not merely join later.
 _MANY, _LATE = 8, 0.4
+# Steps before which an optimizer may still wait for its turn.
+_PATIENCE = 100
 
 
 @rule(
@@ -44,8 +46,8 @@ def frozen_parameters(history: History, *, share: float = 0.9) -> Finding | None
     What it looks at:
         The fact ``parameters``: which parameters require a gradient, which an optimizer holds, which of the
         others get gradients and look as they were drawn, which never had a gradient or had none but zeros, which
-        optimizers step without any, which never changed, which the loss depends on though the module does not know
-        them, and whether the last layer is trained.
+        optimizers step without any, or are never stepped, which never changed, which the loss depends on though the
+        module does not know them, and whether the last layer is trained.
 
     Why it matters:
         What is not trained stays random. A frozen last layer forces everything before it to fit random weights; an
@@ -72,6 +74,7 @@ def frozen_parameters(history: History, *, share: float = 0.9) -> Finding | None
         _nothing(history, table)
         or _without_slope(history, table)
         or _unregistered(history, table)
+        or _unstepped(history, table)
         or _cut_off(history, table)
         or _unheld(history, table)
         or _frozen(history, table, share)
@@ -197,6 +200,25 @@ def _unregistered(history: History, table: dict[str, Any]) -> Finding | None:
         evidence=_evidence(table, "unregistered"),
         remedy=f"register {listed(names)}: keep layers in an `nn.ModuleList` or `nn.ModuleDict`, parameters in an "
         "`nn.ParameterList`, not in a plain list or dict",
+        onset=0,
+        signals=("train_loss",),
+    )
+
+
+def _unstepped(history: History, table: dict[str, Any]) -> Finding | None:
+    """What an optimizer holds that nobody steps, as may be forgotten where steps are made by hand."""
+    names, how = _names(table, "unstepped"), standing(history)
+    late = how.ended or how.share is None or how.share >= _LATE
+    if not names or not late or history.last_step < _PATIENCE:
+        return None
+    trained = table.get("trained")
+    whose = "the optimizer" if _count(table, "unstepped") == trained else "an optimizer"
+    return Finding(
+        severity=how.unless_good(Severity.WARNING),
+        summary=f"{whose} has never been stepped: {_count(table, 'unstepped')} parameter tensors are as they were at "
+        f"first: {listed(names)}",
+        evidence=_evidence(table, "unstepped"),
+        remedy=f"call `.step()` on the optimizer of {listed(names)}, after its backward pass",
         onset=0,
         signals=("train_loss",),
     )

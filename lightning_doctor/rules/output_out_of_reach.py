@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
-from lightning_doctor.loss_head import SQUARED, LossHead, last_layer, loss_head
+from lightning_doctor.loss_head import SQUARED, LossHead, LossTerm, last_layer, loss_head, loss_terms
 from lightning_doctor.progress import Standing, standing
-from lightning_doctor.rule import rule
+from lightning_doctor.rule import Undecided, rule
 
 # What puts out nothing under zero.
 _OVER_ZERO = ("relu", "sigmoid", "softplus", "exp", "softmax")
+# Of a sum of terms: how many looks at one tell how it does.
+_LOOKS = 3
 
 
 @rule(
     "LD304",
     needs={"train_loss/*": 1},
-    reads=("loss_head",),
     non_finite=True,
     explains=(
         "loss_plateau",
@@ -47,7 +49,7 @@ def output_out_of_reach(history: History, *, lost: float = 0.2, sliver: float = 
 
     What it looks at:
         The fact ``loss_head``: the last activation before the loss, the range, mean and standard deviation of the
-        targets, the shape of the output.
+        targets, the shape of the output. Of a loss that is a sum, the same of each squared or absolute error in it.
 
     Why it matters:
         No training brings an output where its activation ends: that part of the loss stays, and units that are driven
@@ -75,8 +77,10 @@ def output_out_of_reach(history: History, *, lost: float = 0.2, sliver: float = 
         Only the last activation counts, times a number of the program: what is scaled by a tensor or shifted after it
         is not judged.
     """
-    head = loss_head(history)
     state = standing(history)
+    if not history.fact("loss_head"):
+        return _of_a_term(history, state, lost, sliver)
+    head = loss_head(history)
     if _is_constant(head):
         return _constant(history, head, state)
     if head.loss == "cross_entropy" and head.activation == "relu" and _fits(head):
@@ -89,6 +93,20 @@ def output_out_of_reach(history: History, *, lost: float = 0.2, sliver: float = 
     if head.loss in SQUARED:
         return _unreachable(history, head, state, lost, sliver)
     return _squeezed(history, head, state, 2 * lost)
+
+
+def _of_a_term(history: History, state: Standing, lost: float, sliver: float) -> Finding | None:
+    """The same of one term of a sum, by what is learned of that term."""
+    terms = loss_terms(history)
+    for term in terms:
+        if term.loss not in SQUARED or not term.share >= sliver:
+            continue
+        learned = term.learned if term.looks >= _LOOKS else None
+        own = replace(state, skill=None, learned=learned, validated=None, best_term=None, matched=False)
+        found = _unreachable(history, term, own, lost, sliver)
+        if found is not None:
+            return replace(found, summary=f"of one of {len(terms)} terms of the loss, {term.loss}: {found.summary}")
+    raise Undecided(history.absent.get("loss_head", "the fact loss_head is not known"))
 
 
 def _is_constant(head: LossHead) -> bool:
@@ -136,7 +154,9 @@ def _shared(history: History, head: LossHead, state: Standing) -> Finding | None
     )
 
 
-def _unreachable(history: History, head: LossHead, state: Standing, lost: float, sliver: float) -> Finding | None:
+def _unreachable(
+    history: History, head: LossHead | LossTerm, state: Standing, lost: float, sliver: float
+) -> Finding | None:
     if head.reach is None or not _fits(head):
         return None
     low, high = head.reach
@@ -187,11 +207,11 @@ def _never_under_one(history: History, head: LossHead, state: Standing) -> Findi
     )
 
 
-def _times(head: LossHead) -> str:
+def _times(head: LossHead | LossTerm) -> str:
     return "" if head.scale == 1 else f" times {head.scale:.3g}"
 
 
-def _fits(head: LossHead) -> bool:
+def _fits(head: LossHead | LossTerm) -> bool:
     """Whether the outputs seen are such as the activation can put out: else something comes after it."""
     low, high = head.reach or (-math.inf, math.inf)
     smallest, largest = head.outputs
@@ -199,7 +219,7 @@ def _fits(head: LossHead) -> bool:
     return not (smallest < low - slack or largest > high + slack)
 
 
-def _outside(head: LossHead, low: float, high: float) -> float:
+def _outside(head: LossHead | LossTerm, low: float, high: float) -> float:
     """Returns the squared distance of the targets from the reach, as a share of their variance; NaN if unknown."""
     mean, deviation = head.target_mean, head.target_std
     smallest, largest = head.target_range
@@ -219,7 +239,7 @@ def _beyond(z: float) -> float:
     return max(0.0, (1 + z * z) * tail - z * density)
 
 
-def _remedy(history: History, head: LossHead, low: float, high: float) -> str:
+def _remedy(history: History, head: LossHead | LossTerm, low: float, high: float) -> str:
     layer = last_layer(history, head.activation)
     if math.isinf(high):
         return f"take {layer} away from the output: a linear output reaches every target"

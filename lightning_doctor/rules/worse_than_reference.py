@@ -72,6 +72,11 @@ def worse_than_reference(history: History, *, sigmas: float = 4.0, share: float 
         if target(history) is None:
             raise Undecided(f"the network was compared at step {compared.step}, and its loss has fallen since")
         compared = None
+    if compared is not None and compared.draws and "model" not in compared.rivals and target(history) is None:
+        raise Undecided(
+            "the training step draws random numbers in eval mode too: the network may have been scored on other inputs "
+            "than the simple models"
+        )
     best = outdone_by(history, compared, sigmas, share)
     if compared is None or best is None:
         return _under_target(history, sigmas, share)

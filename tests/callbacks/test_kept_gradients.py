@@ -192,6 +192,31 @@ def test_an_optimizer_that_steps_without_any_gradient_is_idle(tmp_path: Path) ->
     assert fact["no_gradient"] == ["generator.weight", "generator.bias"]
 
 
+@pytest.mark.parametrize("unheard", [False, True])
+def test_an_optimizer_that_nobody_steps_is_named_by_its_parameters(tmp_path: Path, unheard: bool) -> None:
+    class Forgetful(Adversaries):
+        def _step(self, optimizer: Any, loss: Tensor, name: str) -> None:
+            if name == "critic":
+                super()._step(optimizer, loss, name)
+            elif unheard:
+                self.manual_backward(loss)
+                self.trainer.optimizers[1].step()
+
+    fact = watch(tmp_path, Forgetful()).facts["parameters"]
+    assert fact["unstepped"] == ([] if unheard else ["generator.weight", "generator.bias"])
+    assert watch(tmp_path, Adversaries()).facts["parameters"]["unstepped"] == []
+
+
+def test_the_only_optimizer_that_nobody_steps_is_named_too(tmp_path: Path) -> None:
+    class Forgetful(Manual):
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            self.optimizers().zero_grad()
+            self.manual_backward(self.loss(batch))
+
+    fact = watch(tmp_path, Forgetful()).facts["parameters"]
+    assert fact["unstepped"] == ["net.0.weight", "net.0.bias", "net.2.weight", "net.2.bias"]
+
+
 def test_steps_between_the_examined_batches_are_looked_at_when_none_else_steps(tmp_path: Path) -> None:
     history = watch(tmp_path, Accumulating(), max_epochs=4)
     assert history["update_ratio"].steps == [4, 9, 19, 34]

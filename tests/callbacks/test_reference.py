@@ -4,6 +4,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import seed_everything
@@ -31,6 +32,17 @@ def watch(folder: Path, net: Any, loader: Any = None, reference: Any = None, **o
     trainer(folder, BatchMonitor(), HeadMonitor(), probe, **options).fit(net, loader or digits(0, 640))
     assert probe.report is not None
     return probe.report.history
+
+
+@pytest.mark.parametrize("draws", [torch.randn_like, lambda images: torch.tensor(np.random.rand()), torch.zeros_like])
+def test_whether_the_step_draws_random_numbers_in_eval_mode_is_noted(tmp_path: Path, draws: Any) -> None:
+    class Noisy(DigitsNet):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            images, labels = batch
+            return nn.functional.cross_entropy(self.net(images + draws(images)), labels)
+
+    fact = watch(tmp_path, Noisy(), max_epochs=4).fact("reference")
+    assert fact["draws"] is (draws is not torch.zeros_like)
 
 
 def test_the_network_is_scored_at_the_end_on_rows_that_no_simple_model_was_fitted_to(tmp_path: Path) -> None:

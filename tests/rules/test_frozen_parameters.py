@@ -107,6 +107,35 @@ def test_parameters_that_never_get_a_gradient_are_a_note_until_harm_shows(skill:
 
 
 @pytest.mark.parametrize(
+    ("skill", "share", "severity"),
+    [
+        (None, 1.0, Severity.WARNING),
+        (None, 0.5, Severity.WARNING),
+        # It may have its turn later.
+        (None, 0.3, None),
+        (0.9, 1.0, Severity.NOTE),
+    ],
+)
+def test_sick_an_optimizer_that_is_never_stepped(skill: float | None, share: float, severity: Severity | None) -> None:
+    history = run(unstepped=["table.weight"], skill=skill)
+    if share < 1:
+        history.facts["run"] = {}
+        history.facts["trainer"] = {"planned_steps": round((history.last_step + 1) / share)}
+    finding = frozen_parameters(history)
+    assert (None if finding is None else finding.severity) is severity
+    if finding is not None:
+        assert finding.summary.startswith("an optimizer has never been stepped: 1 parameter tensors are as they were")
+        assert "call `.step()` on the optimizer of table.weight" in finding.remedy
+
+
+def test_sick_the_only_optimizer_is_never_stepped() -> None:
+    finding = judge(unstepped=NAMES, skill=None)
+    assert finding is not None
+    assert finding.summary.startswith("the optimizer has never been stepped: 6 parameter tensors")
+    assert judge(unstepped=NAMES, skill=None, losses=FLAT[:90]) is None
+
+
+@pytest.mark.parametrize(
     ("idle", "skill", "share", "moved", "severity"),
     [
         ([], None, 1.0, False, Severity.NOTE),

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from lightning_doctor.findings import Confidence, Finding, Severity
+from lightning_doctor.rule import Undecided
 from lightning_doctor.rules.output_out_of_reach import output_out_of_reach
 from tests.histories import COMPLETED, HEAD, LOGITS, headed
 from tests.runs import LABELS, found
@@ -65,6 +66,65 @@ def test_sick_an_activation_times_a_number_reaches_as_many_times_further(scale: 
         assert "a tanh output times 2, which lies in [-2, 2]" in finding.summary
         # What goes beyond that has something after it that was not seen.
         assert judge({**head, "output_max": 2.1}) is None
+
+
+def judge_terms(*terms: dict[str, Any]) -> Finding | None:
+    """A run that is over, whose loss is a sum."""
+    history = headed({}, skill=None, baseline=None, run=COMPLETED, loss_terms={"step": 390, "terms": list(terms)})
+    del history.facts["loss_head"]
+    history.absent["loss_head"] = "the loss is a sum of 2 terms"
+    return output_out_of_reach(history)
+
+
+DEGREES = {
+    "loss": "smooth_l1",
+    "activation": "tanh",
+    "output_min": -1.0,
+    "output_max": 1.0,
+    "share": 0.999,
+    "learned": 0.01,
+    "learned_error": 0.01,
+    "looks": 6,
+    **spread(0.5, 56.4, -83.8, 84.4),
+}
+GRIPS = {"loss": "bce_with_logits", "activation": None, "share": 0.001, "learned": 0.7, "looks": 6}
+
+
+def test_sick_one_term_of_a_sum_asks_for_more_than_its_output_can() -> None:
+    finding = judge_terms(GRIPS, DEGREES)
+    assert finding is not None
+    assert finding.severity is Severity.ERROR
+    assert finding.summary.startswith("of one of 2 terms of the loss, smooth_l1: targets from -83.8 to 84.4 for a tanh")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"activation": None},
+        {"output_max": 40.0},
+        {"share": 1e-3},
+        spread(0.0, 0.5, -0.9, 0.9),
+    ],
+)
+def test_healthy_terms_are_left_open(change: dict[str, Any]) -> None:
+    with pytest.raises(Undecided, match="the loss is a sum of 2 terms"):
+        judge_terms(GRIPS, {**DEGREES, **change})
+
+
+def test_a_term_that_is_learned_all_the_same_is_a_note() -> None:
+    finding = judge_terms(GRIPS, {**DEGREES, **spread(0.0, 0.8, -2.0, 2.0), "learned": 0.9})
+    assert finding is not None
+    assert finding.severity is Severity.NOTE
+
+
+def test_sick_one_term_of_a_sum_in_a_real_run(tmp_path: Path) -> None:
+    def loss(outputs: Any, labels: Any) -> Any:
+        amounts = 40 * (labels.float() - 4.5)
+        return functional.cross_entropy(outputs[:, :10], labels) + functional.mse_loss(outputs[:, 10].tanh(), amounts)
+
+    finding = found(tmp_path, "output_out_of_reach", lambda: nn.Linear(64, 11), loss, LABELS)
+    assert finding is not None
+    assert "for a tanh output, which lies in [-1, 1]" in finding.summary
 
 
 POISSON = {**HEAD, "loss": "poisson", "activation": "softplus", "output_min": 0.01, "output_max": 2.0}

@@ -52,6 +52,16 @@ def judge(
     return worse_than_reference(history, **thresholds)
 
 
+def test_a_network_whose_step_adds_noise_in_eval_mode_too_is_not_compared_with_what_saw_none() -> None:
+    with pytest.raises(Undecided, match="draws random numbers in eval mode too"):
+        judge({**compared(1.8), "draws": True})
+    # That of a step like its own is.
+    given = {**compared(1.8), "draws": True, "model": 0.4, "model_error": 0.02}
+    finding = judge(given)
+    assert finding is not None
+    assert finding.evidence["reference"] == 0.4
+
+
 def test_sick_a_linear_model_on_rows_it_never_saw_beats_the_network_that_did() -> None:
     finding = judge(compared(1.8, shallow=1.9))
     assert finding is not None
