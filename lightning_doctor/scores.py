@@ -156,11 +156,11 @@ def ever_learned(other: Scores, baseline: float, learned: float) -> bool:
 def _surely_skilled(other: Scores) -> bool:
     """Whether more is avoided of a constant's errors than predictions which know nothing avoid by luck."""
     # Of a dozen looks at the same rows the best is lucky.
-    best, usual = _luck(other, _BEST_LOOK), _luck(other, _ANY_LOOK)
+    best, usual = lucky_skill(other, _BEST_LOOK), lucky_skill(other, _ANY_LOOK)
     return bool(other.skills) and (max(other.skills) > best or median(other.skills) > usual)
 
 
-def _luck(other: Scores, sigmas: float) -> float:
+def lucky_skill(other: Scores, sigmas: float) -> float:
     """Returns the skill that luck may bring at so many standard errors; NaN where unknown.
 
     Of numbers, predictions of spread r, in that of the targets, avoid 2·r·z/√rows - r²: z²/rows at the most.

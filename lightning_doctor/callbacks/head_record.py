@@ -29,6 +29,8 @@ _COMPARABLE = (
 _PRIVATE = ("unclear", "class_dim", "indexed", "readable", "has_baseline", "columns", "errors", "by_element")
 _BESIDE = "it has terms of what layers put out beside them"
 OF_ERRORS = ("worst_share", "worst_ratio", "typical_error")
+# Losses of counts, of which few batches may hold any but zero and one.
+_OF_COUNTS = ("poisson",)
 _OF_TARGETS = ("skill", "train_accuracy", *OF_ERRORS)
 
 
@@ -113,6 +115,11 @@ class HeadRecord:
             elif fact["targets"] == "binary":
                 self._count_tags(history, step, found)
             note(history, "baseline_loss", step, found["baseline"] if self._verified else math.nan)
+            if fact["targets"] == "real" and self._labels:
+                # What looked like classes so far are numbers.
+                self._labels = []
+                history.facts.pop("labels", None)
+                history.facts.pop("predictions", None)
         history.facts["loss_head"] = {key: value for key, value in fact.items() if key not in _PRIVATE}
         history.absent.pop("loss_head", None)
         self._explain(history, description, fact, known)
@@ -181,6 +188,8 @@ class HeadRecord:
             return "class_index"
         if "target_min" not in self._least:
             return None
+        if description["loss"] in _OF_COUNTS:
+            return "real"
         low, high = self._least["target_min"], self._most["target_max"]
         within = low >= -_WHOLE and high <= 1 + _WHOLE
         shared = found["columns"] > 1 and self._most.get("target_sum_error", 1.0) < _WHOLE

@@ -14,7 +14,7 @@ from lightning_doctor.noise import levels, noise, shift, stretch
 from lightning_doctor.progress import ROBUST, standing
 from lightning_doctor.reference import has_hidden_layer
 from lightning_doctor.rule import Undecided, is_recent, lacking, rule
-from lightning_doctor.scores import scores
+from lightning_doctor.scores import lucky_skill, scores
 
 # Of a run, whose medians tell when it had learned something, or how sure its level is.
 _PARTS = 12
@@ -93,8 +93,13 @@ def stuck_at_baseline(
     if level < (1 - learned) * baseline:
         evidence["by_chance"] = chance
         aside = f": as many weights would take {chance:.2g} off it by chance"
+    little = _surely_avoided(history, sigmas)
+    if little is not None:
+        aside += f"; {little:.1%} of its errors are avoided, which is little, but no chance"
+        evidence["surely_avoided"] = little
     return Finding(
-        severity=Severity.WARNING,
+        # What is left may be noise in the data.
+        severity=Severity.WARNING if little is None else Severity.NOTE,
         summary=f"the training loss is {level:.4g} after {spent} steps, and the best constant prediction scores "
         f"{baseline:.4g}{aside}",
         evidence=evidence,
@@ -130,6 +135,18 @@ def _scored_like_one(history: History, learned: float, lack: str) -> Finding | N
         onset=history["train_loss"].steps[0],
         signals=("train_loss", "skill"),
     )
+
+
+def _surely_avoided(history: History, sigmas: float) -> float | None:
+    """Returns what share of a constant's squared errors is avoided on scored rows, where that is no luck; else None."""
+    for sample in ("validation", "train"):
+        scored = scores(history, sample)
+        # Of classes more than that comes by a head for the frequent ones.
+        if scored is None or not scored.skills or math.isfinite(scored.skill_error):
+            continue
+        if is_recent(history, scored.skill_steps[-1]) and scored.skills[-1] > lucky_skill(scored, sigmas):
+            return scored.skills[-1]
+    return None
 
 
 def _error(losses: list[float]) -> float:

@@ -356,6 +356,30 @@ def test_the_typical_error_tells_how_the_usual_sample_does_whatever_the_wild_one
     assert before == pytest.approx(after, rel=0.05)
 
 
+@pytest.mark.parametrize("rare", [0.02, 0.0])
+def test_counts_of_which_most_are_zero_are_no_classes(tmp_path: Path, rare: float) -> None:
+    counts = (LABELS == 3).float()[:, None] + (torch.arange(len(LABELS)) % 50 == 7)[:, None] * (rare > 0)
+    history = watch(tmp_path, Net(functional.poisson_nll_loss, 1), counts, max_epochs=4)
+    assert history.fact("loss_head.targets") == "real"
+    assert not {"labels", "predictions"} & set(history.facts)
+
+
+@pytest.mark.parametrize(("steps", "kind"), [(4, "binary"), (10, "real")])
+def test_labels_that_turn_out_to_be_numbers_are_forgotten(tmp_path: Path, steps: int, kind: str) -> None:
+    amounts = (LABELS < 5).float()[:, None]
+    # Of the eighth batch.
+    amounts[448:512] = 0.5
+    seed_everything(0, verbose=False)
+    monitor = HeadMonitor()
+    monitor.settings.strict, monitor.settings.overhead = True, 1.0
+    rows = DataLoader(TensorDataset(IMAGES[:640], amounts[:640]), 64)
+    trainer(tmp_path, monitor, max_epochs=1, max_steps=steps).fit(Net(functional.mse_loss, 1), rows)
+    assert monitor.report is not None
+    history = monitor.report.history
+    assert history.fact("loss_head.targets") == kind
+    assert ("labels" in history.facts) is (kind == "binary")
+
+
 def test_several_terms_leave_the_reason_everywhere(tmp_path: Path) -> None:
     def loss(outputs: Tensor, targets: Tensor) -> Tensor:
         return functional.cross_entropy(outputs, targets) + functional.mse_loss(outputs, torch.zeros_like(outputs))

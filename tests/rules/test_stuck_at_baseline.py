@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from lightning_doctor.findings import Severity
 from lightning_doctor.history import History
 from lightning_doctor.rule import Undecided
 from lightning_doctor.rules.stuck_at_baseline import stuck_at_baseline
@@ -183,3 +184,28 @@ def test_healthy_squares_tell_little_of_a_loss_that_is_indifferent_to_outliers()
 def test_a_loss_that_weighs_its_samples_may_ask_for_more_errors_than_a_constant_makes() -> None:
     with pytest.raises(Undecided, match="weighs its samples"):
         stuck_at_baseline(beside(loss_head={"loss": "bce_with_logits", "weighted": True}))
+
+
+@pytest.mark.parametrize(
+    ("skill", "classes", "severity"),
+    [
+        (0.03, False, Severity.NOTE),
+        # Nine over 500 rows is what three standard errors make.
+        (0.017, False, Severity.WARNING),
+        (-0.1, False, Severity.WARNING),
+        (0.03, True, Severity.WARNING),
+    ],
+)
+def test_the_little_that_noise_lets_be_learned_of_numbers_is_a_note(
+    skill: float, classes: bool, severity: Severity
+) -> None:
+    history = run(skill=None)
+    scored(history, "validation", [2.31, 2.3], skills=[0.0, skill], every=399)
+    if not classes:
+        history.forget(["eval_accuracy/validation"])
+    finding = stuck_at_baseline(history)
+    assert finding is not None
+    assert finding.severity is severity
+    assert ("3.0% of its errors are avoided, which is little, but no chance" in finding.summary) is (
+        severity is Severity.NOTE
+    )
