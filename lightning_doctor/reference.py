@@ -17,6 +17,8 @@ from lightning_doctor.noise import noise, shift, stretch
 _WEIGHING = ("Linear", "Conv", "LSTM", "GRU", "RNN", "Embedding", "Attention", "Bilinear")
 # How many times fewer weights a network must have for its size to be what it lacks.
 _SMALLER = 4
+# Rows for each direction of the inputs under which a linear model fits nearly any labels.
+_PER_DIRECTION = 2
 # Losses up to a comparison that tell how the network did then, and from which share of the run on they tell of now.
 _AROUND, _LATE = 64, 0.8
 _TITLES = {"linear": "a linear model", "shallow": "a network of one hidden layer", "model": "the model given"}
@@ -65,6 +67,8 @@ class Reference:
         kinds: Whether the simple models weigh which word or category is where: more than some networks can read.
         draws: Whether the network's step draws random numbers in eval mode too, as for noise on its inputs, which the
             simple models were spared.
+        fitted: How many rows the simple models' weights were fitted to; 0 where that is not known.
+        directions: In how many directions their inputs vary; 0 where that is not known.
     """
 
     step: int
@@ -76,6 +80,16 @@ class Reference:
     shallow_parameters: int = 0
     kinds: bool = False
     draws: bool = False
+    fitted: int = 0
+    directions: float = 0.0
+
+    @property
+    def few(self) -> bool:
+        """Whether the rows that simple models were fitted to are too few for them to find anything.
+
+        Fewer than two for each direction that rows vary in can be told apart by any labels (Cover 1965).
+        """
+        return 0 < self.fitted < _PER_DIRECTION * self.directions
 
     def outweighs(self, parameters: object) -> bool:
         """Whether the network of one hidden layer has far more weights than the one that it was compared with."""
@@ -97,10 +111,13 @@ def read_reference(history: History) -> Reference | None:
             rivals[name] = Rival(name, title, loss, network - loss, error)
     whole = {
         name: int(value) if math.isfinite(value := number(fact.get(name))) else 0
-        for name in ("step", "rows", "hidden", "shallow_parameters")
+        for name in ("step", "rows", "hidden", "shallow_parameters", "fitted")
     }
     kinds, draws = fact.get("kinds") is True, fact.get("draws") is True
-    return Reference(constant=constant, network=network, rivals=rivals, kinds=kinds, draws=draws, **whole)
+    directions = max(0.0, number(fact.get("directions"), 0.0))
+    return Reference(
+        constant=constant, network=network, rivals=rivals, kinds=kinds, draws=draws, directions=directions, **whole
+    )
 
 
 def outdone_by(history: History, compared: Reference | None, sigmas: float = 4.0, share: float = 0.1) -> Rival | None:

@@ -69,6 +69,7 @@ class ReferenceProbe(Monitor):
         self._fitted: dict[str, list[float]] | None = None
         self._constant = math.nan
         self._shallow_parameters, self._kinds = 0, False
+        self._of_rows: dict[str, float] = {}
         self._parts: list[tuple[Any, int]] = []
         self._look_at, self._fitting, self._scoring = _FIRST, _FITTING, 0.0
         planned = case.history.fact("trainer.planned_steps")
@@ -148,7 +149,7 @@ class ReferenceProbe(Monitor):
         fact = {**(self._target or {}), "step": case.run.step, "rows": sum(rows for _, rows in self._parts)}
         fact |= {"hidden": HIDDEN, "shallow_parameters": self._shallow_parameters}
         fact |= {"network": fmean(network), "constant": self._constant, "kinds": self._kinds}
-        fact["draws"] = rehearsal.drew
+        fact |= {"draws": rehearsal.drew, **self._of_rows}
         others = dict(self._fitted)
         if isinstance(self.reference, nn.Module):
             try:
@@ -206,6 +207,7 @@ class ReferenceProbe(Monitor):
         self._fitted = {name: [float(models.losses(name, *table).mean()) for table in tables] for name in _NAMES}
         self._constant, self._kinds = fmean(self._fitted["constant"]), simple.kinds
         self._shallow_parameters = models.parameters("shallow")
+        self._of_rows = {"fitted": models.fitted, "directions": models.directions}
 
     def _other(self, case: Case) -> list[float]:
         rehearsal = Rehearsal(case.run.trainer, self.reference)

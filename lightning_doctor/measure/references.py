@@ -76,6 +76,8 @@ class References:
 
     Attributes:
         constant: The best constant outputs ``[outputs]``.
+        fitted: How many rows the weights were fitted to; the others chose the penalty.
+        directions: In how many directions the rows vary: the participation ratio of their covariance's eigenvalues.
     """
 
     def __init__(
@@ -91,6 +93,8 @@ class References:
         wanted = self._wanted(targets)
         generator = torch.Generator().manual_seed(seed)
         choosing = torch.rand(len(rows), generator=generator).argsort() < len(rows) // 4
+        self.fitted = int((~choosing).sum())
+        self.directions = _directions(rows[~choosing])
         with torch.enable_grad():
             self._models = {
                 name: _fit(task, rows, wanted, choosing, hidden, generator, may_go_on)
@@ -126,6 +130,15 @@ class References:
     def _wanted(self, targets: Tensor) -> Tensor:
         # Targets are fitted in units of their own spread, so that one rate fits all.
         return (targets.float() - self._level) / self._scale if self._task.kind == "numbers" else self._typed(targets)
+
+
+def _directions(rows: Tensor) -> float:
+    """Returns (Σλ)² / Σλ² of the eigenvalues λ of the covariance of rows ``[N, F]``; the number of equal ones."""
+    centred = rows - rows.mean(0)
+    # Either has the same eigenvalues but for zeros.
+    products = centred @ centred.T if len(rows) <= rows.shape[1] else centred.T @ centred
+    squares = float(products.square().sum())
+    return float(products.trace()) ** 2 / squares if squares > 0 else 0.0
 
 
 def _units(task: Task, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -98,8 +98,9 @@ def uninformative_labels(
             validation rows are known to be alike [share].
 
     Blind spots:
-        Too few samples for too many inputs look the same, and are left alone only where there are no more samples than
-        numbers in each; so does a validation set whose labels alone are wrong.
+        Too few samples for too many inputs look the same, and are left alone only where simple models had fewer than
+        two for each direction that inputs vary in, or were not fitted and there are no more samples than numbers in
+        each; so does a validation set whose labels alone are wrong.
         A model that cannot be tried on a copy is not judged. One that cannot express the task looks the same where no
         simple model can be fitted that does.
     """
@@ -133,6 +134,8 @@ def uninformative_labels(
         return None
     if _is_learnable(history):
         return None
+    if _is_compared_by_few(history):
+        raise Undecided("the inputs vary in so many directions that so few samples fit any labels, right or wrong")
     samples, width = history.fact("data.train_samples"), _width(history)
     if read_reference(history) is None and isinstance(samples, int) and samples <= width:
         raise Undecided(f"{samples} samples of {width} numbers each fit any labels, right or wrong")
@@ -166,6 +169,11 @@ def uninformative_labels(
         onset=other.steps[0],
         signals=("train_loss", "val_loss", "baseline_loss"),
     )
+
+
+def _is_compared_by_few(history: History) -> bool:
+    compared = read_reference(history)
+    return compared is not None and not compared.kinds and compared.few
 
 
 def _width(history: History) -> int:

@@ -27,6 +27,24 @@ def test_the_constant_scores_the_variance_of_targets_it_was_fitted_to() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("columns", "repeated", "expected"),
+    # White noise of F columns in N rows: N·F / (N + F).
+    [(5, 1, 4.9), (5, 40, 4.9), (600, 1, 600 * 225 / 825)],
+)
+def test_directions_are_those_that_rows_vary_in_however_often_each_is_told(
+    columns: int, repeated: int, expected: float
+) -> None:
+    rows = drawn(300, columns).repeat(1, repeated)
+    found = References(task("mse", 1), rows, drawn(300, 1), lambda: False)
+    assert found.fitted == 225
+    assert found.directions == pytest.approx(expected, rel=0.05)
+
+
+def test_rows_that_are_all_alike_vary_in_no_direction() -> None:
+    assert References(task("mse", 1), torch.ones(80, 3), drawn(80, 1), lambda: False).directions == 0
+
+
 def test_the_constant_of_absolute_errors_is_the_median() -> None:
     targets = torch.tensor([[0.0], [0.0], [1.0], [5.0], [100.0]]).repeat(20, 1)
     models = References(task("l1", 1), drawn(100), targets)

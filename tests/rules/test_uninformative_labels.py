@@ -157,6 +157,19 @@ def test_healthy_what_a_simple_model_predicts_the_inputs_do_tell(linear: float, 
     assert (judge(facts={"reference": reference}) is not None) is ill
 
 
+@pytest.mark.parametrize(
+    ("directions", "kinds", "told"), [(46.0, False, False), (12.0, False, True), (46.0, True, True)]
+)
+def test_rows_that_fit_any_labels_tell_nothing_of_these(directions: float, kinds: bool, told: bool) -> None:
+    reference = {"step": 119, "rows": 80, "network": 0.1, "constant": CHANCE, "linear": 2.6, "linear_error": 0.1}
+    reference |= {"fitted": 60, "directions": directions, "kinds": kinds}
+    if told:
+        assert judge(facts={"reference": reference}) is not None
+    else:
+        with pytest.raises(Undecided, match="so few samples fit any labels"):
+            judge(facts={"reference": reference})
+
+
 @pytest.mark.parametrize(("shallow", "ill"), [(2.4, True), (2.2, False), (None, False)])
 def test_few_rows_are_enough_where_simple_models_find_nothing_either(shallow: float | None, ill: bool) -> None:
     reference = {"step": 119, "rows": 200, "network": 1.9, "constant": CHANCE, "linear": CHANCE, "linear_error": 0.02}
