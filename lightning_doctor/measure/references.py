@@ -77,7 +77,7 @@ class References:
     Attributes:
         constant: The best constant outputs ``[outputs]``.
         fitted: How many rows the weights were fitted to; the others chose the penalty.
-        directions: In how many directions the rows vary: the participation ratio of their covariance's eigenvalues.
+        directions: In how many directions the rows vary, by their effective rank (Roy & Vetterli 2007).
     """
 
     def __init__(
@@ -133,12 +133,13 @@ class References:
 
 
 def _directions(rows: Tensor) -> float:
-    """Returns (Σλ)² / Σλ² of the eigenvalues λ of the covariance of rows ``[N, F]``; the number of equal ones."""
+    """Returns exp(-Σ p log p) for the shares p of the singular values of rows ``[N, F]`` about their mean."""
     centred = rows - rows.mean(0)
-    # Either has the same eigenvalues but for zeros.
+    # Either has their squares for eigenvalues, but for zeros.
     products = centred @ centred.T if len(rows) <= rows.shape[1] else centred.T @ centred
-    squares = float(products.square().sum())
-    return float(products.trace()) ** 2 / squares if squares > 0 else 0.0
+    values = torch.linalg.eigvalsh(products).clamp(min=0).sqrt()
+    total = values.sum()
+    return float(torch.special.entr(values / total).sum().exp()) if total > 0 else 0.0
 
 
 def _units(task: Task, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -54,9 +54,9 @@ def test_the_network_is_scored_at_the_end_on_rows_that_no_simple_model_was_fitte
     # Ten classes, about as frequent.
     assert fact["constant"] == pytest.approx(2.303, abs=0.05)
     assert 0 < fact["linear"] < 0.7
-    # Of 250 rows a quarter chooses the penalty. Pixels are alike.
+    # Of 250 rows a quarter chooses the penalty. Of 64 pixels some are alike, and some always empty.
     assert fact["fitted"] == 188
-    assert 5 < fact["directions"] < 30
+    assert 30 < fact["directions"] < 60
     # Half of 500 of the 640 rows; the loss of all of them is within a few standard errors, each some 8 % of it.
     with torch.no_grad():
         whole = float(nn.functional.cross_entropy(net.net(IMAGES[:640]), LABELS[:640]))
