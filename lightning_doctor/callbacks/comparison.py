@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lightning_doctor.budget import too_dear
+from lightning_doctor.callbacks.hand_step import hand_obstacle
 from lightning_doctor.callbacks.loaders import first, loader_size
 from lightning_doctor.callbacks.monitor import Monitor
-from lightning_doctor.callbacks.rehearsal import BY_HAND, Rehearsal, Step, alone, obstacle, steps_several, why_not
+from lightning_doctor.callbacks.rehearsal import Rehearsal, Step, alone, obstacle, why_not
 from lightning_doctor.callbacks.scoring import Score, Scorer
 from lightning_doctor.callbacks.scoring_plan import PARTS, ScoringPlan
 from lightning_doctor.measure.batches import Path, at, dense, key, leaves, roles_by_structure
@@ -43,10 +44,10 @@ class ComparisonProbe(Monitor):
     ``overlap`` how many validation rows were found among the training rows, by fingerprint.
 
     Now and then a copy of the model scores both samples with its own ``training_step`` in eval mode, so that neither
-    dropout nor augmentation nor the lag of an epoch's mean poses as a gap. Where that cannot be, as it steps several
-    optimizers by hand, fails on some of these rows or has no loss for them, ``validation_step`` scores all of them, if
-    it returns a loss; with several ranks only in the first of these cases. The fact ``scored.step`` says which. The
-    series are ``eval_loss/train``, its standard error ``eval_error/train``, its error bar by the bootstrap
+    dropout nor augmentation nor the lag of an epoch's mean poses as a gap. Where that cannot be, as it steps
+    several optimizers by hand, fails on some of these rows or has no loss for them, ``validation_step`` scores all of
+    them, if it returns a loss; with several ranks only in the first of these cases. The fact ``scored.step`` says
+    which. The series are ``eval_loss/train``, its standard error ``eval_error/train``, its error bar by the bootstrap
     ``eval_bar/train``, ``eval_accuracy/train``, ``eval_skill/train``, and the same of ``validation``.
     """
 
@@ -68,8 +69,8 @@ class ComparisonProbe(Monitor):
         self._plan = ScoringPlan(ROWS, case.run.step)
         self.kept = self._plan.kept
         self._steps: tuple[Step, ...] = ("training_step", "validation_step")
-        self._by_hand = steps_several(trainer, case.run.module)
-        if self._by_hand:
+        self._by_hand = hand_obstacle(trainer, case.run.module)
+        if self._by_hand is not None:
             self._steps = ("validation_step",)
         elif case.together:
             # Where one rank alone fails, the others would go on with another step than it.
@@ -199,7 +200,7 @@ class ComparisonProbe(Monitor):
 
     def _score(self, case: Case) -> None:
         scores: list[Score] = [Score() for _ in SAMPLES]
-        reasons = [BY_HAND] if self._by_hand else []
+        reasons = [] if self._by_hand is None else [self._by_hand]
         for step in self._steps:
             try:
                 scores = self._scored_by(case, step)

@@ -17,8 +17,8 @@ from torch.nn.parameter import is_lazy
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_doctor.callbacks.free_memory import free_memory
-from lightning_doctor.callbacks.hand_step import HandStep
-from lightning_doctor.callbacks.screen import Mute, Screen, nothing
+from lightning_doctor.callbacks.hand_step import HandStep, HandStepError, hand_obstacle
+from lightning_doctor.callbacks.screen import Mute, Screen
 from lightning_doctor.callbacks.shards import Whole, engine, put_together, shards_obstacle
 from lightning_doctor.measure.norms import are_sharded
 from lightning_doctor.measure.rows import tensor_bytes
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from lightning_doctor.callbacks.base import LightningModule, Trainer
 
 Step = Literal["training_step", "validation_step"]
-BY_HAND = "a step that steps several optimizers by hand has no one loss to be rehearsed for"
 _WHOLE = ("SingleDeviceStrategy", "DDPStrategy")
 # A copy, and the difference of two sets of weights, with room to run.
 _COPIES = 4
@@ -43,7 +42,7 @@ class Unrehearsable(Exception):  # noqa: N818
 
 def why_not(error: Exception, step: str = "training_step") -> str:
     """Returns why a rehearsal came to nothing, as a clause: the user's own step may not bear being run apart."""
-    if isinstance(error, Unrehearsable):
+    if isinstance(error, (Unrehearsable, HandStepError)):
         return str(error)
     return f"a rehearsed {step.replace('_', ' ')} failed ({type(error).__name__}: {error})"
 
@@ -107,6 +106,10 @@ class Rehearsal:
         for mine, theirs in zip(self.module.modules(), self._source.modules(), strict=True):
             # A user may keep some parts in eval mode.
             mine.training = train and theirs.training
+        steps = step == "training_step" and by is None
+        if steps and self._hand is None and not self._source.automatic_optimization:
+            # It would step the run's own optimizers.
+            raise Unrehearsable(hand_obstacle(self._trainer, self._source) or "it was copied before it could be")
         run: Callable[..., Any] = getattr(self.module, step) if by is None else partial(by, self.module)
         names = inspect.signature(run).parameters
         arguments = (batch, batch_idx) if len(names) > 1 else (batch,)
@@ -119,7 +122,7 @@ class Rehearsal:
             torch.compiler.set_stance("force_eager"),
         ):
             step_of_copy = partial(run, *copy.deepcopy(arguments), **loaders)
-            by_hand = self._hand if step == "training_step" and by is None else None
+            by_hand = self._hand if steps else None
             before = _random_states(self._trainer.strategy.root_device)
             outputs = step_of_copy() if by_hand is None else by_hand.loss(step_of_copy)
             self.drew = _random_states(self._trainer.strategy.root_device) != before
@@ -136,8 +139,8 @@ def obstacle(trainer: Trainer, module: LightningModule, *, steps: bool = True, g
         steps: Whether its training step is what will be run.
         gathers: Whether all ranks make a copy, and may gather weights that they hold in shards.
     """
-    if steps and steps_several(trainer, module):
-        return BY_HAND
+    if steps and (reason := hand_obstacle(trainer, module)) is not None:
+        return reason
     if (reason := engine(trainer)) is not None:
         return reason
     strategy = type(trainer.strategy).__name__
@@ -156,11 +159,6 @@ def obstacle(trainer: Trainer, module: LightningModule, *, steps: bool = True, g
     return None
 
 
-def steps_several(trainer: Trainer, module: LightningModule) -> bool:
-    """Whether the training step itself steps several optimizers, each of which may follow a loss of its own."""
-    return not module.automatic_optimization and len(trainer.optimizers) > 1
-
-
 def trial_cost(module: nn.Module) -> float:
     """Returns about what trying a step on a copy of the model takes, by its size alone [seconds]."""
     parameters = [parameter for parameter in module.parameters() if not is_lazy(parameter)]
@@ -174,12 +172,11 @@ def holds_whole(trainer: Trainer, parameters: Sequence[Tensor]) -> bool:
 
 def _copied(trainer: Trainer, module: LightningModule, whole: Whole | None) -> tuple[LightningModule, HandStep | None]:
     # What is not the model's own to change is shared: the Trainer behind a screen, data, and what is left of a graph.
-    steps_itself = not module.automatic_optimization and len(trainer.optimizers) == 1
-    hand = HandStep(trainer) if steps_itself else None
+    memo: dict[int, Any] = {}
+    by_hand = not module.automatic_optimization and hand_obstacle(trainer, module) is None
+    hand = HandStep(trainer, memo) if by_hand else None
     screen = Screen(trainer, logger=Mute(), loggers=[], **({} if hand is None else hand.own))
-    memo: dict[int, Any] = {id(trainer): screen}
-    if hand is not None:
-        hand.stand_in(memo)
+    memo[id(trainer)] = screen
     for part in module.modules():
         for value in _held(part):
             if isinstance(value, (Dataset, DataLoader)) or type(value).__name__.endswith(("DataModule", "DeviceMesh")):
@@ -190,7 +187,9 @@ def _copied(trainer: Trainer, module: LightningModule, whole: Whole | None) -> t
         if whole is not None:
             put_together(module, memo, whole)
         # Lightning's own `__getstate__` drops the Trainer.
-        made = twin(module, memo)
+        made = twin(module, memo, frozen=hand is not None)
+        if hand is not None:
+            hand.take(made, screen, memo)
     except Unrehearsable:
         # Of another rank.
         raise
@@ -202,10 +201,12 @@ def _copied(trainer: Trainer, module: LightningModule, whole: Whole | None) -> t
             made.__dict__.pop(name, None)
     made._trainer = cast("Trainer", screen)
     for name in ("log", "log_dict", "print"):
-        made.__dict__[name] = nothing
-    if hand is not None:
-        hand.take(memo)
+        made.__dict__[name] = _nothing
     return made, hand
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    """Logs nothing."""
 
 
 def _held(part: nn.Module) -> Iterator[Any]:

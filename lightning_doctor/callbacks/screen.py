@@ -34,7 +34,3 @@ class Mute:
     def __call__(self, *_: Any, **__: Any) -> Mute:
         """Does nothing, and takes whatever is asked of what it returns."""
         return self
-
-
-def nothing(*_: Any, **__: Any) -> None:
-    """Does nothing, whatever it is given."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from lightning_doctor.callbacks.census import MOST_NAMES, Census, plain_name
 from lightning_doctor.callbacks.examination import is_compiled
@@ -31,6 +32,8 @@ MOST_LAYERS = 64
 _LAYER_CAPACITY = 128
 # Losses whose graphs are searched for parameters that the module does not know.
 _SEARCHES = 4
+# Elements of a parameter that tell whether it is as it was.
+_CORNER = 16
 _COSINES = ("gradient_cosine", "update_cosine")
 # Why a signal may be missing from a run whose steps were examined.
 _UNKNOWN = {
@@ -74,8 +77,6 @@ class UpdateMonitor(Monitor):
         self._carried = [CarriedGradients() for _ in run.optimizers]
         self._steps = [0] * len(run.optimizers)
         self._idle = set(range(len(run.optimizers)))
-        # What steps unheard changes its weights all the same.
-        self._versions = [[(p, p._version) for g in o.param_groups for p in g["params"]] for o in run.optimizers]
         self._census = Census()
         self._unfrozen: set[Tensor] = set()
         self._ran: list[str] = []
@@ -85,6 +86,7 @@ class UpdateMonitor(Monitor):
         self._sent_backward = False
         self._measured = False
         self._engine = engine(run.trainer)
+        self._first = self._beginnings(case)
         # A compiled model's loss is examined apart, before its gradients have been set to zero.
         self._hears_backward = not (run.automatic and is_compiled(run.module))
         layers = list(dict.fromkeys(layer for table in self._tables for layer in table.layers))
@@ -96,7 +98,7 @@ class UpdateMonitor(Monitor):
         self._tables.clear()
         self._unfrozen.clear()
         self._verdicts.clear()
-        self._versions.clear()
+        self._first.clear()
 
     def before_batch(self, case: Case, batch: Any, batch_idx: int) -> None:
         """Has the gradients followed from the step before an examined one."""
@@ -250,17 +252,28 @@ class UpdateMonitor(Monitor):
         fact |= {"idle_optimizers": idle, "unstepped": unstepped[:MOST_NAMES]}
         case.history.facts["parameters"] = fact
 
+    def _beginnings(self, case: Case) -> list[list[tuple[Tensor, int, Tensor]]]:
+        """Returns the parameters of each optimizer that users step, and what changes with any step, heard or not."""
+        held = [[p for group in o.param_groups for p in group["params"] if not is_lazy(p)] for o in case.run.optimizers]
+        if case.run.automatic or self._engine is not None or any(map(are_sharded, held)):
+            return []
+        # Writing through `.data` counts as no new version.
+        return [[(p, p._version, _corner(p)) for p in each] for each in held]
+
     def _unstepped(self, case: Case) -> list[str]:
         """Returns the parameters of optimizers that nobody has stepped, heard or unheard, where that is up to users."""
-        if case.run.automatic or self._engine is not None:
-            return []
         idle = {
             parameter
-            for steps, held in zip(self._steps, self._versions, strict=True)
-            if not steps and all(parameter._version == version for parameter, version in held)
-            for parameter, _ in held
+            for steps, held in zip(self._steps, self._first, strict=False)
+            if not steps and all(p._version == version and torch.equal(_corner(p), c) for p, version, c in held)
+            for parameter, _, _ in held
         }
         return [plain_name(name) for name, parameter in case.run.module.named_parameters() if parameter in idle]
+
+
+def _corner(parameter: Tensor) -> Tensor:
+    """Returns some elements as they are now."""
+    return parameter.detach().reshape(-1)[:_CORNER].clone()
 
 
 def _requires_grad(output: Any) -> bool:

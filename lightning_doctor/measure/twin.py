@@ -21,7 +21,7 @@ _SOURCES = (np.random.Generator, np.random.RandomState, random.Random)
 _STATE = 1 << 24
 
 
-def twin(module: M, memo: dict[int, Any] | None = None) -> M:
+def twin(module: M, memo: dict[int, Any] | None = None, *, frozen: bool = False) -> M:
     """Returns a copy of a module that reaches nothing of the module it is of.
 
     ``copy.deepcopy`` shares functions. What one that a module holds, as a hook or a loss, has closed over, has as a
@@ -32,13 +32,15 @@ def twin(module: M, memo: dict[int, Any] | None = None) -> M:
     Args:
         module: To copy.
         memo: Of ``copy.deepcopy``: by the id of an object what stands for it.
+        frozen: Whether modules in eval mode that functions have closed over are copied too, as an average of weights
+            that a step renews.
 
     Raises:
         Exception: Whatever a part of the module raises when it is copied.
     """
     memo = {} if memo is None else memo
     made = copy.deepcopy(module, memo)
-    binding = _Binding(memo)
+    binding = _Binding(memo, frozen)
     for part in made.modules():
         binding.renew(part.__dict__)
     return made
@@ -47,8 +49,9 @@ def twin(module: M, memo: dict[int, Any] | None = None) -> M:
 class _Binding:
     """Binds functions to a copy."""
 
-    def __init__(self, memo: dict[int, Any]) -> None:
+    def __init__(self, memo: dict[int, Any], frozen: bool) -> None:
         self._memo = memo
+        self._frozen = frozen
         # Kept alive, so that no other object comes by one of their ids.
         self._copies = {id(made): made for made in memo.values()}
         self._renewed: set[int] = set()
@@ -122,7 +125,7 @@ class _Binding:
             made.set_state(value.get_state())
             return made
         # One in eval mode, as a teacher, has nothing that a pass changes.
-        copied = isinstance(value, _SOURCES) or (isinstance(value, nn.Module) and value.training)
+        copied = isinstance(value, _SOURCES) or (isinstance(value, nn.Module) and (value.training or self._frozen))
         return copy.deepcopy(value, self._memo) if copied else value
 
     def _keep(self, value: Any, made: Any) -> None:

@@ -14,8 +14,8 @@ from lightning_doctor.rule import rule
 _STEPS = 3
 # How many, and from which share of the planned run on, that an optimizer does not merely join later.
 _MANY, _LATE = 8, 0.4
-# Steps before which an optimizer may still wait for its turn.
-_PATIENCE = 100
+# Steps, and the share of the planned run, before which an optimizer may still wait for its turn.
+_PATIENCE, _TURN = 100, 0.75
 
 
 @rule(
@@ -208,17 +208,19 @@ def _unregistered(history: History, table: dict[str, Any]) -> Finding | None:
 def _unstepped(history: History, table: dict[str, Any]) -> Finding | None:
     """What an optimizer holds that nobody steps, as may be forgotten where steps are made by hand."""
     names, how = _names(table, "unstepped"), standing(history)
-    late = how.ended or how.share is None or how.share >= _LATE
+    late = how.ended or (how.share is not None and how.share >= _TURN)
     if not names or not late or history.last_step < _PATIENCE:
         return None
-    trained = table.get("trained")
-    whose = "the optimizer" if _count(table, "unstepped") == trained else "an optimizer"
+    only = _count(table, "unstepped") == table.get("trained")
+    whose = "the optimizer" if only else "an optimizer"
     return Finding(
         severity=how.unless_good(Severity.WARNING),
         summary=f"{whose} has never been stepped: {_count(table, 'unstepped')} parameter tensors are as they were at "
         f"first: {listed(names)}",
         evidence=_evidence(table, "unstepped"),
         remedy=f"call `.step()` on the optimizer of {listed(names)}, after its backward pass",
+        # One of several may be meant to rest.
+        confidence=Confidence.CONFIRMED if only else Confidence.SUSPECTED,
         onset=0,
         signals=("train_loss",),
     )

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
+from lightning_doctor.jsonable import number
 from lightning_doctor.loss_head import SQUARED, LossHead, LossTerm, last_layer, loss_head, loss_terms
 from lightning_doctor.progress import Standing, standing
 from lightning_doctor.rule import Undecided, rule
@@ -104,7 +105,8 @@ def _of_a_term(history: History, state: Standing, lost: float, sliver: float) ->
         learned = term.learned if term.looks >= _LOOKS else None
         own = replace(state, skill=None, learned=learned, validated=None, best_term=None, matched=False)
         found = _unreachable(history, term, own, lost, sliver)
-        if found is not None:
+        # A little may be that of targets which move, as a codebook does.
+        if found is not None and number(found.evidence["share_out_of_reach"]) >= lost:
             return replace(found, summary=f"of one of {len(terms)} terms of the loss, {term.loss}: {found.summary}")
     raise Undecided(history.absent.get("loss_head", "the fact loss_head is not known"))
 
@@ -240,7 +242,8 @@ def _beyond(z: float) -> float:
 
 
 def _remedy(history: History, head: LossHead | LossTerm, low: float, high: float) -> str:
-    layer = last_layer(history, head.activation)
+    # Of several outputs the last activation of this kind may be another's.
+    layer = last_layer(history, head.activation) if isinstance(head, LossHead) else f"the {head.activation}"
     if math.isinf(high):
         return f"take {layer} away from the output: a linear output reaches every target"
     return f"take {layer} away from the output, or scale the targets into [{low:g}, {high:g}]"

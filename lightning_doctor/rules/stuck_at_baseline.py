@@ -20,6 +20,8 @@ from lightning_doctor.scores import lucky_skill, scores
 _PARTS = 12
 # What share of what would count as learned a fall must be for the run not to rest yet.
 _MOVED = 0.2
+# How many times what a constant scores is worse than it.
+_OVER = 1.1
 # Losses of the best constant without which it is not known.
 _FEWEST = 2
 _REMEDY = (
@@ -41,7 +43,8 @@ def stuck_at_baseline(
     What it looks at:
         ``train_loss`` against ``baseline_loss``, what the best constant prediction scores in the units of the run's
         own loss; ``skill``, the share of the constant predictor's errors that the predictions avoid. Where the former
-        is not known, ``eval_skill/train``, the skill on training rows in eval mode at the end.
+        is not known, ``eval_skill/train``, the skill on training rows in eval mode at the end. Where that on validation
+        rows, of numbers, is beyond luck it is a note: what is left of the loss may be noise in the data.
 
     Why it matters:
         Nothing has been learned from the inputs: whatever the curve looks like, it is that of a guess.
@@ -89,13 +92,13 @@ def stuck_at_baseline(
     evidence: dict[str, float | int | str] = {"loss": level, "baseline": baseline, "steps": spent}
     if now.skill is not None:
         evidence["skill"] = now.skill
-    aside = ": a constant would do better" if level > 1.1 * baseline else ""
+    aside = ": a constant would do better" if level > _OVER * baseline else ""
     if level < (1 - learned) * baseline:
         evidence["by_chance"] = chance
         aside = f": as many weights would take {chance:.2g} off it by chance"
-    little = _surely_avoided(history, sigmas)
+    little = None if level > _OVER * baseline else _surely_avoided(history, sigmas)
     if little is not None:
-        aside += f"; {little:.1%} of its errors are avoided, which is little, but no chance"
+        aside += f"; of its errors on validation rows {little:.1%} are avoided, which is no luck"
         evidence["surely_avoided"] = little
     return Finding(
         # What is left may be noise in the data.
@@ -138,15 +141,13 @@ def _scored_like_one(history: History, learned: float, lack: str) -> Finding | N
 
 
 def _surely_avoided(history: History, sigmas: float) -> float | None:
-    """Returns what share of a constant's squared errors is avoided on scored rows, where that is no luck; else None."""
-    for sample in ("validation", "train"):
-        scored = scores(history, sample)
-        # Of classes more than that comes by a head for the frequent ones.
-        if scored is None or not scored.skills or math.isfinite(scored.skill_error):
-            continue
-        if is_recent(history, scored.skill_steps[-1]) and scored.skills[-1] > lucky_skill(scored, sigmas):
-            return scored.skills[-1]
-    return None
+    """Returns what share of a constant's squared errors is avoided on validation rows, if no luck; else None."""
+    scored = scores(history, "validation")
+    # Of classes more than that comes by a head for the frequent ones.
+    if scored is None or not scored.skills or math.isfinite(scored.skill_error):
+        return None
+    now = is_recent(history, scored.skill_steps[-1])
+    return scored.skills[-1] if now and scored.skills[-1] > lucky_skill(scored, sigmas) else None
 
 
 def _error(losses: list[float]) -> float:

@@ -16,9 +16,9 @@ from lightning_doctor import Doctor
 from lightning_doctor.budget import FIRST_LOOK, Budget
 from lightning_doctor.callbacks import case
 from lightning_doctor.callbacks.comparison import ComparisonProbe
+from lightning_doctor.callbacks.hand_step import SEVERAL
 from lightning_doctor.callbacks.heads import HeadMonitor
 from lightning_doctor.callbacks.holdout import HoldoutProbe
-from lightning_doctor.callbacks.rehearsal import BY_HAND
 from lightning_doctor.callbacks.scoring import Scorer
 from lightning_doctor.callbacks.scoring_plan import ScoringPlan
 from lightning_doctor.history import History
@@ -393,7 +393,7 @@ def test_a_step_that_has_scored_is_not_left_for_another(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("net", "reason"),
     [
-        (ByHand, f"{BY_HAND}, and the validation step returned no loss"),
+        (ByHand, f"{SEVERAL}, and the validation step returned no loss"),
         (Uncopied, "the model cannot be copied (TypeError: there is only one of me)"),
     ],
 )

@@ -20,9 +20,9 @@ from lightning_doctor.budget import Budget
 from lightning_doctor.callbacks.allowance import Allowance
 from lightning_doctor.callbacks.curvature import CurvatureProbe
 from lightning_doctor.callbacks.gauges import GAUGES
+from lightning_doctor.callbacks.hand_step import SEVERAL
 from lightning_doctor.callbacks.meeting import Meeting
 from lightning_doctor.callbacks.point import Point
-from lightning_doctor.callbacks.rehearsal import BY_HAND
 from lightning_doctor.history import History
 from lightning_doctor.measure.verdict import CriticalPoint
 from lightning_doctor.sinks.curvature import DENSITY_TAG, LINE_TAG
@@ -321,7 +321,7 @@ def test_a_step_by_hand_is_probed_by_the_loss_that_it_sends_backward(tmp_path: P
 
 
 def test_several_optimizers_have_no_curvature_in_common(tmp_path: Path) -> None:
-    assert probed(tmp_path, ByHand()).absent["curvature"] == BY_HAND
+    assert probed(tmp_path, ByHand()).absent["curvature"] == SEVERAL
 
 
 class Raising(DigitsNet):

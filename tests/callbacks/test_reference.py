@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler
 from lightning_doctor import Doctor, budget
 from lightning_doctor.callbacks import case
 from lightning_doctor.callbacks.batches import BatchMonitor
+from lightning_doctor.callbacks.hand_step import SEVERAL
 from lightning_doctor.callbacks.heads import HeadMonitor
 from lightning_doctor.callbacks.reference import ReferenceProbe
-from lightning_doctor.callbacks.rehearsal import BY_HAND
 from lightning_doctor.history import History
 from lightning_doctor.measure import references
 from tests.callbacks.test_scans import ByHand, Uncopied
@@ -127,7 +127,7 @@ def test_of_targets_that_are_the_inputs_a_copy_is_no_reference(tmp_path: Path) -
     ("net", "reason"),
     [
         (Lost, "not every loss is finite"),
-        (ByHand, BY_HAND),
+        (ByHand, SEVERAL),
         (Uncopied, "the model cannot be copied (TypeError: there is only one of me)"),
         (Weighted, "the loss is no plain mean over samples"),
         (Penalised, "the loss is more than that of its predictions"),

@@ -15,7 +15,8 @@ from torchmetrics import MeanMetric
 
 from lightning_doctor import Doctor
 from lightning_doctor.callbacks import case, leaks, pace, scans
-from lightning_doctor.callbacks.rehearsal import BY_HAND, trial_cost
+from lightning_doctor.callbacks.hand_step import SEVERAL
+from lightning_doctor.callbacks.rehearsal import trial_cost
 from lightning_doctor.callbacks.scans import StepScan
 from tests.runs import DigitsNet, fit, flat, trainer
 
@@ -266,7 +267,7 @@ def test_a_function_that_reaches_the_network_is_scanned_with_that_of_the_copy(tm
 @pytest.mark.parametrize(
     ("net", "reason"),
     [
-        (ByHand, BY_HAND),
+        (ByHand, SEVERAL),
         (Uncopied, "the model cannot be copied (TypeError: there is only one of me)"),
         (Choosy, "a rehearsed training step failed (RuntimeError: no gradient, no step)"),
         (Elsewhere, "the loss of a copy does not change with its weights"),

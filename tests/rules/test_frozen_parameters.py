@@ -110,9 +110,9 @@ def test_parameters_that_never_get_a_gradient_are_a_note_until_harm_shows(skill:
     ("skill", "share", "severity"),
     [
         (None, 1.0, Severity.WARNING),
-        (None, 0.5, Severity.WARNING),
+        (None, 0.8, Severity.WARNING),
         # It may have its turn later.
-        (None, 0.3, None),
+        (None, 0.6, None),
         (0.9, 1.0, Severity.NOTE),
     ],
 )
@@ -126,12 +126,14 @@ def test_sick_an_optimizer_that_is_never_stepped(skill: float | None, share: flo
     if finding is not None:
         assert finding.summary.startswith("an optimizer has never been stepped: 1 parameter tensors are as they were")
         assert "call `.step()` on the optimizer of table.weight" in finding.remedy
+        assert finding.confidence is Confidence.SUSPECTED
 
 
 def test_sick_the_only_optimizer_is_never_stepped() -> None:
     finding = judge(unstepped=NAMES, skill=None)
     assert finding is not None
     assert finding.summary.startswith("the optimizer has never been stepped: 6 parameter tensors")
+    assert finding.confidence is Confidence.CONFIRMED
     assert judge(unstepped=NAMES, skill=None, losses=FLAT[:90]) is None
 
 

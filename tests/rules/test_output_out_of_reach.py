@@ -94,6 +94,7 @@ def test_sick_one_term_of_a_sum_asks_for_more_than_its_output_can() -> None:
     finding = judge_terms(GRIPS, DEGREES)
     assert finding is not None
     assert finding.severity is Severity.ERROR
+    assert finding.remedy.startswith("take the tanh away from the output, or scale")
     assert finding.summary.startswith("of one of 2 terms of the loss, smooth_l1: targets from -83.8 to 84.4 for a tanh")
 
 
@@ -104,6 +105,7 @@ def test_sick_one_term_of_a_sum_asks_for_more_than_its_output_can() -> None:
         {"output_max": 40.0},
         {"share": 1e-3},
         spread(0.0, 0.5, -0.9, 0.9),
+        spread(0.0, 0.5, -1.5, 1.5),
     ],
 )
 def test_healthy_terms_are_left_open(change: dict[str, Any]) -> None:
@@ -112,7 +114,7 @@ def test_healthy_terms_are_left_open(change: dict[str, Any]) -> None:
 
 
 def test_a_term_that_is_learned_all_the_same_is_a_note() -> None:
-    finding = judge_terms(GRIPS, {**DEGREES, **spread(0.0, 0.8, -2.0, 2.0), "learned": 0.9})
+    finding = judge_terms(GRIPS, {**DEGREES, **spread(0.0, 2.0, -5.0, 5.0), "learned": 0.9})
     assert finding is not None
     assert finding.severity is Severity.NOTE
 

@@ -206,6 +206,12 @@ def test_the_little_that_noise_lets_be_learned_of_numbers_is_a_note(
     finding = stuck_at_baseline(history)
     assert finding is not None
     assert finding.severity is severity
-    assert ("3.0% of its errors are avoided, which is little, but no chance" in finding.summary) is (
-        severity is Severity.NOTE
-    )
+    assert ("of its errors on validation rows 3.0% are avoided" in finding.summary) is (severity is Severity.NOTE)
+
+
+def test_what_is_far_worse_than_a_constant_is_no_noise() -> None:
+    history = scored(run([8.0] * 400, skill=None), "validation", [2.31, 2.3], skills=[0.0, 0.03], every=399)
+    history.forget(["eval_accuracy/validation"])
+    finding = stuck_at_baseline(history)
+    assert finding is not None
+    assert finding.severity is Severity.WARNING
