@@ -26,8 +26,8 @@ _REACHED = "a rehearsed step reached the optimizer or the schedule of the run it
 _OF_OPTIMIZERS, _OF_SCHEDULES = ("step", "zero_grad", "add_param_group", "load_state_dict"), ("step", "load_state_dict")
 
 
-class HandStepError(Exception):
-    """This step cannot be rehearsed; the message is the reason, as a clause."""
+class Unrehearsable(Exception):  # noqa: N818
+    """This model cannot be tried on a copy; the message is the reason, as a clause."""
 
 
 def hand_obstacle(trainer: Trainer, module: LightningModule) -> str | None:
@@ -131,7 +131,7 @@ class HandStep:
         """Runs a step of the copy; returns what it sent backward, or what it returned where it sent nothing.
 
         Raises:
-            HandStepError: Where that is no one loss, or the step reached what is the run's own.
+            Unrehearsable: Where that is no one loss, or the step reached what is the run's own.
         """
         self._sent, self._used = [], False
         with (
@@ -142,7 +142,7 @@ class HandStep:
             outputs = run()
         sent, self._sent = self._sent, []
         if len(sent) > 1:
-            raise HandStepError("several losses are sent backward in a step")
+            raise Unrehearsable("several losses are sent backward in a step")
         return sent[0] if sent else outputs
 
     def _send(self, loss: Tensor, *_: Any, **__: Any) -> None:
@@ -178,7 +178,7 @@ def _out_of_reach(objects: Sequence[Any], names: Sequence[str]) -> Iterator[None
     """Has methods of objects refuse, whoever calls them."""
 
     def refuse(*_: Any, **__: Any) -> None:
-        raise HandStepError(_REACHED)
+        raise Unrehearsable(_REACHED)
 
     before = [(each, name, each.__dict__.get(name)) for each in objects for name in names]
     for each, name, _ in before:

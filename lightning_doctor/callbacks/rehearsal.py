@@ -17,7 +17,8 @@ from torch.nn.parameter import is_lazy
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_doctor.callbacks.free_memory import free_memory
-from lightning_doctor.callbacks.hand_step import HandStep, HandStepError, hand_obstacle
+from lightning_doctor.callbacks.hand_step import HandStep, hand_obstacle
+from lightning_doctor.callbacks.hand_step import Unrehearsable as Unrehearsable
 from lightning_doctor.callbacks.screen import Mute, Screen
 from lightning_doctor.callbacks.shards import Whole, engine, put_together, shards_obstacle
 from lightning_doctor.measure.norms import are_sharded
@@ -36,13 +37,9 @@ _COPIES = 4
 _BYTE, _TENSOR = 1e-8, 3e-4
 
 
-class Unrehearsable(Exception):  # noqa: N818
-    """This model cannot be tried on a copy; the message is the reason, as a clause."""
-
-
 def why_not(error: Exception, step: str = "training_step") -> str:
     """Returns why a rehearsal came to nothing, as a clause: the user's own step may not bear being run apart."""
-    if isinstance(error, (Unrehearsable, HandStepError)):
+    if isinstance(error, Unrehearsable):
         return str(error)
     return f"a rehearsed {step.replace('_', ' ')} failed ({type(error).__name__}: {error})"
 

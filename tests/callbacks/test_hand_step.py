@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_doctor import CurvatureProbe
+from lightning_doctor import CurvatureProbe, Doctor
 from lightning_doctor.callbacks.leaks import LeakProbe
 from tests.callbacks.test_scans import scanning
 from tests.runs import DigitsNet, fit, flat
@@ -329,3 +329,13 @@ def test_samples_of_a_step_by_hand_are_told_apart(tmp_path: Path) -> None:
     monitor.settings.strict = True
     fit(tmp_path, Manual(), monitor)
     assert monitor.report.history.fact("leak.tested") is True
+
+
+def test_a_compiled_model_whose_step_cannot_be_rehearsed_says_so(tmp_path: Path) -> None:
+    net = TwoParts()
+    net.net.compile(backend="aot_eager")
+    doctor = Doctor(strict=True)
+    fit(tmp_path, net, doctor)
+    assert doctor.report is not None
+    assert "several losses are sent backward" in doctor.report.history.absent["scan/1"]
+    assert doctor.report.notes == []
