@@ -5,24 +5,19 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lightning_doctor import __version__
-
-if TYPE_CHECKING:
-    from lightning_doctor.logs.runs import Run
-    from lightning_doctor.report import Report
 
 FOUND = 1
 FAILED = 2
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 
-_SIGNALS = {"train_loss": "--train-loss", "val_loss": "--val-loss", "learning_rate": "--lr", "grad_norm": "--grad-norm"}
+SIGNALS = {"train_loss": "--train-loss", "val_loss": "--val-loss", "learning_rate": "--lr", "grad_norm": "--grad-norm"}
 COMPARED = ("train_loss", "val_loss")
 
 
@@ -99,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     diagnose.add_argument(
         "--threshold", metavar="RULE.NAME=NUMBER", action="append", default=[], help="for example LD504.patience=8"
     )
-    _add_tags(diagnose, _SIGNALS)
+    _add_tags(diagnose, SIGNALS)
     diagnose.set_defaults(run_command=_diagnose)
 
     compare = commands.add_parser(
@@ -126,8 +121,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.add_argument("path", metavar="RUN", type=Path, help="as for diagnose; of a folder every run in it is taken")
     report.add_argument("--html", metavar="FILE", type=Path, required=True, help="where to write it")
-    _add_tags(report, _SIGNALS)
-    report.set_defaults(run_command=_report, signals=tuple(_SIGNALS))
+    _add_tags(report, SIGNALS)
+    report.set_defaults(run_command=_report, signals=tuple(SIGNALS))
 
     demo = commands.add_parser(
         "demo",
@@ -144,7 +139,7 @@ def _add_tags(parser: argparse.ArgumentParser, signals: Iterable[str]) -> None:
     tags = parser.add_argument_group("tags of a foreign log", "found by their names where not given")
     for signal in signals:
         tags.add_argument(
-            _SIGNALS[signal], metavar="TAG", dest=signal, help=f"the tag of the {signal.replace('_', ' ')}"
+            SIGNALS[signal], metavar="TAG", dest=signal, help=f"the tag of the {signal.replace('_', ' ')}"
         )
 
 
@@ -247,101 +242,6 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _diagnose(options: argparse.Namespace) -> int:
-    from lightning_doctor.findings import Severity
-    from lightning_doctor.jsonable import MalformedError
-    from lightning_doctor.judge import judge
-    from lightning_doctor.logs.runs import NothingToJudgeError, find_runs
-    from lightning_doctor.rules import check_thresholds, choose_rules
+    from lightning_doctor.diagnose_command import run
 
-    try:
-        rules = choose_rules(_names(options.select), _names(options.ignore) or ())
-        thresholds = check_thresholds(_thresholds(options.threshold))
-    except ValueError as error:
-        return failed(error)
-    named = {signal: getattr(options, signal) for signal in _SIGNALS if getattr(options, signal) is not None}
-    try:
-        runs = find_runs(options.path)
-        if options.run is not None:
-            runs = [_named_run(runs, options.run)]
-    except MalformedError as error:
-        return failed(error, options.path)
-    except OSError as error:
-        return failed(error.strerror or error, options.path)
-
-    reports: list[Report] = []
-    unread = False
-    skipped: list[tuple[str, Path]] = []
-    for run in runs:
-        place = options.path if len(runs) == 1 and options.run is None else options.path / run.name
-        try:
-            report = judge(run, named, rules, thresholds)
-        except NothingToJudgeError as error:
-            skipped.append((str(error), place))
-        except MalformedError as error:
-            unread = bool(failed(error, place))
-        except OSError as error:
-            unread = bool(failed(error.strerror or error, place))
-        else:
-            reports.append(report)
-            if not options.json:
-                _show(report, place, foreign=run.kind != "report")
-    # Beside runs that were judged a folder without a loss is no mistake: add_hparams writes such.
-    for message, place in skipped if not reports else []:
-        unread = bool(failed(message, place))
-    if options.json and reports:
-        content = [report.to_dict() for report in reports]
-        print(json.dumps(content if len(runs) > 1 else content[0], indent=2, allow_nan=False))
-    if unread:
-        return FAILED
-    worst = max((report.worst.rank for report in reports if report.worst is not None), default=-1)
-    return FOUND if options.fail_on is not None and worst >= Severity(options.fail_on).rank else 0
-
-
-def _names(given: list[str] | None) -> list[str] | None:
-    if given is None:
-        return None
-    return [name.strip() for names in given for name in names.split(",") if name.strip()]
-
-
-def _thresholds(given: list[str]) -> dict[str, dict[str, float]]:
-    table: dict[str, dict[str, float]] = {}
-    for text in given:
-        match = re.fullmatch(r"([^.=]+)\.([^=]+)=(.+)", text)
-        if match is None:
-            raise ValueError(f"--threshold must look like LD504.patience=8, got {text!r}")
-        rule, name, value = match.groups()
-        try:
-            number = int(value) if re.fullmatch(r"[+-]?\d+", value) else float(value)
-        except ValueError:
-            raise ValueError(f"--threshold {rule}.{name} must be a number, got {value!r}") from None
-        table.setdefault(rule, {})[name] = number
-    return table
-
-
-def _named_run(runs: list[Run], name: str) -> Run:
-    import difflib
-
-    from lightning_doctor.jsonable import MalformedError
-
-    for run in runs:
-        if run.name == name.rstrip("/"):
-            return run
-    names = [run.name for run in runs]
-    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
-    raise MalformedError(f"no run is called {name!r}, did you mean {nearest[0]!r}? There are {', '.join(names)}")
-
-
-def _show(report: Report, place: Path, *, foreign: bool) -> None:
-    from lightning_doctor.logs.curves import listed, printable
-    from lightning_doctor.sinks.terminal import summarize
-
-    print(printable(str(place), 1000))
-    if foreign:
-        log = report.history.facts["log"]
-        for signal, tag in log["tags"].items():
-            print(f"  {signal} from {printable(tag)} ({log['points'][signal]} values)")
-        if log["others"]:
-            print(f"  not used: {listed(log['others'])}")
-    # Before what rich writes to the same stream.
-    sys.stdout.flush()
-    summarize(report, console=terminal())
+    return run(options)

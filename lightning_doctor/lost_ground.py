@@ -7,9 +7,10 @@ from statistics import fmean, median, stdev
 
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History, Series
+from lightning_doctor.loss_levels import lowest_part
 from lightning_doctor.noise import shift, stretch
 from lightning_doctor.prescriptions import lower_rate, peak_rate
-from lightning_doctor.progress import LITTLE, lowest_part, standing
+from lightning_doctor.progress import LITTLE, standing
 from lightning_doctor.step_sizes import rate_at
 
 # Losses under which a run has no course yet, only single noisy values.

@@ -9,6 +9,7 @@ from statistics import median
 from lightning_doctor.findings import Severity
 from lightning_doctor.history import History, Series
 from lightning_doctor.loss_head import LossTerm, loss_terms
+from lightning_doctor.loss_levels import loss_left, typical
 from lightning_doctor.noise import shift, stretch
 from lightning_doctor.reference import read_reference
 from lightning_doctor.validation import held_out, validated_pace
@@ -22,14 +23,10 @@ _RECENT = 0.8
 # Share of the run before which predictions say nothing of how it stands now, and before which a loss that does not
 # move may only be slow to start.
 _STALE = 0.5
-# The share of the losses that may be spikes.
-_SPIKES = 0.02
 # To which share of what a simple model gains a difference must be known to be called none.
 _KNOWN = 0.2
 # Gradients of exactly zero in the second half of a run that show it to have stopped.
 _STOPPED = 8
-# Parts of a run of which the lowest tells what it had learned.
-_PARTS = 12
 # Losses that tell where a run is, and the share of the loss whose change makes it another run than was looked at.
 _AROUND, _ANOTHER = 32, 0.2
 # Examined batches that tell how a run at rest does, where fewer were looked at of late.
@@ -269,12 +266,6 @@ def _at_most(term: LossTerm) -> float:
     return 1 - (left * left if term.loss in (*ROBUST, "rmse") and left > 0 else left)
 
 
-def typical(losses: list[float]) -> float:
-    """Returns the mean but for the few largest, which may be spikes: that of a skewed loss is far over its median."""
-    kept = sorted(losses)[: len(losses) - math.ceil(_SPIKES * len(losses))] or losses
-    return sum(loss / len(kept) for loss in kept)
-
-
 def _improving(losses: list[float], late: list[float]) -> bool:
     half = len(late) // 2
     if half < 4:
@@ -297,24 +288,14 @@ def hardly_fell(history: History, most: float = _LEFT) -> bool:
     return left is not None and left > most and now.ended and now.reached is None and now.validated is None
 
 
-def loss_left(history: History) -> float | None:
-    """Returns the share of the loss at the start that is left of late; None where it may be negative, or is short."""
-    losses = history.get("train_loss").finite().values
-    if len(losses) < 2 * _SEVERAL or min(losses) < 0 or not typical(losses[:_SEVERAL]) > 0:
-        return None
-    return typical(losses[-max(_SEVERAL, len(losses) // _PARTS) :]) / typical(losses[:_SEVERAL])
+def came_far(history: History, share: float) -> bool:
+    """Whether validation rows show that a run does well, or its loss has lost this share of its start."""
+    left = loss_left(history)
+    return (standing(history).validated or 0.0) >= GOOD or (left is not None and left < 1 - share)
 
 
 def _falls_of_late(history: History) -> bool:
     return validated_pace(history) * history.last_step > _WORTH
-
-
-def lowest_part(losses: Series) -> tuple[list[float], int]:
-    """Returns the values of that twelfth of a run which was lowest in the median, and the step at which it ends."""
-    parts = [(index, stretch(losses, (index - 1) / _PARTS, index / _PARTS)) for index in range(1, _PARTS + 1)]
-    there = [(i, part) for i, part in parts if part] or [(_PARTS, losses.values)]
-    index, part = min(there, key=lambda each: median(each[1]))
-    return part, losses.steps[0] + index * (losses.steps[-1] - losses.steps[0]) // _PARTS
 
 
 def stopped_at(history: History) -> int | None:

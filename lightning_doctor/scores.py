@@ -11,7 +11,7 @@ from typing import Any
 
 from lightning_doctor.error_bars import CONFIDENCE, normal, student_quantile, told, widened
 from lightning_doctor.history import History, Series
-from lightning_doctor.progress import typical
+from lightning_doctor.loss_levels import typical
 
 # How surely samples that were all new must have been predicted better than by a constant [standard errors].
 _UNSEEN = 4.0

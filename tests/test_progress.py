@@ -7,7 +7,8 @@ import pytest
 
 from lightning_doctor.findings import Severity
 from lightning_doctor.history import History, Series
-from lightning_doctor.progress import Standing, hardly_fell, is_like_now, lowest_part, standing
+from lightning_doctor.loss_levels import lowest_part
+from lightning_doctor.progress import Standing, hardly_fell, is_like_now, standing
 from tests.histories import COMPLETED, decay, history_of, noisy, reading
 
 

@@ -180,7 +180,7 @@ class Case:
         try:
             self._examination.start(self.trainer, self.module, batch, batch_idx)
         except Unrehearsable as error:
-            self.history.absent.setdefault("loss_head", f"the model is compiled, and {error}")
+            self.history.lack(["loss_head"], f"the model is compiled, and {error}")
 
     def _describe(self) -> None:
         kept = {key: value for key, value in self.history.facts.items() if key in ("validation", "scored")}

@@ -55,10 +55,10 @@ class HeadMonitor(Monitor):
     The facts ``loss_head``, ``labels`` and ``predictions`` say what the loss is, which classes were seen, and which
     were predicted; ``tags``, of rows that may have several, how many there were lately and how many were found. Of
     several losses, and of a sum of several terms, the fact ``broadcast_terms`` lists the shapes of outputs and targets
-    whose difference or product is larger than the outputs, where both are known; and ``softmax_twice`` over how many
-    classes a softmax is given to another one. Of a sum whose terms all have known predictions and targets, the fact
-    ``loss_terms`` says of each what share of the loss it was at first and is of late, what its targets are like, and
-    what share of the best constant prediction's score it is under by now.
+    whose difference or product is larger than the outputs, where both are known; ``softmax_twice`` over how many
+    classes a softmax is given to another one, and ``sigmoid_twice`` that a sigmoid is. Of a sum whose terms all have
+    known predictions and targets, the fact ``loss_terms`` says of each what share of the loss it was at first and is of
+    late, what its targets are like, and what share of the best constant prediction's score it is under by now.
     """
 
     signals = (
@@ -236,6 +236,8 @@ class HeadMonitor(Monitor):
         classes = next((found.classes for found in slips if found.classes), 0)
         if classes:
             case.history.facts["softmax_twice"] = {"classes": classes}
+        if any(found.sigmoids for found in slips):
+            case.history.facts["sigmoid_twice"] = True
         # Where outputs are compared with each other, all with all, samples may be meant to be too.
         if any("outputs_alone" in head.extras for head in heads):
             return

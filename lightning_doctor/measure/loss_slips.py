@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lightning_doctor.measure.loss_graph import (
     CHOICES,
+    MOVES,
     VIEWS,
     Edge,
     Graph,
@@ -21,6 +22,8 @@ from lightning_doctor.measure.loss_graph import (
 )
 
 _MOST_NODES = 1024
+# What takes a sigmoid of what it is given.
+_OF_LOGITS = ("Sigmoid", "LogSigmoid", "BinaryCrossEntropyWithLogits")
 # What makes a number of a number, whatever stands beside it.
 _POINTWISE = frozenset(
     [
@@ -37,6 +40,7 @@ class Slips:
 
     Attributes:
         classes: Over how many classes a softmax is given to another one; 0 where none is.
+        sigmoids: Whether a sigmoid is given to another one.
         rows: What numbers that depend on the model, one for each of some rows, are multiplied by, all with all: as many
             numbers that do not, ``[N]``, or ``[N, 1]`` where those of the model are the row. They may be of the batch,
             or the same for all.
@@ -44,6 +48,7 @@ class Slips:
     """
 
     classes: int = 0
+    sigmoids: bool = False
     rows: list[Tensor] = field(default_factory=list)
     compared: int = 0
 
@@ -54,6 +59,7 @@ def find_slips(graph: Graph, root: Edge) -> Slips:
     while waiting and len(seen) < _MOST_NODES:
         edge = waiting.pop()
         slips.classes = slips.classes or _softmax_twice(edge)
+        slips.sigmoids = slips.sigmoids or _sigmoid_twice(edge)
         row = _row_by_column(graph, edge)
         if row is not None:
             slips.rows.append(row)
@@ -79,6 +85,12 @@ def _softmax_twice(edge: Edge) -> int:
     axes = {dimension(dim, len(size)) for dim in (dims if isinstance(dims, (tuple, list)) else [dims])}
     axis = dimension(source.node._saved_dim, len(size))
     return size[axis] if axes == {axis} else 0
+
+
+def _sigmoid_twice(edge: Edge) -> bool:
+    if kind(edge) not in _OF_LOGITS:
+        return False
+    return any(kind(through(below, VIEWS | MOVES | CHOICES | {"Neg"})) == "Sigmoid" for below in alive(edge))
 
 
 def _row_by_column(graph: Graph, edge: Edge) -> Tensor | None:

@@ -7,14 +7,16 @@ import math
 from lightning_doctor.findings import Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.loss_head import last_layer, loss_head
-from lightning_doctor.progress import standing
-from lightning_doctor.rule import rule
+from lightning_doctor.progress import GOOD, came_far, standing
+from lightning_doctor.rule import Undecided, rule
+
+# What a sample costs whose logit is 0 or 1, the best that a sigmoid can be.
+_NEGATIVE, _POSITIVE = math.log(2), math.log(1 + 1 / math.e)
 
 
 @rule(
     "LD302",
     needs={"train_loss/*": 1},
-    reads=("loss_head",),
     non_finite=True,
     explains=(
         "loss_plateau",
@@ -37,7 +39,7 @@ def double_sigmoid(history: History) -> Finding | None:
 
     What it looks at:
         The fact ``loss_head``: the loss, the last activation before it, and the range of the outputs, read off one
-        training step.
+        training step; of a loss that is no single one, whether a sigmoid is given to another one anywhere in it.
 
     Why it matters:
         A sigmoid of numbers in [0, 1] lies in [0.5, 0.73]: no sample can be called negative, and the loss cannot
@@ -59,19 +61,38 @@ def double_sigmoid(history: History) -> Finding | None:
     Blind spots:
         A sigmoid whose output is scaled up first is taken for a head with a temperature.
     """
+    if not history.fact("loss_head"):
+        return _within(history)
     head = loss_head(history)
     # A softmax puts out probabilities just the same.
     if head.loss != "bce_with_logits" or head.activation not in ("sigmoid", "softmax") or head.outputs[1] > 1.001:
         return None
-    negative, positive = math.log(2), math.log(1 + 1 / math.e)
     state = standing(history)
     return Finding(
         severity=state.if_poor(Severity.ERROR if state.harmed else Severity.WARNING),
         summary=f"binary cross-entropy with logits is given a {head.activation}: a negative sample costs "
-        f"{negative:.3g} and a positive one {positive:.3g} at least",
-        evidence={"activation": head.activation, "floor_negative": negative, "floor_positive": positive},
+        f"{_NEGATIVE:.3g} and a positive one {_POSITIVE:.3g} at least",
+        evidence={"activation": head.activation, "floor_negative": _NEGATIVE, "floor_positive": _POSITIVE},
         remedy=f"return the logits before {last_layer(history, head.activation)} to the loss, and apply "
         f"{head.activation} only to predict",
+        onset=0,
+        signals=("train_loss",),
+    )
+
+
+def _within(history: History) -> Finding | None:
+    """A sigmoid that is given to another one within a loss that is no single one."""
+    if history.fact("sigmoid_twice") is not True:
+        raise Undecided(history.absent.get("loss_head", "the fact loss_head is not known"))
+    least, most = 0.5, 1 / (1 + 1 / math.e)
+    # Half of a focal loss can be lost all the same.
+    return Finding(
+        severity=Severity.NOTE if came_far(history, GOOD) else standing(history).if_poor(Severity.WARNING),
+        summary=f"a sigmoid is given to another one within the loss: what comes out lies between {least:.3g} and "
+        f"{most:.3g}",
+        evidence={"least": least, "most": most},
+        remedy=f"return the logits before {last_layer(history, 'sigmoid')} to the loss, and apply sigmoid only to "
+        "predict (a distribution takes logits as `logits=`, probabilities as `probs=`)",
         onset=0,
         signals=("train_loss",),
     )

@@ -7,7 +7,7 @@ import math
 from lightning_doctor.findings import Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.loss_head import last_layer, loss_head
-from lightning_doctor.progress import GOOD, POOR, loss_left, standing
+from lightning_doctor.progress import POOR, came_far, standing
 from lightning_doctor.rule import Undecided, rule
 
 
@@ -88,12 +88,10 @@ def _within(history: History) -> Finding | None:
     classes = history.fact("softmax_twice.classes")
     if not isinstance(classes, int) or classes < 2:
         raise Undecided(history.absent.get("loss_head", "the fact loss_head is not known"))
-    state, left = standing(history), loss_left(history)
-    came_far = (state.validated or 0.0) >= GOOD or (left is not None and left < POOR)
     # One score of 1, the others 0.
     most = math.e / (math.e + classes - 1)
     return Finding(
-        severity=Severity.NOTE if came_far else state.if_poor(Severity.WARNING),
+        severity=Severity.NOTE if came_far(history, POOR) else standing(history).if_poor(Severity.WARNING),
         summary=f"a softmax over {classes} classes is given to another one within the loss: none can be given more "
         f"than a probability of {most:.2g}",
         evidence={"classes": classes, "most": most},

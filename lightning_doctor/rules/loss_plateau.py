@@ -7,9 +7,10 @@ from statistics import fmean, median
 
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History, Series
+from lightning_doctor.loss_levels import lowest_part
 from lightning_doctor.noise import Trend, noise, shift, stretch
 from lightning_doctor.prescriptions import peak_rate
-from lightning_doctor.progress import lowest_part, stopped_at
+from lightning_doctor.progress import stopped_at
 from lightning_doctor.rule import rule
 
 # The share of a run within which it stops at once.

@@ -13,8 +13,9 @@ from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.layers import listed
 from lightning_doctor.loss_head import loss_head
+from lightning_doctor.loss_levels import typical
 from lightning_doctor.prescriptions import optimizer, parameter_groups
-from lightning_doctor.progress import hardly_fell, is_like_now, standing, typical
+from lightning_doctor.progress import hardly_fell, is_like_now, standing
 from lightning_doctor.rule import Undecided, is_recent, rule
 from lightning_doctor.scores import constants, scores
 from lightning_doctor.validation import held_out

@@ -7,8 +7,9 @@ from statistics import median
 from lightning_doctor.findings import Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.jsonable import number
+from lightning_doctor.loss_levels import typical
 from lightning_doctor.noise import stretch
-from lightning_doctor.progress import GOOD, POOR, standing, typical
+from lightning_doctor.progress import GOOD, POOR, standing
 from lightning_doctor.rule import rule
 from lightning_doctor.scores import gap, scores, scoring_step
 from lightning_doctor.validation import held_out

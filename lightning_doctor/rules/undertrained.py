@@ -7,9 +7,10 @@ from statistics import median
 
 from lightning_doctor.findings import Finding, Severity
 from lightning_doctor.history import History
+from lightning_doctor.loss_levels import loss_left
 from lightning_doctor.noise import noise, shift, stretch, trend
 from lightning_doctor.prescriptions import peak_rate
-from lightning_doctor.progress import POOR, loss_left, standing
+from lightning_doctor.progress import POOR, standing
 from lightning_doctor.rule import rule
 
 # Validation passes that tell whether it has turned, and how far over its best it must be [noise of a pass].

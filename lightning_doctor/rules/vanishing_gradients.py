@@ -9,8 +9,9 @@ from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History, Series
 from lightning_doctor.jsonable import number
 from lightning_doctor.layers import entries, gradient_ratios, late_level, listed, measured, of_kind
+from lightning_doctor.loss_levels import lowest_part
 from lightning_doctor.noise import shift, stretch
-from lightning_doctor.progress import is_like_now, lowest_part, standing
+from lightning_doctor.progress import is_like_now, standing
 from lightning_doctor.rule import rule
 from lightning_doctor.scores import constants, ever_learned, scores
 

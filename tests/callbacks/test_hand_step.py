@@ -337,5 +337,7 @@ def test_a_compiled_model_whose_step_cannot_be_rehearsed_says_so(tmp_path: Path)
     doctor = Doctor(strict=True)
     fit(tmp_path, net, doctor)
     assert doctor.report is not None
-    assert "several losses are sent backward" in doctor.report.history.absent["scan/1"]
+    absent = doctor.report.history.absent
+    assert "several losses are sent backward" in absent["scan/1"]
+    assert absent["loss_head"].startswith("the model is compiled, and several losses")
     assert doctor.report.notes == []

@@ -654,12 +654,14 @@ def test_slips_within_a_loss_that_is_no_single_one_are_noted(tmp_path: Path) -> 
             inputs, labels = batch
             chosen = torch.distributions.Categorical(logits=self.last(self.net(inputs)))
             ranked = functional.softplus(-(2.0 * (labels > 4) - 1) * self.one(inputs)).mean()
-            return ranked - (chosen.log_prob(labels) * labels).mean()
+            gate = functional.logsigmoid(self.one(inputs).sigmoid() if isinstance(self.last, nn.Softmax) else inputs)
+            return ranked - (chosen.log_prob(labels) * labels).mean() - gate.mean()
 
     history = watch(tmp_path, Acts(nn.Softmax(-1)), LABELS)
     assert history.facts["softmax_twice"] == {"classes": 10}
+    assert history.facts["sigmoid_twice"] is True
     assert history.facts["broadcast_terms"] == [{"output_shape": [64, 1], "target_shape": [64]}]
-    assert "softmax_twice" not in watch(tmp_path, Acts(nn.Identity()), LABELS).facts
+    assert {"softmax_twice", "sigmoid_twice"}.isdisjoint(watch(tmp_path, Acts(nn.Identity()), LABELS).facts)
 
 
 def test_a_grid_that_happens_to_have_as_many_points_as_a_batch_has_rows_is_no_slip(tmp_path: Path) -> None:

@@ -98,6 +98,39 @@ def test_a_column_of_outputs_less_a_row_of_data_is_found(
     assert slips(loss, 1).compared == compared
 
 
+def focal(logits: Tensor, signs: Tensor) -> Tensor:
+    probability = logits.sigmoid()
+    no = (probability.square() * nn.functional.logsigmoid(-logits)).sum(1)
+    yes = ((1 - probability).square() * nn.functional.logsigmoid(logits)).sum(1)
+    return -((signs > 0) * yes + (signs <= 0) * no).mean()
+
+
+@pytest.mark.parametrize(
+    ("loss", "found"),
+    [
+        (focal, False),
+        (lambda scores, signs: focal(scores.sigmoid(), signs), True),
+        (lambda scores, signs: focal(scores.softmax(1), signs), False),
+        (lambda scores, signs: (nn.functional.logsigmoid(-scores.sigmoid()[:, 0]) * signs).mean(), True),
+        (lambda scores, signs: (scores.sigmoid()[:, :2].sigmoid().diff() * signs[:, None]).mean(), True),
+        # With a temperature, or as a gate.
+        (lambda scores, signs: ((4 * (scores.sigmoid() - 0.5)).sigmoid()[:, 0] * signs).mean(), False),
+        (lambda scores, signs: ((scores * scores.sigmoid()).sigmoid()[:, 0] * signs).mean(), False),
+    ],
+)
+def test_a_sigmoid_that_is_given_to_another_is_found(loss: Callable[[Tensor, Tensor], Tensor], found: bool) -> None:
+    assert slips(loss).sigmoids is found
+
+
+def test_a_sigmoid_given_to_a_term_of_logits_is_found() -> None:
+    def loss(scores: Tensor, signs: Tensor) -> Tensor:
+        targets = (signs > 0).float()[:, None].expand(-1, CLASSES)
+        errors = nn.functional.binary_cross_entropy_with_logits(scores.sigmoid(), targets, reduction="none")
+        return ((1 - (-errors).exp()).square() * errors).mean()
+
+    assert slips(loss).sigmoids
+
+
 def test_a_softmax_of_which_some_rows_are_given_to_another_is_found() -> None:
     chosen = torch.arange(ROWS) % 2 > 0
     assert slips(lambda scores, _: nn.functional.softmax(scores, 1)[chosen].log_softmax(1).mean()).classes == CLASSES

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_doctor.findings import Confidence, Finding, Severity
+from lightning_doctor.rule import Undecided
 from lightning_doctor.rules.double_sigmoid import double_sigmoid
 from tests.histories import COMPLETED, HEAD, headed
 from tests.runs import LABELS, found
@@ -37,6 +38,24 @@ def test_it_is_a_note_unless_the_run_does_badly(skill: float, severity: str) -> 
     finding = judge(TWICE, skill=skill, run=COMPLETED)
     assert finding is not None
     assert finding.severity == severity
+
+
+@pytest.mark.parametrize(("left", "severity"), [(0.5, "warning"), (0.02, "note")])
+def test_within_a_loss_that_is_no_single_one_it_is_named_unless_the_loss_went_far(left: float, severity: str) -> None:
+    losses = [left + (1 - left) * 0.97**step for step in range(400)]
+    history = headed({}, skill=None, losses=losses, baseline=None, run=COMPLETED, sigmoid_twice=True)
+    del history.facts["loss_head"]
+    finding = double_sigmoid(history)
+    assert finding is not None
+    assert finding.severity == severity
+    assert finding.evidence["most"] == pytest.approx(0.7311, abs=1e-4)
+
+
+def test_a_loss_that_cannot_be_read_is_undecided() -> None:
+    history = headed({}, skill=None, baseline=None, sigmoid_twice={"classes": 3})
+    del history.facts["loss_head"]
+    with pytest.raises(Undecided, match="loss_head"):
+        double_sigmoid(history)
 
 
 @pytest.mark.parametrize(
