@@ -170,14 +170,20 @@ def lucky_skill(other: Scores, sigmas: float) -> float:
     return sigmas**2 / other.rows if other.rows > 0 else math.nan
 
 
-def learned_at_first(history: History, baseline: float, learned: float) -> bool:
-    """Whether the loss came under the constant's within the first epoch, on samples that were all new."""
+def when_new(history: History) -> list[float]:
+    """Returns the losses of the last quarter of the first epoch, on samples that were all new; empty for too few."""
     steps = history.fact("trainer.steps_per_epoch")
     losses = history.get("train_loss").finite()
     if not isinstance(steps, int) or steps < 8:
-        return False
+        return []
     late = [loss for step, loss in zip(losses.steps, losses.values, strict=True) if 3 * steps <= 4 * step < 4 * steps]
-    if len(late) < 4:
+    return late if len(late) >= 4 else []
+
+
+def learned_at_first(history: History, baseline: float, learned: float) -> bool:
+    """Whether the loss came under the constant's within the first epoch, on samples that were all new."""
+    late = when_new(history)
+    if not late:
         return False
     error, level = stdev(late) / math.sqrt(len(late)), typical(late)
     # Of a few values only much is no accident.

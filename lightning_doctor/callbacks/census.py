@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from torch.nn.parameter import is_lazy
@@ -20,6 +21,8 @@ MOST_NAMES = 50
 _STEPS_TO_BE_UNCHANGED = 5
 # The share of weights that may look unlike drawn ones where none was trained.
 _BY_CHANCE = 0.1
+# Of how many frozen tensors, evenly spread, it is told whether they look as drawn.
+_FROZEN = 8
 
 
 @dataclass
@@ -82,26 +85,31 @@ class Census:
             "frozen": [name for p, name in names.items() if p not in trainable],
             "not_in_optimizer": [name for p, name in names.items() if p in trainable and p not in held],
         }
-        self._lists["as_drawn"] = self._drawn_among(module, self._lists["not_in_optimizer"])
+        by_name = {name: p for p, name in names.items()}
+        # Those that get gradients, as copies that follow the model do not.
+        unheld = [name for name in self._lists["not_in_optimizer"] if by_name[name].grad is not None]
+        self._lists["as_drawn"] = self._drawn_among({name: by_name[name] for name in unheld})
+        frozen = [name for name in self._lists["frozen"] if by_name[name].dim() > 1]
+        some = frozen[:: ceil(len(frozen) / _FROZEN) or 1]
+        self._lists["frozen_as_drawn"] = self._drawn_among({name: by_name[name] for name in some})
         if (last := _last_layer(places, trainable & held, ran)) is not None:
             self._standing["last_layer"] = last
 
-    def _drawn_among(self, module: nn.Module, unheld: Collection[str]) -> list[str]:
-        """Returns those that get gradients, as copies that follow the model do not, if nothing has trained them.
+    def _drawn_among(self, untrained: dict[str, Tensor]) -> list[str]:
+        """Returns those that look as they were drawn, if all in all they do.
 
         Each is judged once; what has changed since is trained by other means.
         """
-        named = ((plain_name(name), p) for name, p in module.named_parameters()) if unheld else ()
-        waiting = {name: p for name, p in named if p.grad is not None and name in unheld}
-        for name, p in waiting.items():
-            self._drawn.setdefault(name, (is_as_drawn(p), p._version))
-        if any(self._drawn[name][1] != p._version for name, p in waiting.items()):
+        for name, p in untrained.items():
+            if name not in self._drawn:
+                self._drawn[name] = is_as_drawn(p), p._version
+        if any(self._drawn[name][1] != p._version for name, p in untrained.items()):
             return []
-        known = [(p.numel(), self._drawn[name][0]) for name, p in waiting.items()]
+        known = [(p.numel(), self._drawn[name][0]) for name, p in untrained.items()]
         tested = sum(size for size, drawn in known if drawn is not None)
         if sum(size for size, drawn in known if drawn is False) > _BY_CHANCE * tested:
             return []
-        return [name for name in waiting if self._drawn[name][0]]
+        return [name for name in untrained if self._drawn[name][0]]
 
     def find(self, unregistered: Iterable[str]) -> None:
         """Takes in parameters that a loss depends on and the module does not know."""

@@ -1,4 +1,4 @@
-"""What each term of a loss that is a sum of several has shown so far, as the fact ``loss_terms``."""
+"""What each term of a loss that is a sum has shown so far, as the facts ``loss_terms`` and ``subtracted``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lightning_doctor.callbacks.head_record import OF_ERRORS, describe, note, signature
 from lightning_doctor.measure.head import BINARY
+from lightning_doctor.measure.loss_joins import origin
 from lightning_doctor.measure.predictions import NUMBERS, Tally
 
 if TYPE_CHECKING:
@@ -58,6 +59,9 @@ class TermRecord:
 
     def __init__(self, heads: Sequence[Head]) -> None:
         self.signature = signature_of(heads)
+        self._of_one = len({origin(head.source) for head in heads}) == 1
+        # What no prediction can bring under zero.
+        self._bounded = all(head.loss in (*_DISTANCES, *_LIKELIHOODS) for head in heads)
         self._tallies = [Tally(head) for head in heads]
         self._terms = [_Term(head, tally.classes) for head, tally in zip(heads, self._tallies, strict=True)]
 
@@ -72,8 +76,11 @@ class TermRecord:
         found = [
             dict(zip(_TAKEN, numbers[at : at + size], strict=True)) for at in range(0, size * len(self._terms), size)
         ]
-        loss, total = found[0]["loss"], sum(term["value"] for term in found)
-        if not (loss > 0 and abs(total - loss) <= _SAME * loss and all(term["value"] >= 0 for term in found)):
+        loss, values = found[0]["loss"], [term["value"] for term in found]
+        understood = abs(sum(values) - loss) <= _SAME * sum(map(abs, values))
+        if understood and self._of_one and self._bounded:
+            self._note_subtracted(history, step, found)
+        if not (understood and loss > 0 and min(values) >= 0):
             history.facts.pop("loss_terms", None)
             return
         for term, numbers_of in zip(self._terms, found, strict=True):
@@ -83,13 +90,25 @@ class TermRecord:
                     note(history, name, step, numbers_of[name])
         history.facts["loss_terms"] = {"step": step, "terms": [term.fact() for term in self._terms]}
 
+    def _note_subtracted(self, history: History, step: int, found: Sequence[dict[str, float]]) -> None:
+        """Notes the lowest likelihood with a weight under zero, where there is one."""
+        pairs = zip(self._terms, found, strict=True)
+        under = [(numbers["value"], term.loss) for term, numbers in pairs if term.is_subtracted(numbers)]
+        if not under:
+            return
+        kept = history.facts.setdefault("subtracted", {"looks": 0, "value": 0.0})
+        kept["looks"] += 1
+        if min(under)[0] < kept["value"]:
+            kept["value"], kept["loss"] = min(under)
+
 
 class _Term:
     def __init__(self, head: Head, classes: int) -> None:
-        self._loss, self._classes = head.loss, classes
+        self.loss, self._classes = head.loss, classes
         self._activation, self._scale = head.activation, head.scale
         self._to_zero = head.loss in _DISTANCES or (head.loss in _LIKELIHOODS and not head.smoothing)
-        self._shares = head.loss in _LIKELIHOODS and not head.indexed
+        self._likelihood = head.loss in _LIKELIHOODS
+        self._shares = self._likelihood and not head.indexed
         self._first: dict[str, float] = {}
         self._count = self._sum = self._squares = self._classified = 0.0
         self._low, self._high = math.inf, -math.inf
@@ -118,11 +137,16 @@ class _Term:
         late = [look for look in self._looks if 2 * look[0] >= step]
         self._looks = [*late[1 - _RECENT :], (step, found["value"] / found["loss"], learned)]
 
+    def is_subtracted(self, found: dict[str, float]) -> bool:
+        """Whether it is a likelihood of answers that there can be, and under zero all the same."""
+        answers = not self._shares or (found["target_min"] >= 0 and found["target_max"] <= 1)
+        return self._likelihood and answers and found["value"] < 0
+
     @property
     def is_all_but_the_loss(self) -> bool:
         """Whether it is a squared error of amounts, and nearly all of the loss as a rule."""
         within = self._low >= -_WHOLE and self._high <= 1 + _WHOLE
-        return self._loss in ("mse", "rmse") and not within and self._share >= _ALL_BUT
+        return self.loss in ("mse", "rmse") and not within and self._share >= _ALL_BUT
 
     @property
     def _share(self) -> float:
@@ -133,7 +157,7 @@ class _Term:
         variance = max(0.0, self._squares / self._count - mean * mean) if self._count else math.nan
         known = [learned for _, _, learned in self._looks if math.isfinite(learned)]
         return {
-            "loss": self._loss,
+            "loss": self.loss,
             "activation": self._activation,
             "scale": self._scale,
             "output_min": self._lowest,

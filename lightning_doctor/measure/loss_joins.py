@@ -43,7 +43,7 @@ def one_question(heads: list[Head]) -> Head | None:
     As an overlap beside a cross-entropy (Isensee et al. 2021).
     """
     summed = [head for head in heads if head.path.unclear is None]
-    if len(summed) != 1 or len({_origin(head.source) for head in heads}) > 1:
+    if len(summed) != 1 or len({origin(head.source) for head in heads}) > 1:
         return None
     head = summed[0]
     apart = [_apart(head, other) for other in heads if other is not head]
@@ -58,7 +58,8 @@ def one_question(heads: list[Head]) -> Head | None:
     return head
 
 
-def _origin(edge: Edge) -> Edge:
+def origin(edge: Edge) -> Edge:
+    """Returns the value that a prediction was made of, each number or row of it for itself."""
     while kind(edge) in _SAME and len(below := alive(edge)) == 1:
         edge = below[0]
     return edge

@@ -17,6 +17,8 @@ from lightning_doctor.validation import costs_held_out
 
 # Layers over which what passes must drown.
 _DEPTH = 3
+# Looks at weights and gradients that must all have found nothing.
+_LOOKS = 3
 # Limits of the learning rate that tell of the first weights.
 _FIRST_LIMITS = 3
 
@@ -57,8 +59,8 @@ def bad_initialization(
     What it looks at:
         The first ``train_loss`` beside ``baseline_loss``, that of the best constant prediction; the scale of each
         layer's first output, without linear layers of the model's (``output_level``), and of inputs and targets;
-        ``equal_share/<layer>`` and ``weight_norm/<layer>``; what is
-        learned.
+        ``equal_share/<layer>`` and ``weight_norm/<layer>``; ``weight_norm`` and ``grad_norm``, where both are zero;
+        what is learned.
 
     Why it matters:
         A network that is loudly wrong spends the run on unlearning its first weights. In one that drowns its input
@@ -66,7 +68,7 @@ def bad_initialization(
 
     Sick:
         A first loss of 9500 where guessing costs 2.3; standard deviations 1, 4, 60, 950, 14000 from layer to layer;
-        weights that are all 0.1
+        weights that are all 0.1; an adapter both of whose factors begin at zero
 
     Healthy:
         A first loss of 2.4 where guessing costs 2.3; a last layer of zeros; a first loss of 1e6 for targets that
@@ -87,7 +89,29 @@ def bad_initialization(
         A baseline must be known for a loud start. Integer inputs are taken to enter by an embedding.
     """
     how = standing(history)
-    return _alike(history, how, alike) or _loud(history, how, loud, enlarged) or _drowned(history, how, drowned)
+    return (
+        _nothing(history, how)
+        or _alike(history, how, alike)
+        or _loud(history, how, loud, enlarged)
+        or _drowned(history, how, drowned)
+    )
+
+
+def _nothing(history: History, how: Standing) -> Finding | None:
+    """All that is trained is zero, and has a gradient of zero: as of a product both of whose factors are."""
+    norms, gradients = history.get("weight_norm").values, history.get("grad_norm").values
+    if len(norms) < _LOOKS or len(gradients) < _LOOKS or any(norms) or any(gradients):
+        return None
+    return Finding(
+        severity=how.unless_good(Severity.ERROR),
+        summary=f"all weights that are trained are zero, and stay so: in {len(gradients)} gradients there was nothing "
+        "but zeros",
+        evidence={"weight_norm": 0.0, "looks": len(norms), "gradients": len(gradients)},
+        remedy=f"initialise one factor of each product of weights at random (`{_init(history)}`): the first one of a "
+        "low-rank adapter, with zeros in the second",
+        onset=0,
+        signals=("weight_norm", "grad_norm", "train_loss"),
+    )
 
 
 def _alike(history: History, how: Standing, alike: float) -> Finding | None:

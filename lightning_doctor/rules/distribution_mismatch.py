@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from statistics import median
+from statistics import median, stdev
 
 from lightning_doctor.error_bars import told
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.jsonable import number
+from lightning_doctor.loss_levels import typical
 from lightning_doctor.progress import GOOD, standing
 from lightning_doctor.rule import rule
 from lightning_doctor.scores import (
@@ -24,10 +25,14 @@ from lightning_doctor.scores import (
     scoring_step,
     sureness,
     unlike,
+    when_new,
 )
 
-# Scores of validation rows that must all have been at chance, and the share of the constant's loss that is.
+# Passes over validation rows that must all have been at chance, and the share of the constant's loss that is.
 _PASSES, _CHANCE = 3, 0.02
+# The share of what new training rows showed to be learned that validation rows lack, and between which shares of the
+# first epoch they were scored for that.
+_LACKS, _FROM, _TO = 0.75, 0.75, 1.25
 # Steps whose losses tell what training costs.
 _STEPS = 32
 # The share of training rows that may be like another one.
@@ -49,7 +54,8 @@ def distribution_mismatch(
         copy of the model scores on fixed rows in eval mode [unit of your loss] by its ``training_step``, or by its
         ``validation_step`` where that cannot be; a two-sample test of the inputs and
         of the targets as the loaders serve them, with whatever augmentation training rows have; without a difference
-        between them, whether ``train_loss`` came under the constant's while all samples were new.
+        between them, whether ``train_loss`` came under the constant's, or far under what validation rows cost then,
+        while all samples were new.
 
     Why it matters:
         Overfitting and mismatch look alike in the curves and need opposite cures: more data of the kind that is
@@ -77,6 +83,7 @@ def distribution_mismatch(
     Blind spots:
         Without held-out rows it is a suspicion but for differences that no draw makes: a network may overfit as well.
         Augmentation of training rows makes them differ. Of many columns only some are compared, and of text its ids.
+        Windows that overlap are not all new in the first epoch.
     """
     train, validation = scores(history, "train"), scores(history, "validation")
     if train is None or validation is None:
@@ -92,7 +99,7 @@ def distribution_mismatch(
     if _has_closed(history, validation.steps[-1]):
         return None
     if kept is None and not parts:
-        return _never_learned(history, train, validation)
+        return _never_learned(history, train, validation) or _missed_at_first(history, train, validation, sigmas)
     # A moderate difference of a few rows may be harmless, and the gap another's doing.
     needed = lost if kept is not None or any(part.far for part in parts) else 2 * lost
     if part * _harm(history, train, validation) < needed or part < share:
@@ -124,7 +131,11 @@ def _never_learned(history: History, train: Scores, validation: Scores) -> Findi
     """Training rows that nobody had seen, in the first epoch, were predicted, and no validation row ever was."""
     baselines = constants(history)
     baseline = median(baselines[-3:]) if baselines else 0.0
-    if baseline <= 0 or len(validation.losses) < _PASSES or min(*train.losses, *validation.losses) < 0:
+    if baseline <= 0 or min(*train.losses, *validation.losses) < 0:
+        return None
+    # Of those of the run's own that were not scored too the loss alone tells.
+    passes = history.get("val_loss").finite().values
+    if len(validation.losses) < _PASSES and (len(passes) < _PASSES or min(passes) < (1 - _CHANCE) * baseline):
         return None
     # Rows that come again are not new.
     if number(history.fact("overlap.repeated"), 0.0) > _AGAIN:
@@ -147,6 +158,50 @@ def _never_learned(history: History, train: Scores, validation: Scores) -> Findi
         remedy=_remedy([], bool(history.fact("comparison.augmentation"))),
         confidence=Confidence.SUSPECTED,
         onset=validation.steps[0],
+        signals=("train_loss", "val_loss", "baseline_loss"),
+    )
+
+
+def _missed_at_first(history: History, train: Scores, validation: Scores, sigmas: float) -> Finding | None:
+    """Of what rows that nobody had seen showed at the end of the first epoch validation rows had next to nothing."""
+    baselines, new = constants(history), when_new(history)
+    if not (baselines and new and train.skills and validation.skills) or not learned_at_first(
+        history, median(baselines[-3:]), _CHANCE
+    ):
+        return None
+    if number(history.fact("overlap.repeated"), 0.0) > _AGAIN:
+        return None
+    epoch, baseline = int(history.fact("trainer.steps_per_epoch")), median(baselines[-3:])
+    at = next((i for i, step in enumerate(validation.steps) if _FROM * epoch <= step + 1 <= _TO * epoch), None)
+    if at is None or validation.steps[at] not in train.steps:
+        return None
+    level, there = typical(new), validation.losses[at]
+    error = math.hypot(stdev(new) / math.sqrt(len(new)), validation.errors[at])
+    own = train.losses[train.steps.index(validation.steps[at])]
+    # Rows that were trained on do as well in eval mode, and all through the epoch: it is not that, nor their order.
+    if not there - level > max(sigmas * error, _LACKS * (baseline - level)) or own - level > 0.5 * (there - level):
+        return None
+    then, keeps = train.skill_at(validation.steps[at]), validation.skill_at(validation.steps[at])
+    if not keeps <= (1 - _LACKS) * then or not max(validation.skills) <= (1 - _LACKS) * train.skills[-1]:
+        return None
+    return Finding(
+        severity=Severity.WARNING,
+        summary=f"at the end of the first epoch validation rows cost {told(there, validation.bars[at])}"
+        f"{sureness(validation.bars[at])} and training rows {level:.3g}, when all of them were new: of a constant's "
+        f"errors {max(0.0, keeps):.0%} were avoided and {then:.0%}",
+        evidence={
+            "validation": there,
+            "new_rows": level,
+            "error": error,
+            "baseline": baseline,
+            "validation_skill": keeps,
+            "train_skill": then,
+            "scored_at": validation.steps[at],
+            **known_bars(validation=validation.bars[at]),
+        },
+        remedy=_remedy([], bool(history.fact("comparison.augmentation"))),
+        confidence=Confidence.SUSPECTED,
+        onset=validation.steps[at],
         signals=("train_loss", "val_loss", "baseline_loss"),
     )
 

@@ -14,6 +14,8 @@ from lightning_doctor.rule import rule
 _STEPS = 3
 # How many, and from which share of the planned run on, that an optimizer does not merely join later.
 _MANY, _LATE = 8, 0.4
+# The share of all elements that is most of them.
+_MOST = 0.5
 # Steps, and the share of the planned run, before which an optimizer may still wait for its turn.
 _PATIENCE, _TURN = 100, 0.75
 
@@ -35,6 +37,7 @@ _PATIENCE, _TURN = 100, 0.75
         "model_bias",
         "flat_region",
         "poor_minimum",
+        "uninformative_labels",
         "imbalanced_classes",
         "worse_than_reference",
         "stale_validation",
@@ -45,9 +48,9 @@ def frozen_parameters(history: History, *, share: float = 0.9) -> Finding | None
 
     What it looks at:
         The fact ``parameters``: which parameters require a gradient, which an optimizer holds, which of the
-        others get gradients and look as they were drawn, which never had a gradient or had none but zeros, which
-        optimizers step without any, or are never stepped, which never changed, which the loss depends on though the
-        module does not know them, and whether the last layer is trained.
+        others get gradients and look as they were drawn, whether frozen ones do, which never had a gradient or had
+        none but zeros, which optimizers step without any, or are never stepped, which never changed, which the loss
+        depends on though the module does not know them, and whether the last layer is trained.
 
     Why it matters:
         What is not trained stays random. A frozen last layer forces everything before it to fit random weights; an
@@ -255,15 +258,26 @@ def _frozen(history: History, table: dict[str, Any], share: float) -> Finding | 
     if not names or not how.harmed:
         return None
     held_back = head is not None and any(name.startswith(f"{head}.") for name in names)
-    frozen = table.get("frozen_share")
-    if not held_back and not (isinstance(frozen, float) and frozen >= share):
+    frozen, drawn = table.get("frozen_share"), _names(table, "frozen_as_drawn")
+    most = isinstance(frozen, float) and frozen >= (_MOST if drawn else share)
+    if not held_back and not most:
         return None
+    if held_back:
+        summary, remedy = f"the last layer, {head}, is frozen", f"call `requires_grad_(True)` on {head}"
+    else:
+        summary, remedy = (
+            f"{frozen:.0%} of the parameters are frozen",
+            f"call `requires_grad_(True)` on {listed(names)}",
+        )
+        if drawn:
+            summary += " and look as they were drawn: nothing has ever trained them"
+            remedy = f"load the weights that were meant to be kept before they are frozen, or {remedy}"
     return Finding(
-        severity=Severity.WARNING if held_back else Severity.NOTE,
-        summary=(f"the last layer, {head}, is" if held_back else f"{frozen:.0%} of the parameters are")
-        + " frozen, and the run does badly",
-        evidence=_evidence(table, "frozen") | ({} if how.reached is None else {"learned": how.reached}),
-        remedy=f"call `requires_grad_(True)` on {head if held_back else listed(names)}, and give it to the optimizer",
+        severity=Severity.WARNING if held_back or drawn else Severity.NOTE,
+        summary=f"{summary}, and the run does badly",
+        evidence=_evidence(table, "frozen", *(["frozen_as_drawn"] if drawn else []))
+        | ({} if how.reached is None else {"learned": how.reached}),
+        remedy=f"{remedy}, and give it to the optimizer",
         confidence=Confidence.SUSPECTED,
         onset=0,
         signals=("train_loss",),

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from statistics import median
 
-from lightning_doctor.findings import Finding, Severity
+from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
+from lightning_doctor.jsonable import number
 from lightning_doctor.loss_head import SQUARED, LossHead, loss_head
-from lightning_doctor.progress import standing
-from lightning_doctor.rule import rule
+from lightning_doctor.progress import POOR, standing
+from lightning_doctor.rule import Undecided, rule
 
 _NEVER_NEGATIVE = (*SQUARED, "bce", "bce_with_logits", "cross_entropy", "nll", "kl_div")
+# Looks at a term that is subtracted, that it is no accident.
+_LOOKS = 3
 
 
 @rule(
     "LD307",
     needs={"train_loss/*": 1},
-    reads=("loss_head",),
     non_finite=True,
     explains=(
         "diverging_loss",
@@ -40,7 +41,8 @@ def negative_loss(history: History, *, beyond: float = 0.05, below: float = 0.00
     """The loss is, or can come, under the smallest value that a loss of its kind can have.
 
     What it looks at:
-        The fact ``loss_head``: the kind of the loss and the range of the targets; ``train_loss``.
+        The fact ``loss_head``: the kind of the loss and the range of the targets; ``train_loss``; of a sum the fact
+        ``subtracted``: whether a term that is never under zero is subtracted from another of the same predictions.
 
     Why it matters:
         A cross-entropy of targets that are no probabilities has no minimum: it falls for ever, and what it rewards is
@@ -48,7 +50,7 @@ def negative_loss(history: History, *, beyond: float = 0.05, below: float = 0.00
 
     Sick:
         Binary cross-entropy with labels 0, 1 and 2, or −1 and 1, or pixels up to 255; ``nll_loss`` of probabilities
-        instead of their logarithms, and ``kl_div`` likewise
+        instead of their logarithms, and ``kl_div`` likewise; ``lam * ce(y, a) + (lam - 1) * ce(y, b)``
 
     Healthy:
         The negative log-likelihood of a density, an evidence lower bound, a sum of terms one of which is a reward
@@ -64,6 +66,8 @@ def negative_loss(history: History, *, beyond: float = 0.05, below: float = 0.00
         A loss written by hand that could not be read, one of several terms, and one whose samples or classes are
         weighted may be negative by right.
     """
+    if not history.fact("loss_head"):
+        return _subtracted(history, below)
     head = loss_head(history)
     state = standing(history)
     smallest, largest = head.target_range
@@ -77,14 +81,9 @@ def negative_loss(history: History, *, beyond: float = 0.05, below: float = 0.00
             onset=0,
             signals=("train_loss",),
         )
-    series = history.get("train_loss")
-    losses = [loss for loss in series.values if math.isfinite(loss)]
+    losses, onset = history.get("train_loss").finite().values, _under_zero(history, below)
     # Weights may be meant to be under zero, as an advantage is.
-    if head.loss not in _NEVER_NEGATIVE or head.terms > 1 or head.weighted or not losses:
-        return None
-    limit = -below * median(abs(loss) for loss in losses)
-    onset = next((at for at, loss in zip(series.steps, series.values, strict=True) if loss < limit), None)
-    if onset is None:
+    if head.loss not in _NEVER_NEGATIVE or head.terms > 1 or head.weighted or onset is None:
         return None
     return Finding(
         severity=state.unless_good(Severity.ERROR),
@@ -93,6 +92,34 @@ def negative_loss(history: History, *, beyond: float = 0.05, below: float = 0.00
         remedy=_logarithms(head)
         or f"compare what {_spoken(head.loss)} is given with what it asks for: its inputs, targets or weights are of "
         "another kind",
+        onset=onset,
+        signals=("train_loss",),
+    )
+
+
+def _under_zero(history: History, below: float) -> int | None:
+    """Returns the first step at which the loss was under zero by more than rounding; None where it never was."""
+    losses = history.get("train_loss").finite()
+    limit = -below * median(map(abs, losses.values)) if losses.values else 0.0
+    return next((at for at, loss in zip(losses.steps, losses.values, strict=True) if loss < limit), None)
+
+
+def _subtracted(history: History, below: float) -> Finding | None:
+    """A term that is to be large: nothing bounds it, and other terms want the same predictions to be right."""
+    value, looks = number(history.fact("subtracted.value")), number(history.fact("subtracted.looks"), 0.0)
+    if not (value < 0 and looks >= _LOOKS):
+        raise Undecided(history.absent.get("loss_head", "the fact loss_head is not known"))
+    onset, state, kind = _under_zero(history, below), standing(history), str(history.fact("subtracted.loss", ""))
+    if onset is None:
+        return None
+    return Finding(
+        severity=Severity.NOTE if (state.validated or 0.0) >= POOR else state.unless_good(Severity.WARNING),
+        summary=f"{_spoken(kind)} is subtracted from other terms of the same predictions, down to {value:.3g}: it has "
+        f"no maximum, so that the loss, {min(history.get('train_loss').finite().values):.3g} so far, has no minimum",
+        evidence={"term": kind, "value": value, "looks": looks, "floor": 0.0},
+        remedy="check the signs of the weights of its terms (shares of one whole: `w` and `1 - w`); to push "
+        "predictions away from something use a loss with a minimum, as of `1 - p` or with a margin",
+        confidence=Confidence.SUSPECTED,
         onset=onset,
         signals=("train_loss",),
     )

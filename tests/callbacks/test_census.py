@@ -268,3 +268,27 @@ def test_tied_and_lazy_parameters_are_followed(tmp_path: Path) -> None:
     history = watch(tmp_path, Tied())
     assert history.names("update_ratio/") == ["update_ratio/net.0", "update_ratio/net.2"]
     assert history.facts["parameters"]["last_layer"] == {"name": "again", "trained": True}
+
+
+@pytest.mark.parametrize("how", ["drawn", "trained elsewhere", "following"])
+def test_frozen_layers_may_look_as_they_were_drawn(tmp_path: Path, how: str) -> None:
+    class Frozen(DigitsNet):
+        def on_train_batch_end(self, *args: Any) -> None:
+            if how == "following":
+                with torch.no_grad():
+                    self.net[0].weight.lerp_(torch.ones(32, 64), 1e-4)
+
+    net = Frozen()
+    net.net[0].requires_grad_(False)
+    if how == "trained elsewhere":
+        with torch.no_grad():
+            net.net[0].weight *= torch.linspace(0.5, 1.5, 32)[:, None]
+    assert parameters(tmp_path, net)["frozen_as_drawn"] == (["net.0.weight"] if how == "drawn" else [])
+
+
+def test_of_many_frozen_layers_some_tell_how_they_look(tmp_path: Path) -> None:
+    net = DigitsNet()
+    net.trunk = nn.ModuleList(nn.Linear(16, 16) for _ in range(30)).requires_grad_(False)
+    fact = parameters(tmp_path, net)
+    # Every fourth one.
+    assert fact["frozen_as_drawn"] == [f"trunk.{index}.weight" for index in range(0, 30, 4)]

@@ -278,3 +278,40 @@ def test_first_outputs_may_be_scattered_rather_than_large(scatter: float, ill: b
     # The root of ten times the deviation of the targets.
     assert (finding is not None) is ill
     assert finding is None or "outputs scatter by 3.3 where targets do by 1" in finding.summary
+
+
+@pytest.mark.parametrize(
+    ("norms", "gradients", "found"),
+    [([0.0] * 3, [0.0] * 3, True), ([0.0] * 2, [0.0] * 3, False), ([0.0, 0.0, 0.1], [0.0] * 3, False)],
+)
+def test_sick_factors_that_are_both_zero_get_no_gradient(
+    norms: list[float], gradients: list[float], found: bool
+) -> None:
+    history = reading(reading(run([1.0, 1.0]), "weight_norm", norms), "grad_norm", gradients)
+    finding = bad_initialization(history)
+    assert (finding is not None) is found
+    if finding is not None:
+        assert (finding.severity, finding.onset) == (Severity.ERROR, 0)
+        assert "one factor of each product" in finding.remedy
+
+
+class Adapted(DigitsNet):
+    """Trains nothing but a change of low rank."""
+
+    def __init__(self, *, drawn: bool) -> None:
+        super().__init__()
+        self.net.requires_grad_(False)
+        self.down = nn.Parameter(0.1 * torch.randn(8, 64) if drawn else torch.zeros(8, 64))
+        self.up = nn.Parameter(torch.zeros(10, 8))
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        images, labels = batch
+        rows = images.flatten(1)
+        return nn.functional.cross_entropy(self.net(rows) + rows @ self.down.T @ self.up.T, labels)
+
+
+@pytest.mark.parametrize("drawn", [False, True])
+def test_sick_a_real_adapter_that_begins_at_zero_all_through(tmp_path: Path, drawn: bool) -> None:
+    doctor = Doctor(strict=True, select=["LD208"])
+    fit(tmp_path, Adapted(drawn=drawn), doctor)
+    assert [finding.name for finding in doctor.report.findings] == ([] if drawn else ["bad_initialization"])

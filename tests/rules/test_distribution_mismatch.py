@@ -6,7 +6,7 @@ import pytest
 
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.rules.distribution_mismatch import distribution_mismatch
-from tests.histories import COMPLETED, LOGITS, decay, headed, noisy
+from tests.histories import COMPLETED, LOGITS, decay, headed, noisy, reading
 from tests.scored import ALIKE, FAR, NEAR, SLIGHT, scored
 
 
@@ -214,3 +214,48 @@ def test_sick_rows_that_were_new_in_the_first_epoch_tell_what_held_out_ones_woul
 @pytest.mark.parametrize(("repeated", "ill"), [(0.7, True), (0.98, False)])
 def test_copies_of_a_few_rows_are_no_sample_that_could_differ(repeated: float, ill: bool) -> None:
     assert (judge(inputs=FAR, repeated=repeated) is not None) is ill
+
+
+@pytest.mark.parametrize(("own", "ill"), [([1.9, 2.3, 2.9], True), ([1.9, 2.3], False), ([1.9, 1.3, 2.9], False)])
+def test_passes_of_the_runs_own_count_where_few_were_scored(own: list[float], ill: bool) -> None:
+    losses = noisy([*decay(1.4, 0.8, 10, 90), *decay(0.8, 0.1, 60, 270)], 0.01)
+    history = headed(LOGITS, skill=0.95, losses=losses, baseline=1.39, trainer={"steps_per_epoch": 90}, run=COMPLETED)
+    history.facts["comparison"] = {"inputs": ALIKE, "targets": ALIKE}
+    scored(history, "train", [0.77, 0.15], skills=[0.57, 0.94], error=0.01)
+    scored(history, "validation", [1.85, 2.9], skills=[-0.1, -0.08], error=0.05)
+    reading(history, "val_loss", own, 90)
+    assert (distribution_mismatch(history) is not None) is ill
+
+
+@pytest.mark.parametrize(
+    ("first", "own", "keeps", "at", "ill"),
+    [
+        (1.66, 0.71, 0.06, 89, True),
+        # Validation rows cost what new training rows did.
+        (0.85, 0.71, 0.06, 89, False),
+        # So do rows that were trained on, in eval mode or from another part of the epoch.
+        (1.66, 1.60, 0.06, 89, False),
+        # A quarter of what new rows showed is kept, and more of it.
+        (1.66, 0.71, 0.14, 89, True),
+        (1.66, 0.71, 0.16, 89, False),
+        # Scored long after the first epoch it may be learned by heart.
+        (1.66, 0.71, 0.06, 130, False),
+    ],
+)
+def test_sick_next_to_nothing_of_what_new_rows_showed(
+    first: float, own: float, keeps: float, at: int, ill: bool
+) -> None:
+    losses = noisy([*decay(1.4, 0.75, 20, 90), *decay(0.75, 0.1, 60, 270)], 0.01)
+    history = headed(LOGITS, skill=0.95, losses=losses, baseline=1.39, trainer={"steps_per_epoch": 90}, run=COMPLETED)
+    history.facts["comparison"] = {"inputs": ALIKE, "targets": ALIKE}
+    for sample, values, skills in (("train", (own, 0.15), (0.6, 0.94)), ("validation", (first, 2.2), (keeps, 0.2))):
+        for step, value, skill in zip((at, 359), values, skills, strict=True):
+            history.record(f"eval_loss/{sample}", step, value)
+            history.record(f"eval_skill/{sample}", step, skill)
+            history.record(f"eval_error/{sample}", step, 0.03)
+    history.facts["scored"] = {"step": "training_step", "train": 400, "validation": 400}
+    finding = distribution_mismatch(history)
+    assert (finding is not None) is ill
+    if finding is not None:
+        assert (finding.severity, finding.confidence, finding.onset) == (Severity.WARNING, Confidence.SUSPECTED, at)
+        assert "of a constant's errors" in finding.summary

@@ -300,7 +300,8 @@ def test_healthy_a_real_frozen_trunk_under_a_head_that_learns_is_well(tmp_path: 
     module = DigitsNet()
     module.net[0].requires_grad_(False)
     doctor = Doctor(strict=True, select=["LD207"])
-    fit(tmp_path, module, doctor, max_epochs=8)
+    # By then a head on random features has learned most of it.
+    fit(tmp_path, module, doctor, max_epochs=80)
     assert (doctor.report.findings, doctor.report.healthy) == ([], ["LD207"])
 
 
@@ -384,3 +385,17 @@ def test_gradients_that_are_all_gone_by_hand_were_set_to_zero_too_late(names: in
     finding = frozen_parameters(history)
     assert finding is not None
     assert ("call `zero_grad` before `manual_backward`" in finding.remedy) is told
+
+
+@pytest.mark.parametrize(("share", "found"), [(0.49, False), (0.51, True)])
+def test_sick_a_frozen_trunk_that_looks_as_it_was_drawn_is_a_warning(share: float, found: bool) -> None:
+    finding = judge(frozen=NAMES[:4], frozen_as_drawn=["trunk.weight"], frozen_share=share)
+    assert (finding is not None) is found
+    if finding is not None:
+        assert (finding.severity, finding.confidence) == (Severity.WARNING, Confidence.SUSPECTED)
+        assert "nothing has ever trained them" in finding.summary
+        assert finding.remedy.startswith("load the weights that were meant to be kept")
+
+
+def test_healthy_a_random_trunk_whose_head_learns_is_silent() -> None:
+    assert judge(frozen=NAMES[:4], frozen_as_drawn=["trunk.weight"], frozen_share=0.95, skill=0.9) is None

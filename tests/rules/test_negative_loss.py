@@ -1,17 +1,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
 
+from lightning_doctor import Doctor
 from lightning_doctor.findings import Confidence, Finding, Severity
+from lightning_doctor.rule import Undecided
 from lightning_doctor.rules.negative_loss import negative_loss
 from tests.histories import COMPLETED, HEAD, LOGITS, headed
-from tests.runs import LABELS, found
+from tests.runs import IMAGES, LABELS, Fitted, found, trainer
 
 BCE = {**HEAD, "loss": "bce", "activation": "sigmoid"}
 PROBABILITIES = {"target_min": 0.0, "target_max": 1.0}
@@ -128,3 +133,71 @@ def test_sick_in_a_real_run_of_a_likelihood_without_a_logarithm(tmp_path: Path) 
     finding = found(tmp_path, "negative_loss", lambda: nn.Linear(64, 10), loss, LABELS)
     assert finding is not None
     assert "log_softmax" in finding.remedy
+
+
+def subtracted(losses: list[float], *, value: float = -3.0, looks: int = 3) -> Finding | None:
+    fact = {"value": value, "looks": looks, "loss": "cross_entropy"}
+    history = headed({}, skill=None, losses=losses, baseline=None, run=COMPLETED, subtracted=fact)
+    del history.facts["loss_head"]
+    return negative_loss(history)
+
+
+def test_sick_a_term_that_is_subtracted_from_others_of_the_same_predictions() -> None:
+    finding = subtracted([1.9] * 10 + [-1.5] * 190)
+    assert finding is not None
+    assert (finding.severity, finding.confidence, finding.onset) == (Severity.WARNING, Confidence.SUSPECTED, 10)
+    assert "cross-entropy is subtracted from other terms of the same predictions, down to -3" in finding.summary
+
+
+def test_healthy_a_sum_that_never_came_under_zero_is_silent() -> None:
+    assert subtracted([1.9] * 200) is None
+
+
+def test_two_looks_at_such_a_term_are_not_enough() -> None:
+    with pytest.raises(Undecided, match="loss_head"):
+        subtracted([-1.5] * 200, looks=2)
+
+
+def _mixed(share: float, rest: float) -> Callable[[Tensor, Tensor], Tensor]:
+    def loss(outputs: Tensor, labels: Tensor) -> Tensor:
+        one = functional.cross_entropy(outputs, labels)
+        return share * one + rest * functional.cross_entropy(outputs, labels.flip(0))
+
+    return loss
+
+
+def test_sick_in_a_real_run_of_shares_that_do_not_add_up(tmp_path: Path) -> None:
+    finding = found(tmp_path, "negative_loss", lambda: nn.Linear(64, 10), _mixed(0.4, -0.6), LABELS)
+    assert finding is not None
+    assert finding.evidence["value"] < 0
+
+
+def _apart(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Two heads, of which one is to know nothing."""
+    own = functional.cross_entropy(outputs[:, :10], labels)
+    return own - 2.0 * functional.cross_entropy(outputs[:, 10:], labels % 3)
+
+
+@pytest.mark.parametrize(("net", "loss"), [(10, _mixed(0.4, 0.6)), (13, _apart)])
+def test_healthy_in_a_real_run_of_a_sum_it_is_not_judged(
+    tmp_path: Path, net: int, loss: Callable[[Tensor, Tensor], Tensor]
+) -> None:
+    doctor = Doctor(select=["LD307"], strict=True, overhead=1.0)
+    rows = TensorDataset(IMAGES[:320], LABELS[:320])
+    trainer(tmp_path, doctor).fit(Fitted(Heads(net), loss, 0.1), DataLoader(rows, 32, shuffle=True))
+    assert doctor.report is not None
+    assert doctor.report.findings == []
+    assert doctor.report.unassessed == {"LD307": "the loss is a sum of 2 terms"}
+    assert "subtracted" not in doctor.report.history.facts
+
+
+class Heads(nn.Module):
+    """Two heads side by side, where there are more numbers than digits."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.one, self.other = nn.Linear(64, 10), nn.Linear(64, size - 10) if size > 10 else None
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        scores: Tensor = self.one(inputs)
+        return scores if self.other is None else torch.cat([scores, self.other(inputs)], 1)
