@@ -89,7 +89,10 @@ class Census:
         # Those that get gradients, as copies that follow the model do not.
         unheld = [name for name in self._lists["not_in_optimizer"] if by_name[name].grad is not None]
         self._lists["as_drawn"] = self._drawn_among({name: by_name[name] for name in unheld})
-        frozen = [name for name in self._lists["frozen"] if by_name[name].dim() > 1]
+        # Tensors that were made for inference do not tell whether they were changed.
+        frozen = [
+            name for name in self._lists["frozen"] if by_name[name].dim() > 1 and not by_name[name].is_inference()
+        ]
         some = frozen[:: ceil(len(frozen) / _FROZEN) or 1]
         self._lists["frozen_as_drawn"] = self._drawn_among({name: by_name[name] for name in some})
         if (last := _last_layer(places, trainable & held, ran)) is not None:

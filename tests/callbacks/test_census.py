@@ -292,3 +292,12 @@ def test_of_many_frozen_layers_some_tell_how_they_look(tmp_path: Path) -> None:
     fact = parameters(tmp_path, net)
     # Every fourth one.
     assert fact["frozen_as_drawn"] == [f"trunk.{index}.weight" for index in range(0, 30, 4)]
+
+
+def test_frozen_layers_that_were_made_for_inference_are_not_judged(tmp_path: Path) -> None:
+    net = DigitsNet()
+    with torch.inference_mode():
+        net.trunk = nn.Linear(16, 16).requires_grad_(False)
+    fact = parameters(tmp_path, net)
+    assert fact["frozen"] == ["trunk.weight", "trunk.bias"]
+    assert fact["frozen_as_drawn"] == []
