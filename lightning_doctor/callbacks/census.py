@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from lightning_doctor.measure.fresh import is_as_drawn
 from lightning_doctor.measure.updates import TensorUpdate
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
     from torch.optim import Optimizer
 
 MOST_NAMES = 50
@@ -89,12 +90,13 @@ class Census:
         # Those that get gradients, as copies that follow the model do not.
         unheld = [name for name in self._lists["not_in_optimizer"] if by_name[name].grad is not None]
         self._lists["as_drawn"] = self._drawn_among({name: by_name[name] for name in unheld})
-        # Tensors that were made for inference do not tell whether they were changed.
-        frozen = [
-            name for name in self._lists["frozen"] if by_name[name].dim() > 1 and not by_name[name].is_inference()
-        ]
-        some = frozen[:: ceil(len(frozen) / _FROZEN) or 1]
-        self._lists["frozen_as_drawn"] = self._drawn_among({name: by_name[name] for name in some})
+        own = {p.shape for p in trainable}
+        frozen = {name: by_name[name] for name in self._lists["frozen"] if _may_be_told(by_name[name], own)}
+        some = list(frozen)[:: ceil(len(frozen) / _FROZEN) or 1]
+        drawn = self._drawn_among({name: frozen[name] for name in some})
+        self._lists["frozen_as_drawn"] = drawn
+        told = sum(p.numel() for p in frozen.values()) if drawn else 0
+        self._standing["frozen_as_drawn_share"] = told / max(1, size)
         if (last := _last_layer(places, trainable & held, ran)) is not None:
             self._standing["last_layer"] = last
 
@@ -162,6 +164,13 @@ class Census:
 
     def _names(self, which: Callable[[_Record], bool]) -> list[str]:
         return [name for name, record in self._records.items() if record.seen and which(record)]
+
+
+def _may_be_told(weight: Tensor, trained: Collection[torch.Size]) -> bool:
+    """Whether a frozen weight may tell that nothing has trained it: a copy that follows a trained one has its shape."""
+    # Tensors that were made for inference do not tell whether they were changed.
+    plain = type(weight) is nn.Parameter and weight.layout is torch.strided and not weight.is_inference()
+    return plain and weight.dim() > 1 and weight.shape not in trained
 
 
 def _last_layer(

@@ -28,9 +28,11 @@ def is_as_drawn(weight: Tensor) -> bool | None:
         weight: ``[out, in, …]``, the weights of a layer or the rows of an embedding.
 
     Returns:
-        None where nobody can tell: of vectors, of few numbers, and where a rank holds but a part.
+        None where nobody can tell: of vectors, of few numbers, of what are no real numbers or held in another way, and
+        where a rank holds but a part.
     """
-    if type(weight) is not nn.Parameter or weight.is_meta or weight.dim() < 2 or weight.numel() < _ENOUGH:
+    plain = type(weight) is nn.Parameter and weight.layout is torch.strided and weight.is_floating_point()
+    if not plain or weight.is_meta or weight.dim() < 2 or weight.numel() < _ENOUGH:
         return None
     rows = weight.detach()[:: ceil(weight.shape[0] / _SIDE)].flatten(1)
     rows = rows[:, :: ceil(rows.shape[1] / _SIDE)].float()

@@ -88,9 +88,9 @@ def _softmax_twice(edge: Edge) -> int:
 
 
 def _sigmoid_twice(edge: Edge) -> bool:
-    if kind(edge) not in _OF_LOGITS:
-        return False
-    return any(kind(through(below, VIEWS | MOVES | CHOICES | {"Neg"})) == "Sigmoid" for below in alive(edge))
+    # Targets may be a sigmoid by right.
+    logits = sources(edge)[0] if kind(edge) in _OF_LOGITS else None
+    return logits is not None and kind(through(logits, VIEWS | MOVES | CHOICES | {"Neg"})) == "Sigmoid"
 
 
 def _row_by_column(graph: Graph, edge: Edge) -> Tensor | None:

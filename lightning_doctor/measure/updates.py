@@ -179,8 +179,9 @@ class UpdateTable:
         return Page(packed, self._called, sketch, begun.has_gradient, begun.trainable)
 
     def _follow(self) -> Sketch | None:
-        # Groups may have been added, and lazy parameters made.
-        held = [p for group in self._optimizer.param_groups for p in group["params"] if not is_lazy(p) and p.numel()]
+        # Groups may have been added, and lazy parameters made. Of sparse ones no elements can be taken.
+        given = [p for group in self._optimizer.param_groups for p in group["params"]]
+        held = [p for p in given if not is_lazy(p) and p.numel() and p.layout is torch.strided]
         same = len(held) == len(self._parameters) and all(map(_is, held, self._parameters))
         if same or self._begun is not None:
             return self._sketch

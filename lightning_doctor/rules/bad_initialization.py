@@ -8,6 +8,7 @@ from typing import Any
 
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
+from lightning_doctor.jsonable import number
 from lightning_doctor.layers import measured, of_kind
 from lightning_doctor.loss_head import loss_head
 from lightning_doctor.prescriptions import is_adaptive, peak_rate
@@ -19,6 +20,8 @@ from lightning_doctor.validation import costs_held_out
 _DEPTH = 3
 # Looks at weights and gradients that must all have found nothing.
 _LOOKS = 3
+# Share of the planned run before which they may wait for their turn.
+_LATE = 0.25
 # Limits of the learning rate that tell of the first weights.
 _FIRST_LIMITS = 3
 
@@ -100,10 +103,14 @@ def bad_initialization(
 def _nothing(history: History, how: Standing) -> Finding | None:
     """All that is trained is zero, and has a gradient of zero: as of a product both of whose factors are."""
     norms, gradients = history.get("weight_norm").values, history.get("grad_norm").values
-    if len(norms) < _LOOKS or len(gradients) < _LOOKS or any(norms) or any(gradients):
+    # One tensor alone may be there for the optimizer's sake.
+    several = number(history.fact("parameters.trained"), 0.0) > 1
+    if not several or len(norms) < _LOOKS or len(gradients) < _LOOKS or any(norms) or any(gradients):
         return None
+    # What waits for its turn has a gradient of zero until then.
+    late = how.ended or how.share is None or how.share >= _LATE
     return Finding(
-        severity=how.unless_good(Severity.ERROR),
+        severity=how.unless_good(Severity.ERROR if how.harmed else Severity.WARNING) if late else Severity.NOTE,
         summary=f"all weights that are trained are zero, and stay so: in {len(gradients)} gradients there was nothing "
         "but zeros",
         evidence={"weight_norm": 0.0, "looks": len(norms), "gradients": len(gradients)},

@@ -83,7 +83,7 @@ def distribution_mismatch(
     Blind spots:
         Without held-out rows it is a suspicion but for differences that no draw makes: a network may overfit as well.
         Augmentation of training rows makes them differ. Of many columns only some are compared, and of text its ids.
-        Windows that overlap are not all new in the first epoch.
+        Windows that overlap, and augmented copies, are not all new in the first epoch.
     """
     train, validation = scores(history, "train"), scores(history, "validation")
     if train is None or validation is None:
@@ -169,7 +169,11 @@ def _missed_at_first(history: History, train: Scores, validation: Scores, sigmas
         history, median(baselines[-3:]), _CHANCE
     ):
         return None
-    if number(history.fact("overlap.repeated"), 0.0) > _AGAIN:
+    # Rows that come again are not new, as windows of one sequence that overlap are not, nor copies that are augmented.
+    if number(history.fact("overlap.repeated"), 0.0) > _AGAIN or history.fact("loss_head.classes") is None:
+        return None
+    sizes = history.fact("loss_head.target_shape")
+    if not isinstance(sizes, list) or len(sizes) > 1 or history.fact("comparison.augmentation"):
         return None
     epoch, baseline = int(history.fact("trainer.steps_per_epoch")), median(baselines[-3:])
     at = next((i for i, step in enumerate(validation.steps) if _FROM * epoch <= step + 1 <= _TO * epoch), None)
@@ -187,8 +191,8 @@ def _missed_at_first(history: History, train: Scores, validation: Scores, sigmas
     return Finding(
         severity=Severity.WARNING,
         summary=f"at the end of the first epoch validation rows cost {told(there, validation.bars[at])}"
-        f"{sureness(validation.bars[at])} and training rows {level:.3g}, when all of them were new: of a constant's "
-        f"errors {max(0.0, keeps):.0%} were avoided and {then:.0%}",
+        f"{sureness(validation.bars[at])} and training rows, as they came for the first time, {level:.3g}: of a "
+        f"constant's errors {max(0.0, keeps):.0%} were avoided and {then:.0%}",
         evidence={
             "validation": there,
             "new_rows": level,
@@ -199,7 +203,8 @@ def _missed_at_first(history: History, train: Scores, validation: Scores, sigmas
             "scored_at": validation.steps[at],
             **known_bars(validation=validation.bars[at]),
         },
-        remedy=_remedy([], bool(history.fact("comparison.augmentation"))),
+        remedy="find what sets validation rows apart (source, time, preparation, vocabulary); where training rows "
+        "overlap, or are copies of a few, they were not new, and this is overfitting",
         confidence=Confidence.SUSPECTED,
         onset=validation.steps[at],
         signals=("train_loss", "val_loss", "baseline_loss"),

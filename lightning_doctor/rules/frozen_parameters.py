@@ -6,16 +6,20 @@ from typing import Any
 
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
+from lightning_doctor.jsonable import number
 from lightning_doctor.layers import listed
-from lightning_doctor.progress import hardly_fell, standing
+from lightning_doctor.progress import POOR, came_far, hardly_fell, standing
 from lightning_doctor.rule import rule
+from lightning_doctor.step_sizes import longer_lowers, scanned_steps
 
-# Examined steps that must agree that there is no gradient.
+# Examined steps that must agree that there is no gradient, and scans that tell whether longer steps would do more.
 _STEPS = 3
 # How many, and from which share of the planned run on, that an optimizer does not merely join later.
 _MANY, _LATE = 8, 0.4
 # The share of all elements that is most of them.
 _MOST = 0.5
+# How many times longer steps may be too short to tell what holds a run back, and in which share of the scans.
+_LONGER, _NEARLY = (4.0, 16.0), 0.9
 # Steps, and the share of the planned run, before which an optimizer may still wait for its turn.
 _PATIENCE, _TURN = 100, 0.75
 
@@ -258,9 +262,9 @@ def _frozen(history: History, table: dict[str, Any], share: float) -> Finding | 
     if not names or not how.harmed:
         return None
     held_back = head is not None and any(name.startswith(f"{head}.") for name in names)
-    frozen, drawn = table.get("frozen_share"), _names(table, "frozen_as_drawn")
-    most = isinstance(frozen, float) and frozen >= (_MOST if drawn else share)
-    if not held_back and not most:
+    frozen, part = number(table.get("frozen_share"), 0.0), number(table.get("frozen_as_drawn_share"), 0.0)
+    drawn = part > _MOST and _rests_on_it(history)
+    if not held_back and not drawn and frozen < share:
         return None
     if held_back:
         summary, remedy = f"the last layer, {head}, is frozen", f"call `requires_grad_(True)` on {head}"
@@ -270,7 +274,7 @@ def _frozen(history: History, table: dict[str, Any], share: float) -> Finding | 
             f"call `requires_grad_(True)` on {listed(names)}",
         )
         if drawn:
-            summary += " and look as they were drawn: nothing has ever trained them"
+            summary += " and look as they were drawn: nothing seems to have trained them"
             remedy = f"load the weights that were meant to be kept before they are frozen, or {remedy}"
     return Finding(
         severity=Severity.WARNING if held_back or drawn else Severity.NOTE,
@@ -282,6 +286,14 @@ def _frozen(history: History, table: dict[str, Any], share: float) -> Finding | 
         onset=0,
         signals=("train_loss",),
     )
+
+
+def _rests_on_it(history: History) -> bool:
+    """Whether what is trained gets no further on what is frozen: not by longer steps, and not yet far."""
+    now, scans = standing(history), scanned_steps(history)[-_STEPS:]
+    late = now.ended or now.share is None or now.share >= _LATE
+    slow = any(longer_lowers(history, scans[0].step, _NEARLY, factor) for factor in _LONGER if scans)
+    return late and not slow and not came_far(history, POOR)
 
 
 def _is_dead(history: History) -> bool:

@@ -113,7 +113,7 @@ def _subtracted(history: History, below: float) -> Finding | None:
     if onset is None:
         return None
     return Finding(
-        severity=Severity.NOTE if (state.validated or 0.0) >= POOR else state.unless_good(Severity.WARNING),
+        severity=Severity.NOTE if _validates(history) else state.unless_good(Severity.WARNING),
         summary=f"{_spoken(kind)} is subtracted from other terms of the same predictions, down to {value:.3g}: it has "
         f"no maximum, so that the loss, {min(history.get('train_loss').finite().values):.3g} so far, has no minimum",
         evidence={"term": kind, "value": value, "looks": looks, "floor": 0.0},
@@ -123,6 +123,13 @@ def _subtracted(history: History, below: float) -> Finding | None:
         onset=onset,
         signals=("train_loss",),
     )
+
+
+def _validates(history: History) -> bool:
+    """Whether validation shows that most is learned, by what a constant costs there or by what it cost at first."""
+    losses = history.get("val_loss").finite().values
+    fell = bool(losses) and min(losses) > 0 and median(losses[-_LOOKS:]) < POOR * losses[0]
+    return fell or (standing(history).validated or 0.0) >= POOR
 
 
 def _takes_probabilities(head: LossHead) -> bool:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -270,6 +271,19 @@ def test_tied_and_lazy_parameters_are_followed(tmp_path: Path) -> None:
     assert history.facts["parameters"]["last_layer"] == {"name": "again", "trained": True}
 
 
+@pytest.mark.parametrize("how", ["sparse", "a copy"])
+def test_frozen_weights_that_tell_nothing_are_not_judged(tmp_path: Path, how: str) -> None:
+    net = DigitsNet()
+    if how == "sparse":
+        net.adjacency = nn.Parameter(torch.eye(64).to_sparse(), requires_grad=False)
+    else:
+        # One that follows what is trained, by whatever means.
+        net.average = deepcopy(net.net).requires_grad_(False)
+    fact = parameters(tmp_path, net)
+    assert fact["frozen"] != []
+    assert (fact["frozen_as_drawn"], fact["frozen_as_drawn_share"]) == ([], 0.0)
+
+
 @pytest.mark.parametrize("how", ["drawn", "trained elsewhere", "following"])
 def test_frozen_layers_may_look_as_they_were_drawn(tmp_path: Path, how: str) -> None:
     class Frozen(DigitsNet):
@@ -283,7 +297,9 @@ def test_frozen_layers_may_look_as_they_were_drawn(tmp_path: Path, how: str) -> 
     if how == "trained elsewhere":
         with torch.no_grad():
             net.net[0].weight *= torch.linspace(0.5, 1.5, 32)[:, None]
-    assert parameters(tmp_path, net)["frozen_as_drawn"] == (["net.0.weight"] if how == "drawn" else [])
+    fact = parameters(tmp_path, net)
+    assert fact["frozen_as_drawn"] == (["net.0.weight"] if how == "drawn" else [])
+    assert fact["frozen_as_drawn_share"] == pytest.approx(64 * 32 / 2410 if how == "drawn" else 0.0)
 
 
 def test_of_many_frozen_layers_some_tell_how_they_look(tmp_path: Path) -> None:

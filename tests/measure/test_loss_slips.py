@@ -122,6 +122,13 @@ def test_a_sigmoid_that_is_given_to_another_is_found(loss: Callable[[Tensor, Ten
     assert slips(loss).sigmoids is found
 
 
+def test_targets_that_are_a_sigmoid_are_no_slip() -> None:
+    def loss(scores: Tensor, _: Tensor) -> Tensor:
+        return nn.functional.binary_cross_entropy_with_logits(scores, scores.sigmoid())
+
+    assert not slips(loss).sigmoids
+
+
 def test_a_sigmoid_given_to_a_term_of_logits_is_found() -> None:
     def loss(scores: Tensor, signs: Tensor) -> Tensor:
         targets = (signs > 0).float()[:, None].expand(-1, CLASSES)

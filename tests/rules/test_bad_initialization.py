@@ -281,18 +281,34 @@ def test_first_outputs_may_be_scattered_rather_than_large(scatter: float, ill: b
 
 
 @pytest.mark.parametrize(
-    ("norms", "gradients", "found"),
-    [([0.0] * 3, [0.0] * 3, True), ([0.0] * 2, [0.0] * 3, False), ([0.0, 0.0, 0.1], [0.0] * 3, False)],
+    ("norms", "gradients", "trained", "found"),
+    [
+        ([0.0] * 3, [0.0] * 3, 2, True),
+        ([0.0] * 2, [0.0] * 3, 2, False),
+        ([0.0, 0.0, 0.1], [0.0] * 3, 2, False),
+        # A parameter for the optimizer's sake, as beside a memory of class means.
+        ([0.0] * 3, [0.0] * 3, 1, False),
+    ],
 )
 def test_sick_factors_that_are_both_zero_get_no_gradient(
-    norms: list[float], gradients: list[float], found: bool
+    norms: list[float], gradients: list[float], trained: int, found: bool
 ) -> None:
-    history = reading(reading(run([1.0, 1.0]), "weight_norm", norms), "grad_norm", gradients)
+    history = run([1.0, 1.0], parameters={"trained": trained}, run=COMPLETED)
+    reading(reading(history, "weight_norm", norms), "grad_norm", gradients)
     finding = bad_initialization(history)
     assert (finding is not None) is found
     if finding is not None:
         assert (finding.severity, finding.onset) == (Severity.ERROR, 0)
         assert "one factor of each product" in finding.remedy
+
+
+@pytest.mark.parametrize(("planned", "severity"), [(1590, Severity.ERROR), (1620, Severity.NOTE)])
+def test_what_may_wait_for_its_turn_is_a_note(planned: int, severity: Severity) -> None:
+    history = run([1.0, 1.0], parameters={"trained": 2}, trainer={"planned_steps": planned})
+    reading(reading(history, "weight_norm", [0.0] * 3), "grad_norm", [0.0] * 3)
+    finding = bad_initialization(history)
+    assert finding is not None
+    assert finding.severity is severity
 
 
 class Adapted(DigitsNet):

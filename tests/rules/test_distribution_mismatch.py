@@ -256,6 +256,9 @@ def test_sick_next_to_nothing_of_what_new_rows_showed(
     history.facts["scored"] = {"step": "training_step", "train": 400, "validation": 400}
     finding = distribution_mismatch(history)
     assert (finding is not None) is ill
+    # Of a text whose windows overlap next to nothing is new.
+    history.facts["loss_head"] = {**LOGITS, "target_shape": [32, 24]}
+    assert distribution_mismatch(history) is None
     if finding is not None:
         assert (finding.severity, finding.confidence, finding.onset) == (Severity.WARNING, Confidence.SUSPECTED, at)
         assert "of a constant's errors" in finding.summary

@@ -389,13 +389,24 @@ def test_gradients_that_are_all_gone_by_hand_were_set_to_zero_too_late(names: in
 
 @pytest.mark.parametrize(("share", "found"), [(0.49, False), (0.51, True)])
 def test_sick_a_frozen_trunk_that_looks_as_it_was_drawn_is_a_warning(share: float, found: bool) -> None:
-    finding = judge(frozen=NAMES[:4], frozen_as_drawn=["trunk.weight"], frozen_share=share)
+    finding = judge(frozen=NAMES[:4], frozen_as_drawn=["trunk.weight"], frozen_share=0.8, frozen_as_drawn_share=share)
     assert (finding is not None) is found
     if finding is not None:
         assert (finding.severity, finding.confidence) == (Severity.WARNING, Confidence.SUSPECTED)
-        assert "nothing has ever trained them" in finding.summary
+        assert "nothing seems to have trained them" in finding.summary
         assert finding.remedy.startswith("load the weights that were meant to be kept")
 
 
 def test_healthy_a_random_trunk_whose_head_learns_is_silent() -> None:
-    assert judge(frozen=NAMES[:4], frozen_as_drawn=["trunk.weight"], frozen_share=0.95, skill=0.9) is None
+    assert judge(frozen=NAMES[:4], frozen_share=0.95, frozen_as_drawn_share=0.9, skill=0.9) is None
+
+
+@pytest.mark.parametrize("other", ["longer steps", "a loss that came far"])
+def test_healthy_a_random_trunk_is_not_what_holds_a_run_back_that_gets_on(other: str) -> None:
+    losses = decay(2.3, 0.2, 60, 200) if other == "a loss that came far" else FLAT
+    history = run(losses=losses, frozen=NAMES[:4], frozen_share=0.8, frozen_as_drawn_share=0.8)
+    if other == "longer steps":
+        for step in range(100, 200, 10):
+            history.record("scan/1", step, -0.001)
+            history.record("scan/16", step, -0.015)
+    assert frozen_parameters(history) is None

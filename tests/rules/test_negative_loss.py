@@ -15,7 +15,7 @@ from lightning_doctor import Doctor
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.rule import Undecided
 from lightning_doctor.rules.negative_loss import negative_loss
-from tests.histories import COMPLETED, HEAD, LOGITS, headed
+from tests.histories import COMPLETED, HEAD, LOGITS, headed, reading
 from tests.runs import IMAGES, LABELS, Fitted, found, trainer
 
 BCE = {**HEAD, "loss": "bce", "activation": "sigmoid"}
@@ -147,6 +147,16 @@ def test_sick_a_term_that_is_subtracted_from_others_of_the_same_predictions() ->
     assert finding is not None
     assert (finding.severity, finding.confidence, finding.onset) == (Severity.WARNING, Confidence.SUSPECTED, 10)
     assert "cross-entropy is subtracted from other terms of the same predictions, down to -3" in finding.summary
+
+
+@pytest.mark.parametrize(("last", "severity"), [(1.16, Severity.WARNING), (1.14, Severity.NOTE)])
+def test_where_validation_lost_half_of_its_start_it_is_a_note(last: float, severity: Severity) -> None:
+    fact = {"value": -3.0, "looks": 3, "loss": "cross_entropy"}
+    history = headed({}, skill=None, losses=[-1.5] * 200, baseline=None, run=COMPLETED, subtracted=fact)
+    del history.facts["loss_head"]
+    finding = negative_loss(reading(history, "val_loss", [2.3, last, last, last], 50))
+    assert finding is not None
+    assert finding.severity is severity
 
 
 def test_healthy_a_sum_that_never_came_under_zero_is_silent() -> None:
