@@ -8,6 +8,7 @@ from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.jsonable import number
 from lightning_doctor.layers import listed
+from lightning_doctor.parameters import counted, evidence_of, named, output_layer, steps_counted
 from lightning_doctor.progress import POOR, came_far, hardly_fell, standing
 from lightning_doctor.rule import rule
 from lightning_doctor.step_sizes import longer_lowers, scanned_steps
@@ -91,13 +92,13 @@ def frozen_parameters(history: History, *, share: float = 0.9) -> Finding | None
 def _nothing(history: History, table: dict[str, Any]) -> Finding | None:
     if table.get("trained") != 0 or not table.get("tensors"):
         return None
-    frozen, unheld = _names(table, "frozen"), _names(table, "not_in_optimizer")
-    does = f"{_count(table, 'frozen')} parameter tensors are frozen" if frozen else "no parameter is frozen"
+    frozen, unheld = named(table, "frozen"), named(table, "not_in_optimizer")
+    does = f"{counted(table, 'frozen')} parameter tensors are frozen" if frozen else "no parameter is frozen"
     return Finding(
         severity=Severity.ERROR,
         summary=f"nothing is trained: the optimizers hold no parameter that requires a gradient; {does}"
         + (f", {listed(unheld)} in no optimizer" if unheld else ""),
-        evidence=_evidence(table, "frozen", "not_in_optimizer"),
+        evidence=evidence_of(table, "frozen", "not_in_optimizer"),
         remedy=_unfreeze_head(table, frozen)
         or f"give {listed(unheld) if unheld else 'parameters that require a gradient'} to the optimizer",
         onset=0,
@@ -112,7 +113,7 @@ def _without_slope(history: History, table: dict[str, Any]) -> Finding | None:
         return None
     losses = table.get("obstructed_losses", 0)
     # What the loss does depend on instead is told by its name.
-    elsewhere = not obstacle and (_names(table, "unregistered") or _names(table, "not_in_optimizer"))
+    elsewhere = not obstacle and (named(table, "unregistered") or named(table, "not_in_optimizer"))
     if elsewhere or not isinstance(losses, int) or losses < _STEPS:
         return None
     return Finding(
@@ -132,7 +133,7 @@ def _without_slope(history: History, table: dict[str, Any]) -> Finding | None:
 
 
 def _unfreeze_head(table: dict[str, Any], frozen: list[str]) -> str | None:
-    head = _head(table)
+    head = output_layer(table)
     if head is None or not any(name.startswith(f"{head}.") for name in frozen):
         return None
     return f"call `{head}.requires_grad_(True)`: it is frozen, and nothing else is in the optimizer"
@@ -140,16 +141,16 @@ def _unfreeze_head(table: dict[str, Any], frozen: list[str]) -> str | None:
 
 def _cut_off(history: History, table: dict[str, Any]) -> Finding | None:
     """Parameters that an optimizer holds in vain."""
-    if _steps(table) < _STEPS:
+    if steps_counted(table) < _STEPS:
         return None
-    zero, head = _names(table, "zero_gradient"), _head(table)
-    still = [name for name in _names(table, "unchanged") if name not in zero]
+    zero, head = named(table, "zero_gradient"), output_layer(table)
+    still = [name for name in named(table, "unchanged") if name not in zero]
     if head is None or any(name.startswith(f"{head}.") for name in zero) or _is_dead(history):
         # The cut is at the very output, or in units that are off: other illnesses.
         zero = []
     found = {
-        "no_gradient": _names(table, "no_gradient"),
-        "zero_learning_rate": _names(table, "zero_learning_rate"),
+        "no_gradient": named(table, "no_gradient"),
+        "zero_learning_rate": named(table, "zero_learning_rate"),
         "zero_gradient": zero,
         "unchanged": still,
     }
@@ -161,7 +162,7 @@ def _cut_off(history: History, table: dict[str, Any]) -> Finding | None:
         f"find what cuts {names} off from the loss (`.detach()`, `torch.no_grad()`, `.item()`, a layer that is not "
         "called), or take them out of the optimizer"
     )
-    if history.fact("trainer.automatic_optimization") is False and _count(table, key) == table.get("trained"):
+    if history.fact("trainer.automatic_optimization") is False and counted(table, key) == table.get("trained"):
         cut_off = f"call `zero_grad` before `manual_backward`, not between it and the step; else {cut_off}"
     what, remedy = {
         "no_gradient": ("never get a gradient", cut_off),
@@ -180,15 +181,15 @@ def _cut_off(history: History, table: dict[str, Any]) -> Finding | None:
     # An optimizer that steps in vain for long is nothing that anybody meant; it may join later, by a plan.
     late = how.ended or how.share is None or how.share >= _LATE
     # What moves all the same is stepped during the backward pass.
-    unmoved = set(_names(table, "unchanged")).issuperset(found[key])
+    unmoved = set(named(table, "unchanged")).issuperset(found[key])
     # Nor is it that most of what an optimizer holds goes without, where the run shows for it.
-    most = key == "no_gradient" and 2 * _count(table, key) > (table.get("trained") or 0) and hardly_fell(history)
-    in_vain = (bool(idle) or most) and late and unmoved and _steps(table) >= _MANY
+    most = key == "no_gradient" and 2 * counted(table, key) > (table.get("trained") or 0) and hardly_fell(history)
+    in_vain = (bool(idle) or most) and late and unmoved and steps_counted(table) >= _MANY
     return Finding(
         severity=how.unless_good(Severity.WARNING) if in_vain else how.if_harmed(Severity.WARNING),
-        summary=f"{_count(table, key)} parameter tensors in the optimizer {what}: {names}"
+        summary=f"{counted(table, key)} parameter tensors in the optimizer {what}: {names}"
         + (f"; optimizer {', '.join(idle)} has stepped without any gradient so far" if idle else ""),
-        evidence=_evidence(table, key),
+        evidence=evidence_of(table, key),
         remedy=remedy,
         confidence=Confidence.CONFIRMED if key in ("no_gradient", "zero_learning_rate") else Confidence.SUSPECTED,
         onset=0,
@@ -197,14 +198,14 @@ def _cut_off(history: History, table: dict[str, Any]) -> Finding | None:
 
 
 def _unregistered(history: History, table: dict[str, Any]) -> Finding | None:
-    names = _names(table, "unregistered")
+    names = named(table, "unregistered")
     if not names:
         return None
     return Finding(
         severity=standing(history).if_harmed(Severity.WARNING),
-        summary=f"{_count(table, 'unregistered')} parameter tensors that the loss depends on are not the module's, so "
+        summary=f"{counted(table, 'unregistered')} parameter tensors that the loss depends on are not the module's, so "
         f"that no optimizer trains and no checkpoint keeps them: {listed(names)}",
-        evidence=_evidence(table, "unregistered"),
+        evidence=evidence_of(table, "unregistered"),
         remedy=f"register {listed(names)}: keep layers in an `nn.ModuleList` or `nn.ModuleDict`, parameters in an "
         "`nn.ParameterList`, not in a plain list or dict",
         onset=0,
@@ -214,17 +215,17 @@ def _unregistered(history: History, table: dict[str, Any]) -> Finding | None:
 
 def _unstepped(history: History, table: dict[str, Any]) -> Finding | None:
     """What an optimizer holds that nobody steps, as may be forgotten where steps are made by hand."""
-    names, how = _names(table, "unstepped"), standing(history)
+    names, how = named(table, "unstepped"), standing(history)
     late = how.ended or (how.share is not None and how.share >= _TURN)
     if not names or not late or history.last_step < _PATIENCE:
         return None
-    only = _count(table, "unstepped") == table.get("trained")
+    only = counted(table, "unstepped") == table.get("trained")
     whose = "the optimizer" if only else "an optimizer"
     return Finding(
         severity=how.unless_good(Severity.WARNING),
-        summary=f"{whose} has never been stepped: {_count(table, 'unstepped')} parameter tensors are as they were at "
+        summary=f"{whose} has never been stepped: {counted(table, 'unstepped')} parameter tensors are as they were at "
         f"first: {listed(names)}",
-        evidence=_evidence(table, "unstepped"),
+        evidence=evidence_of(table, "unstepped"),
         remedy=f"call `.step()` on the optimizer of {listed(names)}, after its backward pass",
         # One of several may be meant to rest.
         confidence=Confidence.CONFIRMED if only else Confidence.SUSPECTED,
@@ -234,12 +235,14 @@ def _unstepped(history: History, table: dict[str, Any]) -> Finding | None:
 
 
 def _unheld(history: History, table: dict[str, Any]) -> Finding | None:
-    names, drawn, how = _names(table, "not_in_optimizer"), _names(table, "as_drawn"), standing(history)
+    names, drawn, how = named(table, "not_in_optimizer"), named(table, "as_drawn"), standing(history)
     if not names:
         return None
-    summary = f"{_count(table, 'not_in_optimizer')} parameter tensors require gradients, but are in no optimizer: "
+    summary = f"{counted(table, 'not_in_optimizer')} parameter tensors require gradients, but are in no optimizer: "
     # What was trained before may be left as it is; random weights that get gradients wait for an optimizer.
-    forgotten = bool(drawn) and _steps(table) >= _STEPS and (how.ended or how.share is None or how.share >= _LATE)
+    forgotten = (
+        bool(drawn) and steps_counted(table) >= _STEPS and (how.ended or how.share is None or how.share >= _LATE)
+    )
     if forgotten:
         summary += f"{listed(names)}; the weights of {listed(drawn)} look as they were drawn: nothing trains them"
     else:
@@ -247,7 +250,7 @@ def _unheld(history: History, table: dict[str, Any]) -> Finding | None:
     return Finding(
         severity=how.unless_good(Severity.WARNING) if forgotten else how.if_harmed(Severity.WARNING),
         summary=summary,
-        evidence=_evidence(table, "not_in_optimizer", *(["as_drawn"] if drawn else [])),
+        evidence=evidence_of(table, "not_in_optimizer", *(["as_drawn"] if drawn else [])),
         remedy=f"give {listed(names)} to the optimizer, or call `requires_grad_(False)` on them to save gradients",
         confidence=Confidence.SUSPECTED if forgotten and not how.harmed else Confidence.CONFIRMED,
         onset=0,
@@ -257,7 +260,7 @@ def _unheld(history: History, table: dict[str, Any]) -> Finding | None:
 
 def _frozen(history: History, table: dict[str, Any], share: float) -> Finding | None:
     """What is frozen may be meant so: it is told only where the run does badly."""
-    names, head = _names(table, "frozen"), _head(table)
+    names, head = named(table, "frozen"), output_layer(table)
     how = standing(history)
     if not names or not how.harmed:
         return None
@@ -266,20 +269,19 @@ def _frozen(history: History, table: dict[str, Any], share: float) -> Finding | 
     drawn = part > _MOST and _rests_on_it(history)
     if not held_back and not drawn and frozen < share:
         return None
+    summary, remedy = f"{frozen:.0%} of the parameters are frozen", f"call `requires_grad_(True)` on {listed(names)}"
     if held_back:
         summary, remedy = f"the last layer, {head}, is frozen", f"call `requires_grad_(True)` on {head}"
-    else:
-        summary, remedy = (
-            f"{frozen:.0%} of the parameters are frozen",
-            f"call `requires_grad_(True)` on {listed(names)}",
+    elif drawn:
+        summary = (
+            f"{part:.0%} of the parameters are frozen and look as they were drawn: nothing seems to have trained them"
         )
-        if drawn:
-            summary += " and look as they were drawn: nothing seems to have trained them"
-            remedy = f"load the weights that were meant to be kept before they are frozen, or {remedy}"
+        remedy = f"load the weights that were meant to be kept before they are frozen, or {remedy}"
     return Finding(
         severity=Severity.WARNING if held_back or drawn else Severity.NOTE,
         summary=f"{summary}, and the run does badly",
-        evidence=_evidence(table, "frozen", *(["frozen_as_drawn"] if drawn else []))
+        evidence=evidence_of(table, "frozen", *(["frozen_as_drawn"] if drawn else []))
+        | ({"frozen_as_drawn_share": part} if drawn else {})
         | ({} if how.reached is None else {"learned": how.reached}),
         remedy=f"{remedy}, and give it to the optimizer",
         confidence=Confidence.SUSPECTED,
@@ -299,35 +301,3 @@ def _rests_on_it(history: History) -> bool:
 def _is_dead(history: History) -> bool:
     shares = [*history.family("dead_share"), *history.names("saturated_share/")]
     return any(history[name].values[-1] == 1 for name in shares)
-
-
-def _names(table: dict[str, Any], key: str) -> list[str]:
-    names = table.get(key, [])
-    return [str(name) for name in names] if isinstance(names, list) else []
-
-
-def _count(table: dict[str, Any], key: str) -> int:
-    counts = table.get("counts")
-    count = counts.get(key) if isinstance(counts, dict) else None
-    return count if isinstance(count, int) else len(_names(table, key))
-
-
-def _steps(table: dict[str, Any]) -> int:
-    steps = table.get("steps", 0)
-    return steps if isinstance(steps, int) else 0
-
-
-def _head(table: dict[str, Any]) -> str | None:
-    last = table.get("last_layer")
-    return str(last["name"]) if isinstance(last, dict) and "name" in last else None
-
-
-def _evidence(table: dict[str, Any], *keys: str) -> dict[str, float | int | str]:
-    evidence: dict[str, float | int | str] = {}
-    for key in keys:
-        evidence |= {key: _count(table, key), f"{key}_names": listed(_names(table, key))}
-    for key in ("tensors", "trained", "frozen_share"):
-        value = table.get(key)
-        if isinstance(value, (int, float)):
-            evidence[key] = value
-    return evidence
