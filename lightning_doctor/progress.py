@@ -211,11 +211,13 @@ def _latest(history: History, series: Series) -> list[float]:
     recent = stretch(series, _RECENT)
     if len(recent) >= 3:
         return recent
-    # Several, as a few small batches are luck, but of the run as it is now: while it improves only the latest.
+    # Several, as a few small batches are luck, but of the run as it is now: while it improves only the latest, and
+    # none from the first half of the steps up to the last one.
     losses = history.get("train_loss").finite()
-    count = 3 if _improving(losses.values, stretch(losses, 0.5)) else _SEVERAL
+    improves = _improving(losses.values, stretch(losses, 0.5))
+    count, since = (3, (series.steps[-1] + 1) // 2) if improves else (_SEVERAL, 0)
     latest = list(zip(series.steps, series.values, strict=True))[-count:]
-    return [value for step, value in latest if is_like_now(history, step)] or series.values[-1:]
+    return [value for step, value in latest if step >= since and is_like_now(history, step)] or series.values[-1:]
 
 
 def is_like_now(history: History, step: int) -> bool:

@@ -43,6 +43,14 @@ def test_a_single_lucky_batch_is_no_skill() -> None:
     assert standing(run([1.0] * 40, skills=[0.0, 0.1, 0.0, 0.9])).skill == pytest.approx(0.05)
 
 
+@pytest.mark.parametrize(("looks", "skill"), [([181, 331, 631], 0.525), ([331, 481, 631], 0.45)])
+def test_while_a_run_improves_looks_of_its_first_half_tell_nothing_of_now(looks: list[int], skill: float) -> None:
+    history = run(noisy([1 - 0.15 * step / 860 for step in range(860)], 0.01))
+    for step, value in zip(looks, [0.2, 0.45, 0.6], strict=True):
+        history.record("skill", step, value)
+    assert standing(history).skill == pytest.approx(skill)
+
+
 @pytest.mark.parametrize(("loss", "skill"), [("huber", 0.75), ("l1", 0.75), ("mse", 0.0)])
 def test_under_a_robust_loss_the_median_sample_tells(loss: str, skill: float) -> None:
     history = run([1.0] * 40, skills=[0.0] * 4, loss_head={"loss": loss})
