@@ -19,6 +19,11 @@ class Undecided(Exception):  # noqa: N818
     """Raised by a check whose evidence is all there and does not tell; the message says why, as a clause."""
 
 
+def unread(history: History) -> Undecided:
+    """Returns that a rule cannot judge a loss whose head is not known, with the reason for that."""
+    return Undecided(history.absent.get("loss_head", "the fact loss_head is not known"))
+
+
 @dataclass(frozen=True, eq=False)
 class Rule:
     """One illness and the function that looks for it.

@@ -6,7 +6,7 @@ from lightning_doctor.findings import Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.loss_head import loss_head, sizes
 from lightning_doctor.progress import standing
-from lightning_doctor.rule import Undecided, rule
+from lightning_doctor.rule import rule, unread
 
 
 @rule(
@@ -81,7 +81,7 @@ def _broadcast(history: History) -> list[tuple[tuple[int, ...], tuple[int, ...]]
     """Returns the shapes of outputs and targets that broadcast; targets are empty where unknown."""
     head, terms = loss_head(history), history.fact("broadcast_terms", [])
     if not history.fact("loss_head") and not terms:
-        raise Undecided(history.absent.get("loss_head", "the fact loss_head is not known"))
+        raise unread(history)
     own = [(head.shape, head.target_shape)] if head.broadcast else []
     others = [(sizes(term.get("output_shape")), sizes(term.get("target_shape"))) for term in terms]
     return own + [(output, targets) for output, targets in others if targets]

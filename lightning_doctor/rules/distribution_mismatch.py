@@ -127,20 +127,26 @@ def distribution_mismatch(
     )
 
 
+def _beaten_when_new(history: History) -> float | None:
+    """Returns what a constant scores, if training rows did better in the first epoch, when all were new; else None."""
+    baselines = constants(history)
+    # Rows that come again are not new.
+    if not baselines or number(history.fact("overlap.repeated"), 0.0) > _AGAIN:
+        return None
+    baseline = median(baselines[-3:])
+    return baseline if learned_at_first(history, baseline, _CHANCE) else None
+
+
 def _never_learned(history: History, train: Scores, validation: Scores) -> Finding | None:
     """Training rows that nobody had seen, in the first epoch, were predicted, and no validation row ever was."""
-    baselines = constants(history)
-    baseline = median(baselines[-3:]) if baselines else 0.0
-    if baseline <= 0 or min(*train.losses, *validation.losses) < 0:
+    baseline = _beaten_when_new(history)
+    if baseline is None or baseline <= 0 or min(*train.losses, *validation.losses) < 0:
         return None
     # Of those of the run's own that were not scored too the loss alone tells.
     passes = history.get("val_loss").finite().values
     if len(validation.losses) < _PASSES and (len(passes) < _PASSES or min(passes) < (1 - _CHANCE) * baseline):
         return None
-    # Rows that come again are not new.
-    if number(history.fact("overlap.repeated"), 0.0) > _AGAIN:
-        return None
-    if ever_learned(validation, baseline, _CHANCE) or not learned_at_first(history, baseline, _CHANCE):
+    if ever_learned(validation, baseline, _CHANCE):
         return None
     bar = validation.bar_of_best
     best, sure = told(min(validation.losses), bar), sureness(bar, looked_at=len(validation.losses))
@@ -164,18 +170,16 @@ def _never_learned(history: History, train: Scores, validation: Scores) -> Findi
 
 def _missed_at_first(history: History, train: Scores, validation: Scores, sigmas: float) -> Finding | None:
     """Of what rows that nobody had seen showed at the end of the first epoch validation rows had next to nothing."""
-    baselines, new = constants(history), when_new(history)
-    if not (baselines and new and train.skills and validation.skills) or not learned_at_first(
-        history, median(baselines[-3:]), _CHANCE
-    ):
+    baseline, new = _beaten_when_new(history), when_new(history)
+    if baseline is None or not (train.skills and validation.skills):
         return None
-    # Rows that come again are not new, as windows of one sequence that overlap are not, nor copies that are augmented.
-    if number(history.fact("overlap.repeated"), 0.0) > _AGAIN or history.fact("loss_head.classes") is None:
+    # Windows of one sequence that overlap are not new, nor are copies that are augmented.
+    if history.fact("loss_head.classes") is None:
         return None
     sizes = history.fact("loss_head.target_shape")
     if not isinstance(sizes, list) or len(sizes) > 1 or history.fact("comparison.augmentation"):
         return None
-    epoch, baseline = int(history.fact("trainer.steps_per_epoch")), median(baselines[-3:])
+    epoch = int(history.fact("trainer.steps_per_epoch"))
     at = next((i for i, step in enumerate(validation.steps) if _FROM * epoch <= step + 1 <= _TO * epoch), None)
     if at is None or validation.steps[at] not in train.steps:
         return None

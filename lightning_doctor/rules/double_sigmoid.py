@@ -8,7 +8,7 @@ from lightning_doctor.findings import Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.loss_head import last_layer, loss_head
 from lightning_doctor.progress import GOOD, came_far, standing
-from lightning_doctor.rule import Undecided, rule
+from lightning_doctor.rule import rule, unread
 
 # What a sample costs whose logit is 0 or 1, the best that a sigmoid can be.
 _NEGATIVE, _POSITIVE = math.log(2), math.log(1 + 1 / math.e)
@@ -83,7 +83,7 @@ def double_sigmoid(history: History) -> Finding | None:
 def _within(history: History) -> Finding | None:
     """A sigmoid that is given to another one within a loss that is no single one."""
     if history.fact("sigmoid_twice") is not True:
-        raise Undecided(history.absent.get("loss_head", "the fact loss_head is not known"))
+        raise unread(history)
     least, most = 0.5, 1 / (1 + 1 / math.e)
     # Half of a focal loss can be lost all the same.
     return Finding(

@@ -8,7 +8,7 @@ from lightning_doctor.findings import Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.loss_head import last_layer, loss_head
 from lightning_doctor.progress import POOR, came_far, standing
-from lightning_doctor.rule import Undecided, rule
+from lightning_doctor.rule import rule, unread
 
 
 @rule(
@@ -87,7 +87,7 @@ def _within(history: History) -> Finding | None:
     """A softmax that is given to another one within a loss that is no single one."""
     classes = history.fact("softmax_twice.classes")
     if not isinstance(classes, int) or classes < 2:
-        raise Undecided(history.absent.get("loss_head", "the fact loss_head is not known"))
+        raise unread(history)
     # One score of 1, the others 0.
     most = math.e / (math.e + classes - 1)
     return Finding(

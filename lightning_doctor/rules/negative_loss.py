@@ -9,7 +9,7 @@ from lightning_doctor.history import History
 from lightning_doctor.jsonable import number
 from lightning_doctor.loss_head import SQUARED, LossHead, loss_head
 from lightning_doctor.progress import POOR, standing
-from lightning_doctor.rule import Undecided, rule
+from lightning_doctor.rule import rule, unread
 
 _NEVER_NEGATIVE = (*SQUARED, "bce", "bce_with_logits", "cross_entropy", "nll", "kl_div")
 # Looks at a term that is subtracted, that it is no accident.
@@ -108,7 +108,7 @@ def _subtracted(history: History, below: float) -> Finding | None:
     """A term that is to be large: nothing bounds it, and other terms want the same predictions to be right."""
     value, looks = number(history.fact("subtracted.value")), number(history.fact("subtracted.looks"), 0.0)
     if not (value < 0 and looks >= _LOOKS):
-        raise Undecided(history.absent.get("loss_head", "the fact loss_head is not known"))
+        raise unread(history)
     onset, state, kind = _under_zero(history, below), standing(history), str(history.fact("subtracted.loss", ""))
     if onset is None:
         return None

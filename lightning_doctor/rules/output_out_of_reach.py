@@ -10,7 +10,7 @@ from lightning_doctor.history import History
 from lightning_doctor.jsonable import number
 from lightning_doctor.loss_head import SQUARED, LossHead, LossTerm, last_layer, loss_head, loss_terms
 from lightning_doctor.progress import Standing, standing
-from lightning_doctor.rule import Undecided, rule
+from lightning_doctor.rule import rule, unread
 
 # What puts out nothing under zero.
 _OVER_ZERO = ("relu", "sigmoid", "softplus", "exp", "softmax")
@@ -108,7 +108,7 @@ def _of_a_term(history: History, state: Standing, lost: float, sliver: float) ->
         # A little may be that of targets which move, as a codebook does.
         if found is not None and number(found.evidence["share_out_of_reach"]) >= lost:
             return replace(found, summary=f"of one of {len(terms)} terms of the loss, {term.loss}: {found.summary}")
-    raise Undecided(history.absent.get("loss_head", "the fact loss_head is not known"))
+    raise unread(history)
 
 
 def _is_constant(head: LossHead) -> bool:

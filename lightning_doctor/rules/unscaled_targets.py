@@ -12,7 +12,7 @@ from lightning_doctor.layers import of_kind
 from lightning_doctor.loss_head import SQUARED, LossHead, LossTerm, loss_head, loss_terms
 from lightning_doctor.noise import stretch
 from lightning_doctor.progress import LITTLE, standing
-from lightning_doctor.rule import Undecided, is_recent, rule
+from lightning_doctor.rule import Undecided, is_recent, rule, unread
 
 # Values after which a loss far over its first one is no start that passes.
 _SETTLED = 8
@@ -117,7 +117,7 @@ def _beside_others(history: History, far: float, drowns: float) -> Finding | Non
     """A squared error in such a unit that other terms of the loss count for nothing, and are not learned."""
     terms = loss_terms(history)
     if not terms:
-        raise Undecided(history.absent.get("loss_head", "the fact loss_head is not known"))
+        raise unread(history)
     step = int(number(history.fact("loss_terms.step"), 0.0))
     if not is_recent(history, step):
         raise Undecided(f"the newest look at the terms of the loss is of step {step}: too old to tell of now")
