@@ -28,7 +28,7 @@ _FIRST_LIMITS = 3
 
 @rule(
     "LD208",
-    needs={"train_loss": 2, "activation_std/*": 2},
+    needs={"train_loss": 2, "activation_std/*": 1},
     explains=(
         "exploding_gradients",
         "vanishing_gradients",

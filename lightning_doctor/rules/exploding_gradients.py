@@ -84,16 +84,18 @@ def _burst(history: History, losses: Series, growth: float) -> Finding | None:
     """A run whose gradient grew out of all numbers within its first few steps: there is no calm part."""
     norms = history["grad_norm"]
     broken = norms.broken_at()
-    if broken is None or broken < 2 or not norms.values[0] > 0:
+    if broken is None or broken < 1 or not norms.values[0] > 0:
         return None
     first, last, steps = norms.values[0], norms.values[broken - 1], norms.steps[broken] - norms.steps[0]
-    grown = last / first
+    grown = last / first if broken > 1 else math.inf
     if steps >= _BRIEF or grown < growth or len(losses) < 2 or losses.values[-1] <= 2 * abs(losses.values[0]):
         return None
     return Finding(
         severity=Severity.ERROR,
         summary=f"the gradient norm grew from {first:.3g} to {last:.3g} in the first {steps} steps, and then out of "
-        "all numbers",
+        "all numbers"
+        if broken > 1
+        else f"the gradient norm was {first:.3g} at first, and out of all numbers one look later",
         evidence={"first": first, "last": last, "growth": grown},
         remedy=_slower(history, None),
         onset=norms.steps[0],

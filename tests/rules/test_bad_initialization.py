@@ -75,6 +75,18 @@ def test_sick_it_is_said_in_the_first_steps() -> None:
     assert judge(GROWING, LOUD[:4], trainer={"planned_steps": 1000}).severity is Severity.WARNING  # type: ignore[union-attr]
 
 
+def test_sick_one_look_at_the_layers_is_enough_where_the_next_step_breaks_the_run() -> None:
+    history = history_of([2000.0, 2e25, *[float("nan")] * 20], loss_head=CLASSES, inputs=SCALED, activations=layers(4))
+    for index, size in enumerate(GROWING):
+        history.record(f"activation_std/l{index}", 0, size)
+        history.record(f"activation_mean/l{index}", 0, 0.0)
+    history.record("baseline_loss", 1, 2.3)
+    assert bad_initialization.lacks(history) is None
+    finding = bad_initialization(history)
+    assert finding is not None
+    assert "4 → 65 → 1e+03 → 1.4e+04" in finding.summary
+
+
 def test_sick_scars_that_only_held_out_data_show() -> None:
     learned = decay(9500.0, 0.1, 10, 400)
     finding = judge(GROWING, learned, skill=0.95, validation=200.0, run=COMPLETED)

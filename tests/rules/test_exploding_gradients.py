@@ -63,6 +63,14 @@ def test_sick_a_gradient_that_is_out_of_all_numbers_in_a_few_steps_has_no_calm_p
     assert finding is None or levels(finding) == {"grad_norm": [("first", 1.0)]}
 
 
+def test_sick_a_gradient_that_is_out_of_all_numbers_one_look_after_the_first() -> None:
+    broken = [float("nan")] * 20
+    finding = judge([26000.0, float("inf"), *broken], [2000.0, 2e25, *broken], optimizers=SGD)
+    assert finding is not None
+    assert (finding.severity, finding.onset) == (Severity.ERROR, 0)
+    assert finding.summary == "the gradient norm was 2.6e+04 at first, and out of all numbers one look later"
+
+
 def test_the_remedy_does_not_say_to_clip_where_it_is_clipped() -> None:
     norms, losses = [*CALM, *[1000.0] * 40], [*FALLING, *[20.0] * 40]
     finding = judge(norms, losses, trainer={"gradient_clip_val": 1.0}, optimizers=SGD)
