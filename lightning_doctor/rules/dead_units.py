@@ -33,6 +33,7 @@ _MOST, _NOTHING = 0.8, 0.05
         "learning_rate_too_low",
         "flat_region",
         "poor_minimum",
+        "saddle_point",
         "stale_validation",
     ),
 )

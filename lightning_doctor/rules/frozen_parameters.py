@@ -17,7 +17,7 @@ from lightning_doctor.step_sizes import longer_lowers, scanned_steps
 _STEPS = 3
 # How many, and from which share of the planned run on, that an optimizer does not merely join later.
 _MANY, _LATE = 8, 0.4
-# The share of all elements that is most of them.
+# The share of all elements, or of a layer's units, that is most of them.
 _MOST = 0.5
 # How many times longer steps may be too short to tell what holds a run back, and in which share of the scans.
 _LONGER, _NEARLY = (4.0, 16.0), 0.9
@@ -144,7 +144,7 @@ def _cut_off(history: History, table: dict[str, Any]) -> Finding | None:
     if steps_counted(table) < _STEPS:
         return None
     zero, head = named(table, "zero_gradient"), output_layer(table)
-    still = [name for name in named(table, "unchanged") if name not in zero]
+    still = [name for name in named(table, "unchanged") if name not in zero and not _is_stuck(history, name)]
     if head is None or any(name.startswith(f"{head}.") for name in zero) or _is_dead(history):
         # The cut is at the very output, or in units that are off: other illnesses.
         zero = []
@@ -296,6 +296,12 @@ def _rests_on_it(history: History) -> bool:
     late = now.ended or now.share is None or now.share >= _LATE
     slow = any(longer_lowers(history, scans[0].step, _NEARLY, factor) for factor in _LONGER if scans)
     return late and not slow and not came_far(history, POOR)
+
+
+def _is_stuck(history: History, name: str) -> bool:
+    """Whether most units of a parameter's layer put out the same for every input, as gates that are saturated do."""
+    constant = history.get(f"constant_share/{name.rpartition('.')[0]}").values
+    return bool(constant) and constant[-1] >= _MOST
 
 
 def _is_dead(history: History) -> bool:

@@ -27,6 +27,7 @@ from lightning_doctor.rule import rule
         "imbalanced_classes",
         "flat_region",
         "poor_minimum",
+        "saddle_point",
         "stale_validation",
     ),
 )

@@ -207,6 +207,15 @@ def test_sick_steps_that_are_rounded_away() -> None:
     assert "rounded away" in finding.remedy
 
 
+@pytest.mark.parametrize(("constant", "stuck"), [(0.9, True), (0.4, False)])
+def test_weights_of_units_that_put_out_the_same_for_every_input_are_not_held_back_by_rounding(
+    constant: float, stuck: bool
+) -> None:
+    history = run(unchanged=["gates.weight_hh_l0", "gates.bias_ih_l0"])
+    reading(history, "constant_share/gates", [constant] * 3)
+    assert (frozen_parameters(history) is None) is stuck
+
+
 def test_sick_a_group_without_a_learning_rate() -> None:
     finding = judge(zero_learning_rate=["head.weight", "head.bias"])
     assert finding is not None
