@@ -6,6 +6,7 @@ import math
 from statistics import median, stdev
 
 from lightning_doctor.history import History
+from lightning_doctor.labels import label_counts
 from lightning_doctor.noise import noise
 
 # Passes whose last three tell a fall from noise, and how sure it must be [times their scatter].
@@ -21,7 +22,7 @@ def held_out(history: History) -> float | None:
     long before their probabilities are. The loss must be a mean, as validation batches have sizes of their own.
     """
     name = str(history.fact("validation.metric", ""))
-    counts: dict[str, float] = history.fact("labels.counts", {})
+    counts = label_counts(history)
     metrics = history.get("val_metric").finite().values
     if "acc" in name.lower() and metrics and len([count for count in counts.values() if count]) > 1:
         prior = max(counts.values()) / sum(counts.values())

@@ -7,6 +7,7 @@ from math import prod
 from lightning_doctor.batch import batch_leaf
 from lightning_doctor.findings import Finding, Severity
 from lightning_doctor.history import History
+from lightning_doctor.labels import label_counts
 from lightning_doctor.rule import rule
 
 
@@ -57,8 +58,7 @@ def constant_labels(history: History, *, least: int = 64, share: float = 0.5) ->
     Blind spots:
         Labels that the training step makes itself, as contrastive losses do, are not judged.
     """
-    counts = history.fact("labels.counts", {})
-    present = [label for label, count in counts.items() if count] if isinstance(counts, dict) else []
+    present = [label for label, count in label_counts(history).items() if count]
     if len(present) != 1 or not _in_batch(history) or "label_run" in history:
         # The order of labels that are all the same is not defined.
         return None

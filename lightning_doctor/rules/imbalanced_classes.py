@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.jsonable import number
+from lightning_doctor.labels import entropy, label_counts, numbers
 from lightning_doctor.loss_head import loss_head
 from lightning_doctor.progress import Standing, standing
 from lightning_doctor.rule import Undecided, is_recent, rule
@@ -20,6 +22,8 @@ _CHANCE = 0.001
 _SEVERAL = 3
 # How surely labels must be uneven [standard errors].
 _SIGMAS = 3.0
+# Share of the errors from which on they are many.
+_MANY = 0.25
 # Tags fewer than which tell nothing of how many are found.
 _FEWEST_TAGS = 32
 # Samples of a rare class fewer than which tell nothing of how many are found, and looks at the same rows that do.
@@ -74,8 +78,7 @@ def imbalanced_classes(
         Classes that nothing in the inputs tells apart look the same; what matters to you may be the ranking, not the
         decision at one half.
     """
-    counts = _numbers(history.fact("labels.counts", {}))
-    predicted = _numbers(history.fact("predictions.counts", {}))
+    counts, predicted = label_counts(history), numbers(history.fact("predictions.counts", {}))
     state = standing(history)
     if not counts:
         return _missed_tags(history, state, ratio, found)
@@ -117,7 +120,7 @@ def _overweighted(
 def _missed(
     history: History, state: Standing, counts: Mapping[str, float], ratio: float, found: float
 ) -> Finding | None:
-    recall = _numbers(history.fact("predictions.recall", {}))
+    recall = numbers(history.fact("predictions.recall", {}))
     rare = {label: count for label, count in counts.items() if count * ratio <= max(counts.values())}
     wrong_way = _undercut(history, counts)
     # Where the newest samples hold none of them, weights that are wrong for sure and no such prediction are enough.
@@ -144,7 +147,9 @@ def _missed(
         "missed": ", ".join(missed[:8]),
         "missed_share": share,
     }
-    severity = state.if_harmed(Severity.WARNING)
+    # A simple model that does as well may miss them as well: that excuses nothing.
+    harmed = replace(state, matched=False).harmed and _are_many_of_the_errors(state, counts, share)
+    severity = Severity.WARNING if harmed else Severity.NOTE
     if wrong_way:
         # Of such a loss nearly all can be gone with every rare sample missed.
         severity = Severity.ERROR
@@ -173,7 +178,7 @@ def _missed_tags(history: History, state: Standing, ratio: float, found: float) 
 
     Where the loss weighs them they are meant to be found; else the probabilities may be all that is asked for.
     """
-    table, head = _numbers(history.fact("tags", {})), loss_head(history)
+    table, head = numbers(history.fact("tags", {})), loss_head(history)
     if not table:
         raise Undecided(history.absent.get("labels", "the fact labels is not known"))
     tags, answers = table.get("tags", 0.0), table.get("answers", 0.0)
@@ -251,6 +256,12 @@ def _by_chance(
     return bool((1 - min(1.0, usual)) ** (share * samples) > _CHANCE / rare)
 
 
+def _are_many_of_the_errors(state: Standing, counts: Mapping[str, float], missed: float) -> bool:
+    """Whether classes of this share of the labels, all missed, are a good part of all that is wrongly predicted."""
+    wrong = (1 - max(counts.values()) / sum(counts.values())) * (1 - max(0.0, state.skill or 0.0))
+    return missed >= _MANY * wrong
+
+
 def _are_uneven(counts: Mapping[str, float]) -> bool:
     """Whether labels of classes that are all as frequent are hardly ever as uneven as these.
 
@@ -272,9 +283,7 @@ def _undercut(history: History, counts: Mapping[str, float]) -> bool:
     head, baselines = loss_head(history), history.get("baseline_loss").finite().values
     if not head.weighted or head.reduction != "mean" or not baselines or not counts:
         return False
-    total = sum(counts.values())
-    entropy = -sum(count / total * math.log(count / total) for count in counts.values() if count > 0)
-    return baselines[-1] < 0.9 * entropy
+    return baselines[-1] < 0.9 * entropy(counts)
 
 
 def _weights(counts: Mapping[str, float]) -> str:
@@ -283,7 +292,3 @@ def _weights(counts: Mapping[str, float]) -> str:
     shown = sorted(counts, key=counts.__getitem__)[:3]
     weights = ", ".join(f"{label}: {mean / max(counts[label], 1):.3g}" for label in shown)
     return f"({weights}{', …' if len(counts) > 3 else ''})"
-
-
-def _numbers(table: Mapping[str, float]) -> dict[str, float]:
-    return {str(label): float(value) for label, value in table.items() if isinstance(value, (int, float))}

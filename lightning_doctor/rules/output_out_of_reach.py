@@ -8,6 +8,7 @@ from dataclasses import replace
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.jsonable import number
+from lightning_doctor.labels import label_counts, numbers
 from lightning_doctor.loss_head import SQUARED, LossHead, LossTerm, last_layer, loss_head, loss_terms
 from lightning_doctor.progress import Standing, standing
 from lightning_doctor.rule import rule, unread
@@ -251,8 +252,7 @@ def _remedy(history: History, head: LossHead | LossTerm, low: float, high: float
 
 def _cut_off(history: History, head: LossHead, state: Standing, sliver: float) -> Finding | None:
     """Scores of classes that a ReLU has cut off: those that are zero for every sample get no gradient."""
-    counts: dict[str, float] = history.fact("labels.counts", {})
-    recall: dict[str, float] = history.fact("predictions.recall", {})
+    counts, recall = label_counts(history), numbers(history.fact("predictions.recall", {}))
     lost = [label for label, found in recall.items() if found == 0]
     if not lost or not state.rests:
         return None

@@ -11,6 +11,7 @@ from typing import Any
 from lightning_doctor.curvature import known
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
+from lightning_doctor.labels import entropy_error, label_counts
 from lightning_doctor.layers import listed
 from lightning_doctor.loss_head import loss_head
 from lightning_doctor.loss_levels import typical
@@ -23,6 +24,8 @@ from lightning_doctor.validation import held_out
 _DECOUPLED = ("adamw", "nadamw", "lion")
 # Losses whose level is set beside what rows score in eval mode.
 _AROUND = 32
+# How surely what a constant prediction costs is not more [standard errors].
+_SURELY = 2.0
 # The share of its largest value under which the norm of the weights must be to have faded.
 _FADED = 0.2
 # And the share of an unread loss that must be left.
@@ -149,7 +152,10 @@ def _dropped(history: History, modes: tuple[float, float | None] | None, taken: 
         return None
     share = 1 - trained / learned if learned >= 0.03 else 0.0
     highest = max(rates.values())
-    confirmed = share >= taken
+    # What a constant prediction costs is known from the labels that were seen: what lies between may be more.
+    dearer = 1 + _SURELY * entropy_error(label_counts(history))
+    surely, known_to_be = 1 - (1 - trained) / dearer, 1 - (1 - learned) / dearer
+    confirmed = share >= taken and 1 - surely / known_to_be >= taken
     if not confirmed and (highest < strong or trained > 0.1):
         return None
     names = [name for name, rate in rates.items() if rate == highest]

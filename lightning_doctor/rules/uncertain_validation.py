@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from lightning_doctor.error_bars import CONFIDENCE, hoeffding, metric_span, normal, validation_error
 from lightning_doctor.findings import Finding, Severity
 from lightning_doctor.history import History
+from lightning_doctor.labels import label_counts
 from lightning_doctor.progress import standing
 from lightning_doctor.rule import Undecided, rule
 
@@ -134,11 +135,8 @@ def _metric(history: History, samples: int) -> _Figure | None:
 
 def _guess(history: History) -> float | None:
     """Returns the accuracy of always guessing the most frequent class; None where that is not known."""
-    counts = history.fact("labels.counts")
-    if not isinstance(counts, dict) or len(counts) < 2:
-        return None
-    numbers = [count for count in counts.values() if isinstance(count, (int, float))]
-    return max(numbers) / sum(numbers) if numbers and sum(numbers) > 0 else None
+    counts = label_counts(history).values()
+    return max(counts) / sum(counts) if len(counts) > 1 and sum(counts) > 0 else None
 
 
 def _loss(history: History, samples: int) -> _Figure:

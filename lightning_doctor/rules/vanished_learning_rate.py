@@ -71,8 +71,9 @@ def vanished_learning_rate(
         as never low. ReduceLROnPlateau is blamed only where it left half of the run and most of what there was to
         learn, or, under a loss that nobody can read, a quarter of it that was surely falling.
     """
-    gone = _gone(history, vanished) or _faded(history, faded)
-    signal = "learning_rate"
+    # First what needs more to be said: a rate that fades for long is gone in the end, when the loss has long stopped.
+    too_early = _faded(history, faded)
+    gone, signal = too_early or _gone(history, vanished), "learning_rate"
     if gone is None:
         gone, signal = _gone_adagrad(history, adagrad), "adagrad_step"
     if gone is None:
@@ -113,7 +114,7 @@ def vanished_learning_rate(
         return None
     if signal == "adagrad_step":
         summary = f"Adagrad's steps shrank to {now / peak:.2g} of their early length by step {at}"
-    elif now > _ROUNDED * vanished * peak:
+    elif too_early is not None:
         summary = (
             f"lr fell from {peak:.3g} under {faded:.0%} of that by step {at} and is {now:.3g}, where "
             f"{_LONGER:g} times the step would lower the loss far more"
