@@ -9,7 +9,10 @@ from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.layers import is_linear
 from lightning_doctor.progress import LITTLE, standing
-from lightning_doctor.rule import rule
+from lightning_doctor.rule import Undecided, rule
+
+# The part of what is let pass as no curvature, and how many times its residual, from which on one is negative.
+_PART, _SURELY = 0.25, 10.0
 
 
 @rule(
@@ -46,7 +49,8 @@ def poor_minimum(history: History, *, risk: float = 0.05, blur: float = 0.05, le
 
     Blind spots:
         Targets that say nothing of the inputs make the constant prediction the best there is: no other minimum would
-        be better. Without a skill or a baseline nothing tells a poor minimum from a good one.
+        be better. Without a skill or a baseline nothing tells a poor minimum from a good one. A direction that curves
+        down by far less than the others up is let pass where something is learned.
     """
     probe, now = standing_probe(history), standing(history)
     if probe is None or probe.kind != "minimum" or not probe.failure <= risk or probe.gradient.near_zero is False:
@@ -58,6 +62,11 @@ def poor_minimum(history: History, *, risk: float = 0.05, blur: float = 0.05, le
     if is_linear(history):
         return None
     little = now.most < LITTLE
+    if little and _curves_down(probe):
+        raise Undecided(
+            f"a direction curves down by {-probe.low.value:.3g}, which is little beside {probe.high.value:.3g}, but "
+            "surely not nothing: where next to nothing is learned it may be the way out"
+        )
     return Finding(
         # Noise in the targets may keep a run that learned something from learning more.
         severity=Severity.WARNING if little else Severity.NOTE,
@@ -88,3 +97,9 @@ def _certainty(probe: Probe) -> str:
     if math.isnan(probe.epsilon):
         return f"no direction that curves down, for sure but for {probe.failure:.1g}"
     return f"no curvature below −{probe.epsilon:.2g} of the spectral range, for sure but for {probe.failure:.1g}"
+
+
+def _curves_down(probe: Probe) -> bool:
+    """Whether a direction surely curves down, though by less than would make a saddle."""
+    least = _PART * probe.epsilon * (probe.high.value - probe.low.value)
+    return -probe.low.value > max(least, _SURELY * probe.low.residual)

@@ -19,6 +19,9 @@ from lightning_doctor.step_sizes import longer_lowers
 _ROUNDED = 1.000001
 # Share of its highest value from which on a rate is one to speak of.
 _LIVE = 0.1
+# Share of the run by which a rate that goes went too early, whatever the loss did: in a run that does badly by which it
+# was none to speak of any more.
+_EARLY = 0.25
 # How many times longer steps must lower the loss, in what share of the scans since then, and how many tell.
 _LONGER, _MOST, _SCANS = 16.0, 0.8, 4
 
@@ -93,9 +96,11 @@ def vanished_learning_rate(
     if share < unused or waited < 4 or len(since) < 4 or last - at < due:
         return None
     plateau = signal == "learning_rate" and "Plateau" in _scheduler(history)
-    # The plan of a schedule that went wrong this early speaks for itself.
-    fall, early = _was_falling(history, losses, at, peak, signal), (at - first) <= 0.25 * span
+    fall = _was_falling(history, losses, at, peak, signal)
     still = fall <= -sigmas
+    # The plan of a schedule that went wrong this early speaks for itself.
+    begins = _small_since(history, at, peak, signal) if standing(history).harmed else at
+    early = begins - first <= _EARLY * span
     if plateau and not (share >= 0.5 and _did_harm(history, still, at)):
         # It cuts only where the loss did not fall for its patience: the plateau came first, unless it cut at once.
         return None

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
+from lightning_doctor.progress import standing
 from lightning_doctor.rule import Undecided
 from lightning_doctor.rules.imbalanced_classes import imbalanced_classes
 from tests.histories import COMPLETED, HEAD, LOGITS, headed
@@ -132,6 +133,27 @@ def test_healthy_a_run_that_is_judged_by_the_order_of_its_scores_has_a_note() ->
     finding = all_zero(validation={"metric": "val_auroc", "mode": "max"})
     assert finding is not None
     assert finding.severity is Severity.NOTE
+
+
+def test_sick_a_simple_model_that_misses_them_as_well_excuses_nothing() -> None:
+    compared = {"step": 399, "rows": 200, "constant": 1.0, "network": 0.7, "linear": 0.7, "linear_error": 0.01}
+    history = run(RARE, {"0": 500}, {"0": 1.0, "1": 0.0}, reference=compared)
+    assert standing(history).matched
+    finding = imbalanced_classes(history)
+    assert finding is not None
+    assert finding.severity is Severity.WARNING
+
+
+@pytest.mark.parametrize(("rare", "severity"), [(90, Severity.NOTE), (140, Severity.WARNING)])
+def test_classes_that_are_a_small_part_of_the_errors_are_not_what_a_run_suffers_from(
+    rare: int, severity: Severity
+) -> None:
+    # A fifth of the errors of a constant is avoided: 0.13 and 0.19 of the labels beside a quarter of the rest, 0.14.
+    labels = {"0": 600, "1": 600, "2": 600, "3": rare, "4": rare, "5": rare}
+    recall = {"0": 0.7, "1": 0.5, "2": 0.2, "3": 0.0, "4": 0.0, "5": 0.0}
+    finding = judge(labels, {"0": 300, "1": 200, "2": 100}, recall, LOGITS, skill=0.2, run=COMPLETED)
+    assert finding is not None
+    assert finding.severity is severity
 
 
 @pytest.mark.parametrize(

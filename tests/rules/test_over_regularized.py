@@ -62,6 +62,13 @@ def test_taken_is_the_share_that_dropout_takes_away(gap: float, ill: bool) -> No
     assert (dropped(gap, 0.1) is not None) is ill
 
 
+@pytest.mark.parametrize(("seen", "ill"), [(20, False), (2000, True)])
+def test_what_a_constant_costs_must_be_known_for_what_is_taken_to_be(seen: int, ill: bool) -> None:
+    # By 20 of 600 labels to 18 %, so that 0.27 of 0.41 may be left of what was learned, by 2000 of 60,000 to 2 %.
+    labels = {"counts": {"0": 29 * seen, "1": seen}}
+    assert (dropped(0.125, 0.1, labels=labels) is not None) is ill
+
+
 @pytest.mark.parametrize(("rate", "ill"), [(0.65, False), (0.7, True)])
 def test_strong_dropout_is_suspected_where_nothing_at_all_is_learned(rate: float, ill: bool) -> None:
     finding = dropped(0.0, 0.0, model={"dropout": {"drop1": rate, "drop2": 0.1}})

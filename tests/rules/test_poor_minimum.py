@@ -7,6 +7,7 @@ import pytest
 from lightning_doctor.curvature import newest_probe, resting_since
 from lightning_doctor.findings import Confidence, Severity
 from lightning_doctor.history import History
+from lightning_doctor.rule import Undecided
 from lightning_doctor.rules.poor_minimum import poor_minimum
 from tests.histories import COMPLETED, FULL_BATCH, history_of, noisy, point, reading
 
@@ -51,6 +52,22 @@ def test_a_run_that_learned_something_may_be_held_up_by_noisy_targets(skill: flo
 def test_healthy_a_run_that_is_not_over_and_young() -> None:
     assert poor_minimum(run(run={}, trainer={"planned_steps": 1601})) is None
     assert poor_minimum(run(run={}, trainer={"planned_steps": 1600})) is not None
+
+
+@pytest.mark.parametrize(
+    ("curvature", "residual", "skill", "known"),
+    # A quarter of a hundredth of the range is 0.005.
+    [(-0.006, 1e-5, 0.05, False), (-0.004, 1e-5, 0.05, True), (-0.006, 1e-3, 0.05, True), (-0.006, 1e-5, 0.3, True)],
+)
+def test_where_nothing_is_learned_a_direction_that_surely_curves_down_may_be_the_way_out(
+    curvature: float, residual: float, skill: float, known: bool
+) -> None:
+    history = run({**MINIMUM, "low": {"value": curvature, "residual": residual}}, skill=skill)
+    if known:
+        assert poor_minimum(history) is not None
+        return
+    with pytest.raises(Undecided, match=r"curves down by 0\.006"):
+        poor_minimum(history)
 
 
 @pytest.mark.parametrize("kind", ["slope", "saddle", "flat", "inconclusive"])

@@ -211,6 +211,31 @@ def test_sick_a_decay_that_left_a_rate_too_small_for_what_there_was_to_learn() -
     assert "lr fell from 0.01 under 10% of that by step 10 and is 1.85e-05" in finding.summary
 
 
+def test_sick_the_same_decay_in_a_run_so_long_that_the_rate_is_all_gone_in_the_end() -> None:
+    history = run_of(
+        noisy([2.3] * 1800, 0.03), [0.01 / (1 + 0.9 * step) for step in range(1800)], planned=1800, scheduler="LambdaLR"
+    )
+    history.facts["run"] = COMPLETED
+    reading(history, "skill", [0.0] * 180)
+    scanned(history, [-6e-5] * 60, rate=0.01)
+    for index in range(60):
+        history.record("scan/16", 10 * index + 1, -1e-3)
+    finding = vanished_learning_rate(history)
+    assert finding is not None
+    assert finding.onset == 10
+
+
+@pytest.mark.parametrize(("factor", "skill", "ill"), [(0.95, 0.0, True), (0.95, 0.7, False), (0.983, 0.0, False)])
+def test_sick_a_decay_that_left_no_rate_to_speak_of_early_in_a_run_that_learned_nothing(
+    factor: float, skill: float, ill: bool
+) -> None:
+    # Under a tenth after 45 and 135 of 450 steps, and under a thousandth after 135 and 403.
+    rates = [0.003 * factor**step for step in range(450)]
+    history = run_of(noisy([0.69] * 450, 0.02), rates, planned=450, scheduler="ExponentialLR")
+    history.facts["run"] = COMPLETED
+    assert (vanished_learning_rate(reading(history, "skill", [skill] * 45)) is not None) is ill
+
+
 @pytest.mark.parametrize(
     ("changes", "skill", "falls"),
     [([1e-3, -1e-3] * 30, 0.0, 1.0), ([-1e-3] * 60, 0.9, 1.0), ([-1e-3] * 60, 0.0, 0.01)],
