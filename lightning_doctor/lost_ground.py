@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from statistics import fmean, median, stdev
 
 from lightning_doctor.findings import Confidence, Finding, Severity
@@ -22,6 +23,9 @@ _SOMETHING, _REST, _SURE = 0.05, 0.25, 5.0
 _PASSES = 2
 # How many times the best a loss must be to have lost ground, where nothing tells how much there was to learn.
 _WELL_OVER = 1.25
+# Validation passes that tell whether their loss swings: by which share of it the median pass must differ from the one
+# before, and how many of these changes must turn round, of which two in three do by chance.
+_SWINGS, _LEAP, _TURNS = 8, 0.5, 0.5
 
 
 def climbed(history: History, rise: float, *, scanned: bool = True) -> Finding | None:
@@ -130,6 +134,36 @@ def unlearned(history: History) -> Finding | None:
     )
 
 
+def swings(history: History) -> Finding | None:
+    """A run whose validation loss, of the same rows each time, leaps up and down from pass to pass at a steady rate."""
+    passes, rate, peak = stretch(history.get("val_loss").finite(), 0.5), _rate_now(history), peak_rate(history)
+    # Statistics of batches leap by themselves.
+    by_batch = any(kind.startswith("BatchNorm") for kind in history.fact("model.layers", {}))
+    decayed = rate is not None and peak is not None and rate < peak / 2
+    if len(passes) < _SWINGS or min(passes) < 0 or by_batch or decayed:
+        return None
+    changes = [later - earlier for earlier, later in pairwise(passes)]
+    turns = sum((a > 0) != (b > 0) for a, b in pairwise(changes))
+    leap, level = median(map(abs, changes)), median(passes)
+    if leap < _LEAP * level or turns < _TURNS * (len(changes) - 1):
+        return None
+    return Finding(
+        severity=Severity.WARNING,
+        summary=f"the validation loss leaps by {leap:.3g} from pass to pass, around {level:.3g}: steps keep throwing "
+        "the weights about",
+        evidence={"leap": leap, "level": level, "passes": len(passes), "turns": turns}
+        | ({"rate": rate} if rate else {}),
+        remedy=f"{lower_rate(history)}, or decay it to zero over the run",
+        confidence=Confidence.SUSPECTED,
+        onset=history["train_loss"].steps[0],
+        signals=("val_loss", "learning_rate"),
+    )
+
+
+def _rate_now(history: History) -> float | None:
+    return rate_at(history, history.last_step)
+
+
 def climbed_back(history: History) -> bool:
     """Whether a loss without a known scale, over zero, surely lies well over the lowest part of its run again.
 
@@ -137,7 +171,7 @@ def climbed_back(history: History) -> bool:
     """
     losses = history["train_loss"]
     (lowest, ends), late = lowest_part(losses), recent(losses)
-    then, now = rate_at(history, ends), rate_at(history, history.last_step)
+    then, now = rate_at(history, ends), _rate_now(history)
     if then is not None and now is not None and then < now / 2:
         return False
     risen = median(late) > _WELL_OVER * median(lowest) > 0

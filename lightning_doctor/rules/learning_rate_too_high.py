@@ -9,7 +9,7 @@ from statistics import median
 from lightning_doctor.curvature import late_values
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
-from lightning_doctor.lost_ground import YOUNG, climbed, climbed_back, is_finite, recent, unlearned
+from lightning_doctor.lost_ground import YOUNG, climbed, climbed_back, is_finite, recent, swings, unlearned
 from lightning_doctor.noise import stretch
 from lightning_doctor.prescriptions import lower_rate
 from lightning_doctor.progress import LITTLE, is_like_now, standing
@@ -61,7 +61,8 @@ def learning_rate_too_high(
 
     What it looks at:
         ``scan/…``: the loss along the steps that were made, on samples that did not make them; ``gradient_cosine``:
-        whether successive gradients point against each other; ``skill`` and ``train_loss``: whether that does harm.
+        whether successive gradients point against each other; ``skill`` and ``train_loss``: whether that does harm;
+        ``val_loss``, where it leaps from pass to pass.
         Where fewer scanned steps overshoot, ``curvature/step_ratio``: over 1 the second order of a step outweighs what
         its first order gains.
 
@@ -122,7 +123,7 @@ def learning_rate_too_high(
         lowered = sum(scan.change < 0 for scan in scans)
         if lost and ((most is not None and most >= LITTLE) or lowered >= _LOWERED * len(scans)):
             return None
-        return climbed(history, rise) or (unlearned(history) if is_finite(history) else None)
+        return climbed(history, rise) or (unlearned(history) or swings(history) if is_finite(history) else None)
     limit = smallest_limit(over)
     rate = over[0].rate
     evidence: dict[str, float | int | str] = {
@@ -168,7 +169,7 @@ def _by_losses(history: History, rise: float, spared: bool) -> Finding | None:
     shown = len(history["train_loss"]) >= YOUNG and not spared
     found = climbed(history, rise, scanned=False) if shown else None
     if shown and found is None and is_finite(history):
-        found = unlearned(history)
+        found = unlearned(history) or swings(history)
     if found is None:
         raise Undecided(history.absent.get("scan/1", f"fewer than {_FEWEST} steps have been scanned"))
     return found

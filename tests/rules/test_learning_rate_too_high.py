@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 
@@ -401,3 +402,30 @@ def test_a_surge_under_a_loss_of_unknown_kind_lost_nothing_where_the_loss_came_d
     history = scanned(history_of(losses, run=COMPLETED), [-0.1] * 30)
     reading(history, "val_loss", passes, 40)
     assert (learning_rate_too_high(history) is not None) is ill
+
+
+SWINGING = [0.8, 2.9, 0.7, 1.4, 0.9, 3.4, 0.7, 1.2, 4.0, 0.8, 1.6, 0.7, 2.2, 0.9, 1.5, 0.8]
+
+
+@pytest.mark.parametrize(
+    ("passes", "facts", "rates", "ill"),
+    [
+        (SWINGING, {}, [0.1], True),
+        # Around 1.2 by 0.3: a quarter of it.
+        ([1.2 + 0.3 * (loss - 1.2) for loss in SWINGING], {}, [0.1], False),
+        (sorted(SWINGING), {}, [0.1], False),
+        (SWINGING[:14], {}, [0.1], False),
+        (SWINGING, {"model": {"layers": {"BatchNorm1d": 2}}}, [0.1], False),
+        (SWINGING, {}, [0.1, 0.04], False),
+    ],
+    ids=["leaps", "noise", "one way", "seven passes of late", "batch statistics", "a rate that came down"],
+)
+def test_sick_steps_that_throw_the_validation_loss_about_from_pass_to_pass(
+    passes: list[float], facts: dict[str, Any], rates: list[float], ill: bool
+) -> None:
+    # No step is scanned that overshoots: of batches of two rows nearly any step may raise the loss of others.
+    history = scanned(history_of(BOUNCING, run=COMPLETED, **facts), [-0.1] * 30, rate=rates[0])
+    history.record("learning_rate", 250, rates[-1])
+    finding = learning_rate_too_high(reading(reading(history, "skill", [0.1] * 30), "val_loss", passes, 18))
+    assert (finding is not None) is ill
+    assert finding is None or "the validation loss leaps by" in finding.summary
