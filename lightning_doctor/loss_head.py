@@ -46,6 +46,7 @@ class LossHead(_Output):
         terms: How many terms the loss has.
         regularisers: How many of them ask something of what layers put out, whatever the data.
         weighted: Whether classes are weighted.
+        class_weights: What they weigh, of two classes under a likelihood by hand; empty where unknown.
         broadcast: Whether outputs less targets are more than the outputs.
         outputs: The smallest and the largest output seen; NaN where unknown.
         target_range: The smallest and the largest target seen; NaN where unknown.
@@ -65,6 +66,7 @@ class LossHead(_Output):
     terms: int
     regularisers: int
     weighted: bool
+    class_weights: tuple[float, ...]
     broadcast: bool
     outputs: tuple[float, float]
     target_range: tuple[float, float]
@@ -97,6 +99,7 @@ def loss_head(history: History) -> LossHead:
         terms=int(number(table.get("terms"), 1.0)),
         regularisers=int(number(table.get("regularisers"), 0.0)),
         weighted=bool(table.get("weighted")),
+        class_weights=tuple(number(weight) for weight in table.get("class_weights") or ()),
         broadcast=bool(table.get("broadcast")),
         outputs=(number(table.get("output_min")), number(table.get("output_max"))),
         target_range=(number(table.get("target_min")), number(table.get("target_max"))),

@@ -48,6 +48,7 @@ def describe(head: Head) -> dict[str, Any]:
         "targets": None,
         "classes": None,
         "weighted": head.weighted,
+        "class_weights": head.extras.get("class_weights"),
         "label_smoothing": head.smoothing > 0,
         "terms": head.terms,
         "regularisers": head.regularisers,

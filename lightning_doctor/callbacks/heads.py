@@ -20,6 +20,7 @@ from lightning_doctor.measure.deviations import Found
 from lightning_doctor.measure.head import Head
 from lightning_doctor.measure.loss_graph import Graph, LayerOutputs, edge_of
 from lightning_doctor.measure.loss_head import UnreadError, read_head
+from lightning_doctor.measure.loss_joins import weigh
 from lightning_doctor.measure.loss_slips import Slips, find_slips
 from lightning_doctor.measure.loss_values import recognise
 from lightning_doctor.measure.predictions import Tally, describe_outputs, gaps, pack
@@ -87,6 +88,7 @@ class HeadMonitor(Monitor):
         self._rows: dict[int, Tensor] = {}
         self._unread: str | None = None
         self._losses = 0
+        self._weights: tuple[float, float] | None = None
         self._tally: Tally | None = None
         self._record: HeadRecord | None = None
         self._seen_backward = False
@@ -137,6 +139,7 @@ class HeadMonitor(Monitor):
         except _GRAPH_ERRORS as error:
             self._unread = f"the loss cannot be read ({type(error).__name__}: {error})"
         else:
+            self._weights = weigh(head, self._weights)
             self._read.append(self._unscaled(case, head, loss.detach()))
             if case.run.automatic:
                 return

@@ -7,11 +7,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from lightning_doctor.measure.head import Head
+from lightning_doctor.measure.head import Head, product
 from lightning_doctor.measure.loss_graph import VIEWS, Edge, alive, kind
 
 # What takes every number for itself, or a row for itself, so that it is still the same prediction.
 _SAME = VIEWS | {"Sigmoid", "Softmax", "LogSoftmax", "LogSigmoid", "Log", "Exp"}
+# How far a whole number may be from one by rounding.
+_WHOLE = 1e-4
 
 
 def halves(heads: list[Head]) -> Head | None:
@@ -27,14 +29,49 @@ def _half_and_half(one: Head, other: Head) -> Head | None:
         return None
     head = replace(one, loss="bce", class_dim=None, extras={"origin": first["origin"]})
     if one.target is not None and other.target is not None and one.target.shape == other.target.shape:
-        head.doubt = (one.target + other.target - 1).abs().max()
-    if one.path.number != other.path.number or len(one.path.weights) != len(other.path.weights):
+        # What one half is multiplied by more than the other is a weight of its class.
+        ratio, unit = (product(half.path.number, half.path.factors) for half in (one, other))
+        head.target = (ratio / unit).to(one.target) * one.target
+        head.path, head.extras["halves"] = other.path, (head.target, other.target)
+        head.doubt = (head.target + other.target - 1).abs().max()
+    if len(one.path.weights) != len(other.path.weights):
         head.path = head.path.but("its halves are weighted differently")
     if "logits" in first:
         head.loss, head.link, head.prediction = "bce_with_logits", "sigmoid", first["logits"]
     elif head.prediction is not None:
         head.link, head.prediction = "identity", head.prediction.exp()
     return head
+
+
+def weigh(head: Head, known: tuple[float, float] | None) -> tuple[float, float] | None:
+    """Finds what the two classes weigh in a binary likelihood by hand: ``a * y * log(p) + b * (1 - y) * log(1 - p)``.
+
+    Nothing tells the weights from the targets that they are multiplied by but that these are 0 or 1: where they may lie
+    between, both weights are 1. Waits for the device.
+
+    Args:
+        head: One that :func:`halves` has joined, which is set right.
+        known: What was found before, as a batch of one class tells only one of them.
+
+    Returns:
+        The weights of 1 and 0, None as long as they are not known.
+    """
+    if "halves" not in head.extras:
+        return known
+    one, other = (values.detach() for values in head.extras.pop("halves"))
+    most, most_other, gap = torch.stack([one.max(), other.max(), (one + other - 1).abs().max()]).tolist()
+    if min(most, most_other) > 0:
+        known = (1.0, 1.0) if gap <= _WHOLE else (most, most_other)
+    if known is None or min(known) <= 0 or known == (1.0, 1.0):
+        return known
+    weight, counter = known
+    head.target = one / weight
+    head.doubt = (head.target + other / counter - 1).abs().max()
+    head.path = head.path.times(counter)
+    if weight != counter:
+        head.pos_weight = head.target.new_tensor([weight / counter])
+        head.extras["class_weights"] = [counter, weight]
+    return known
 
 
 def one_question(heads: list[Head]) -> Head | None:

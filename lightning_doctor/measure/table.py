@@ -197,11 +197,11 @@ def _errors(head: Head, scores: Tensor, targets: Tensor) -> Tensor:
         return functional.huber_loss(scores, targets, reduction="none", delta=head.bend)
     if head.loss == "smooth_l1":
         return functional.smooth_l1_loss(scores, targets, reduction="none", beta=head.bend)
+    weight = None if head.pos_weight is None else _columns(head.pos_weight.expand(head.output_shape), None)
     if head.loss == "bce":
         logs, others = scores.log().clamp(min=-100), (1 - scores).log().clamp(min=-100)
-        return -(targets * logs + (1 - targets) * others)
+        return -((targets if weight is None else weight * targets) * logs + (1 - targets) * others)
     if head.loss == "bce_with_logits":
-        weight = None if head.pos_weight is None else _columns(head.pos_weight.expand(head.output_shape), None)
         return functional.binary_cross_entropy_with_logits(scores, targets, reduction="none", pos_weight=weight)
     if head.loss == "poisson":
         return scores.exp() - targets * scores

@@ -22,6 +22,8 @@ _CHANCE = 0.001
 _SEVERAL = 3
 # How surely labels must be uneven [standard errors].
 _SIGMAS = 3.0
+# The labels of two classes; and the share of what they weigh, or of their entropy, that is clearly less.
+_ANSWERS, _LESS = ("0", "1"), 0.9
 # Share of the errors from which on they are many.
 _MANY = 0.25
 # Tags fewer than which tell nothing of how many are found.
@@ -281,9 +283,12 @@ def _ranks(history: History) -> bool:
 def _undercut(history: History, counts: Mapping[str, float]) -> bool:
     """Whether the weights of the loss count the labels as less mixed than they are: those that balance mix them."""
     head, baselines = loss_head(history), history.get("baseline_loss").finite().values
+    if head.class_weights and sorted(counts) == list(_ANSWERS) and counts["0"] != counts["1"]:
+        frequent, rare = head.class_weights if counts["0"] > counts["1"] else reversed(head.class_weights)
+        return rare < _LESS * frequent
     if not head.weighted or head.reduction != "mean" or not baselines or not counts:
         return False
-    return baselines[-1] < 0.9 * entropy(counts)
+    return baselines[-1] < _LESS * entropy(counts)
 
 
 def _weights(counts: Mapping[str, float]) -> str:

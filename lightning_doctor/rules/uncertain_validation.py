@@ -73,8 +73,11 @@ def uncertain_validation(history: History, *, coarse: float = 0.15) -> Finding |
         summary += f"; the {gain:.2f} that it gained may be luck, the best of {passes} passes being picked, which are "
         summary += f"about as good as {looks} looks"
         fine, reach = gain, luck
+        # Of rows that are as few in training there are none to hold out.
+        trained = history.fact("data.train_samples")
+        few = isinstance(trained, int) and trained <= samples
         # A network that has not learned its training samples has other troubles.
-        if figure.over_guessing and not standing(history).poor:
+        if figure.over_guessing and not few and not standing(history).poor:
             severity = Severity.WARNING
     # A bar shrinks with the root of the samples.
     needed = math.ceil(samples * (reach / fine) ** 2) if reach < _HOPELESS * fine else None

@@ -74,6 +74,14 @@ def test_sick_weights_that_make_the_rare_class_rarer_are_an_error_even_while_the
     assert "turn the weights of the loss round" in finding.remedy
 
 
+@pytest.mark.parametrize(("weights", "ill"), [([9.0, 1.0], True), ([1.0, 0.89], True), ([1.0, 0.91], False)])
+def test_sick_weights_by_hand_of_which_the_rare_class_has_the_smaller_one(weights: list[float], ill: bool) -> None:
+    # What such a loss costs depends on how large they are.
+    head = {**WEIGHTED, "class_weights": weights}
+    finding = all_zero(head=head, baseline=1.2, losses=[0.01] * 400)
+    assert (finding is not None and finding.severity is Severity.ERROR) is ill
+
+
 def test_sick_weights_that_are_wrong_for_sure_need_not_have_hidden_most_of_the_rare_ones() -> None:
     labels = {"0": 20, "1": 120, "2": 860}
     recall = {"0": 0.0, "1": 0.3, "2": 1.0}

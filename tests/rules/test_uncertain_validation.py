@@ -62,6 +62,15 @@ def test_sick_an_accuracy_on_twenty_samples_may_be_luck() -> None:
     assert "cross_validate" in finding.remedy
 
 
+@pytest.mark.parametrize(("trained", "severity"), [(20, Severity.NOTE), (21, Severity.WARNING)])
+def test_where_as_few_are_trained_on_there_are_no_more_to_hold_out(trained: int, severity: Severity) -> None:
+    history = validated(20, FALLING, RISING)
+    history.facts["data"]["train_samples"] = trained
+    finding = uncertain_validation(history)
+    assert finding is not None
+    assert finding.severity is severity
+
+
 def test_sick_a_loss_on_twenty_samples_may_be_luck() -> None:
     finding = judge(20, FALLING, baseline=0.69)
     assert finding is not None
