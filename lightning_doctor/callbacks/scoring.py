@@ -17,6 +17,7 @@ from lightning_doctor.callbacks.rehearsal import Rehearsal, Step, Unrehearsable
 from lightning_doctor.measure.bootstrap import bootstrap
 from lightning_doctor.measure.loss_graph import Graph, LayerOutputs, edge_of
 from lightning_doctor.measure.loss_head import UnreadError, read_head
+from lightning_doctor.measure.loss_joins import weigh
 from lightning_doctor.measure.predictions import NUMBERS, Tally
 from lightning_doctor.measure.table import row_losses
 
@@ -127,6 +128,7 @@ class _Heads:
     def __init__(self, *, classes: bool) -> None:
         self._classes = classes
         self._tally: Tally | None = None
+        self._weights: tuple[float, float] | None = None
         self._counts: Tensor | None = None
         self._errors: list[tuple[float, float, int]] = []
         self._losses: list[Tensor | None] = []
@@ -143,6 +145,7 @@ class _Heads:
             if head.target is None or head.prediction is None:
                 self._read = False
                 return
+            self._weights = weigh(head, self._weights)
             self._tally = self._tally or Tally(head)
             with torch.no_grad():
                 numbers = self._tally.measure(head, loss.detach()).cpu()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import seed_everything
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy
 
@@ -24,7 +24,7 @@ from lightning_doctor.callbacks.scoring_plan import ScoringPlan
 from lightning_doctor.history import History
 from lightning_doctor.scores import scoring_step
 from tests.callbacks.test_scans import ByHand, Memory, Uncopied
-from tests.runs import IMAGES, LABELS, DigitsNet, digits, fit, flat, trainer, validation_digits
+from tests.runs import IMAGES, LABELS, DigitsNet, Fitted, digits, fit, flat, trainer, validation_digits
 
 
 def comparing() -> ComparisonProbe:
@@ -58,6 +58,24 @@ def test_the_samples_are_scored_as_the_model_scores_them_itself(tmp_path: Path) 
     assert history["eval_accuracy/validation"].values[-1] == pytest.approx(right, rel=1e-6)
     assert history["eval_loss/train"].steps == [9, 19]
     assert history.fact("scored") == {"step": "training_step", "train": 320, "validation": 320}
+
+
+def test_rows_are_right_or_wrong_whatever_the_classes_weigh_in_a_likelihood_by_hand(tmp_path: Path) -> None:
+    low = (LABELS < 3).float()[:, None]
+
+    def weighted(p: Tensor, y: Tensor) -> Tensor:
+        return -(0.2 * y * p.clamp(1e-7).log() + (1 - y) * (1 - p).clamp(1e-7).log()).mean()
+
+    class Validated(Fitted):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.log("val_loss", self.training_step(batch, batch_idx))
+
+    net = Validated(nn.Sequential(nn.Linear(64, 1), nn.Sigmoid()), weighted, 0.5)
+    rows = TensorDataset(IMAGES[:320], low[:320])
+    history = watch(tmp_path, net, DataLoader(rows, 32, shuffle=True), DataLoader(rows, 32))
+    with torch.no_grad():
+        right = float(((net.net(IMAGES[:320]) > 0.5) == (low[:320] > 0.5)).float().mean())
+    assert history["eval_accuracy/train"].values[-1] == pytest.approx(right, rel=1e-6)
 
 
 def test_the_standard_error_is_that_of_a_mean_of_batches(tmp_path: Path) -> None:

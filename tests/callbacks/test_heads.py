@@ -787,3 +787,26 @@ def test_times_at_which_a_thing_may_happen_are_no_tags(tmp_path: Path, holes: bo
     happens = functional.one_hot(LABELS, 10) * (LABELS % 2 == 0)[:, None]
     targets = torch.cat([happens, seen], 1).float()
     assert ("tags" in watch(tmp_path, Net(loss, 10), targets).facts) is holes
+
+
+def test_what_the_classes_weigh_in_a_likelihood_by_hand_is_told_where_batches_of_one_class_come_first(
+    tmp_path: Path,
+) -> None:
+    rare = torch.zeros(len(IMAGES), 1)
+    # One row in sixteen, so that some batches of sixteen hold none.
+    rare[::16] = 1.0
+
+    def weighted(p: Tensor, y: Tensor) -> Tensor:
+        return -(0.1 * y * p.clamp(1e-7).log() + 2.0 * (1 - y) * (1 - p).clamp(1e-7).log()).mean()
+
+    history = watch(tmp_path, Net(weighted, 1, nn.Sigmoid()), rare, batch=16, max_epochs=2)
+    head = history.facts["loss_head"]
+    assert (head["loss"], head["targets"], head["classes"], head["weighted"]) == ("bce", "binary", 2, True)
+    assert head["class_weights"] == pytest.approx([2.0, 0.1])
+    assert set(history.facts["labels"]["counts"]) == {"0", "1"}
+    # The best constant is p = 0.1 q / (0.1 q + 2 (1 - q)) for a share q of ones.
+    counts = history.facts["labels"]["counts"]
+    q = counts["1"] / (counts["0"] + counts["1"])
+    p = 0.1 * q / (0.1 * q + 2 * (1 - q))
+    expected = -(0.1 * q * math.log(p) + 2 * (1 - q) * math.log(1 - p))
+    assert history["baseline_loss"].values[-1] == pytest.approx(expected, rel=1e-4)
