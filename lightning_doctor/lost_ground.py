@@ -6,6 +6,7 @@ import math
 from itertools import pairwise
 from statistics import fmean, median, stdev
 
+from lightning_doctor.error_bars import validation_error
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History, Series
 from lightning_doctor.loss_levels import lowest_part
@@ -26,6 +27,8 @@ _WELL_OVER = 1.25
 # Validation passes that tell whether their loss swings: by which share of it the median pass must differ from the one
 # before, and how many of these changes must turn round, of which two in three do by chance.
 _SWINGS, _LEAP, _TURNS = 8, 0.5, 0.5
+# How far beyond the error of a pass over other rows it must leap [standard errors].
+_BEYOND = 3.0
 
 
 def climbed(history: History, rise: float, *, scanned: bool = True) -> Finding | None:
@@ -136,16 +139,21 @@ def unlearned(history: History) -> Finding | None:
 
 def swings(history: History) -> Finding | None:
     """A run whose validation loss, of the same rows each time, leaps up and down from pass to pass at a steady rate."""
-    passes, rate, peak = stretch(history.get("val_loss").finite(), 0.5), _rate_now(history), peak_rate(history)
+    passes, rate = stretch(history.get("val_loss").finite(), 0.5), _rate_now(history)
+    rates, peak = stretch(history.get("learning_rate"), 0.5), peak_rate(history)
     # Statistics of batches leap by themselves.
-    by_batch = any(kind.startswith("BatchNorm") for kind in history.fact("model.layers", {}))
-    decayed = rate is not None and peak is not None and rate < peak / 2
-    if len(passes) < _SWINGS or min(passes) < 0 or by_batch or decayed:
+    by_batch = any("BatchNorm" in kind or "InstanceNorm" in kind for kind in history.fact("model.layers", {}))
+    steady = peak is not None and min(rates, default=0.0) >= peak / 2
+    if len(passes) < _SWINGS or min(passes) < 0 or by_batch or not steady:
         return None
     changes = [later - earlier for earlier, later in pairwise(passes)]
     turns = sum((a > 0) != (b > 0) for a, b in pairwise(changes))
     leap, level = median(map(abs, changes)), median(passes)
-    if leap < _LEAP * level or turns < _TURNS * (len(changes) - 1):
+    samples = history.fact("data.val_samples")
+    error = validation_error(history, samples) if isinstance(samples, int) and samples > 0 else None
+    # Rows that are drawn anew for each pass make as much of it as they scatter.
+    by_chance = error is not None and leap < _BEYOND * math.sqrt(2) * error
+    if not level > 0 or leap < _LEAP * level or by_chance or turns < _TURNS * (len(changes) - 1):
         return None
     return Finding(
         severity=Severity.WARNING,

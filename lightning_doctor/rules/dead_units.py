@@ -43,8 +43,8 @@ def dead_units(history: History, *, share: float = 0.5) -> Finding | None:
     What it looks at:
         ``dead_share/<layer>``, the share of a layer's ReLU units that are zero for each of at least 64 samples;
         ``activation_mean/<layer>`` and ``activation_std/<layer>``, which are zero where a whole layer is;
-        ``grad_norm/<layer>`` of what comes before it; ``train_loss``: where that is gone outputs of zero, or the same
-        ones for all samples, are what it wanted.
+        ``grad_norm/<layer>`` of what comes before it. Of the last layer ``train_loss`` too: where that is gone an
+        output of zero may be what it wanted.
 
     Why it matters:
         No gradient passes a unit that is never on, so it does not come back by training. Where a whole layer is off,
@@ -126,8 +126,8 @@ def _whole_layer(history: History, entry: dict[str, Any]) -> Finding | None:
 
 
 def _has_done_its_part(history: History, entry: dict[str, Any]) -> bool:
-    """Whether a loss is gone that was there before: as where all samples keep a margin, or outputs are to be alike."""
-    since = _all_zero_since(history, str(entry.get("layer")))
+    """Whether this is the last layer, and a loss is gone that was there before: as where all samples keep a margin."""
+    since = _all_zero_since(history, str(entry.get("layer"))) if entry.get("last") is True else None
     losses = history.get("train_loss").finite()
     if since is None or not losses.values or min(losses.values) < 0 or not losses.values[0] > 0:
         return False

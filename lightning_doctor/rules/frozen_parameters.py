@@ -7,7 +7,7 @@ from typing import Any
 from lightning_doctor.findings import Confidence, Finding, Severity
 from lightning_doctor.history import History
 from lightning_doctor.jsonable import number
-from lightning_doctor.layers import listed
+from lightning_doctor.layers import listed, of_kind
 from lightning_doctor.parameters import counted, evidence_of, named, output_layer, steps_counted
 from lightning_doctor.progress import POOR, came_far, hardly_fell, standing
 from lightning_doctor.rule import rule
@@ -299,9 +299,11 @@ def _rests_on_it(history: History) -> bool:
 
 
 def _is_stuck(history: History, name: str) -> bool:
-    """Whether most units of a parameter's layer put out the same for every input, as gates that are saturated do."""
-    constant = history.get(f"constant_share/{name.rpartition('.')[0]}").values
-    return bool(constant) and constant[-1] >= _MOST
+    """Whether most units of a recurrent layer put out the same for every input, as where its gates are saturated."""
+    layer = name.rpartition(".")[0]
+    gated = any(entry.get("layer") == layer for entry in of_kind(history, "recurrent"))
+    constant = history.get(f"constant_share/{layer}").values
+    return gated and bool(constant) and constant[-1] >= _MOST
 
 
 def _is_dead(history: History) -> bool:

@@ -102,4 +102,5 @@ def _certainty(probe: Probe) -> str:
 def _curves_down(probe: Probe) -> bool:
     """Whether a direction surely curves down, though by less than would make a saddle."""
     least = _PART * probe.epsilon * (probe.high.value - probe.low.value)
-    return -probe.low.value > max(least, _SURELY * probe.low.residual)
+    # `max` would take a residual that is not known for none.
+    return -probe.low.value > least and -probe.low.value > _SURELY * probe.low.residual

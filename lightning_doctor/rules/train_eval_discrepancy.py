@@ -20,8 +20,6 @@ _BEFORE, _SURE = 32, 3.0
 _MANY, _SOME = 8, 0.25
 # How much otherwise a batch must score in eval mode [share].
 _OTHERWISE = 0.1
-# Rows of which a normalisation leaves one bit.
-_PAIR = 2
 # Steps whose losses tell what a batch scores.
 _FEWEST = 8
 
@@ -150,15 +148,14 @@ def _of_few_rows(history: History) -> Finding | None:
     by_rows = isinstance(layers, dict) and "BatchNorm1d" in layers and "Conv1d" not in layers
     if not by_rows or not isinstance(batch, int) or batch < 2 or math.sqrt(2 / (batch - 1)) < 1 or not now.harmed:
         return None
-    left = "which of the two is larger" if batch == _PAIR else "little more than their order"
+    left = "which of the two is larger" if batch == 2 else "little more than their order"
     return Finding(
         severity=Severity.WARNING,
         summary=f"batch normalisation takes its statistics of {batch} rows in train mode, of whose differences it "
         f"leaves {left}; in eval mode the network is another one",
         evidence={"batch_size": batch, **({} if now.reached is None else {"learned": now.reached})},
         remedy=_remedy(batch),
-        # Two rows come out as plus and minus one, whatever they were.
-        confidence=Confidence.CONFIRMED if batch == _PAIR else Confidence.SUSPECTED,
+        confidence=Confidence.SUSPECTED,
         onset=0,
         signals=("mode_gap", "train_loss", "val_loss"),
     )

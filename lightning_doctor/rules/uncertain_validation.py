@@ -49,7 +49,8 @@ def uncertain_validation(history: History, *, coarse: float = 0.15) -> Finding |
         inequality holds for any distribution and is wide for most. A sample's loss may be larger than the first
         mean loss: where their scatter is not known, the bar of a loss is at least as wide as is said. Samples that
         are alike, such as frames of one video, count as fewer than they are. A loss that weighs its classes is made by
-        few of the samples, and models are hardly chosen by it: that is but a note.
+        few of the samples, and models are hardly chosen by it: that is but a note, as it is where as few rows are
+        trained on.
     """
     samples = history.fact("data.val_samples")
     if not isinstance(samples, int) or samples < 1:
@@ -67,29 +68,29 @@ def uncertain_validation(history: History, *, coarse: float = 0.15) -> Finding |
     evidence: dict[str, float | int | str] = {"val_samples": samples, "bar": bar, "confidence": CONFIDENCE}
     summary = f"{figure.name} rests on {samples} samples, which leaves it uncertain by {bar:.2f}{figure.of}"
     severity, fine, reach = Severity.NOTE, _FINE, bar
+    # Where as few rows are trained on there are no more to hold out.
+    trained = history.fact("data.train_samples")
+    few = isinstance(trained, int) and trained <= samples
     if gain is not None and 0 < gain <= luck:
         evidence |= {"gain": gain, "bar_of_best": luck, "passes": passes, "looks": looks}
         evidence["beyond_luck"] = figure.at(luck)
         summary += f"; the {gain:.2f} that it gained may be luck, the best of {passes} passes being picked, which are "
         summary += f"about as good as {looks} looks"
         fine, reach = gain, luck
-        # Of rows that are as few in training there are none to hold out.
-        trained = history.fact("data.train_samples")
-        few = isinstance(trained, int) and trained <= samples
         # A network that has not learned its training samples has other troubles.
         if figure.over_guessing and not few and not standing(history).poor:
             severity = Severity.WARNING
     # A bar shrinks with the root of the samples.
-    needed = math.ceil(samples * (reach / fine) ** 2) if reach < _HOPELESS * fine else None
-    advice = "on more samples"
+    needed = math.ceil(samples * (reach / fine) ** 2) if reach < _HOPELESS * fine and not few else None
+    advice = "" if few else "validate on more samples, or "
     if needed is not None:
         evidence["samples_needed"] = needed
-        advice = f"on {needed} samples or more"
+        advice = f"validate on {needed} samples or more, or "
     return Finding(
         severity=severity,
         summary=summary,
         evidence=evidence,
-        remedy=f"validate {advice}, or cross-validate: lightning_doctor.cross_validate(…, folds=5)",
+        remedy=f"{advice}cross-validate: lightning_doctor.cross_validate(…, folds=5)",
         signals=figure.signals,
     )
 

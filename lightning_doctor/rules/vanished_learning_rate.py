@@ -19,8 +19,10 @@ from lightning_doctor.step_sizes import longer_lowers
 _ROUNDED = 1.000001
 # Share of its highest value from which on a rate is one to speak of.
 _LIVE = 0.1
-# Share of the run by which a rate that goes went too early, whatever the loss did: in a run that does badly by which it
-# was none to speak of any more.
+# Schedulers that have no length of their own.
+_ENDLESS = ("ExponentialLR", "LambdaLR", "MultiplicativeLR", "StepLR", "MultiStepLR")
+# Share of the run by which a rate that goes went too early, whatever the loss did; or was none to speak of any more, in
+# a run that does badly and that longer steps would have helped.
 _EARLY = 0.25
 # How many times longer steps must lower the loss, in what share of the scans since then, and how many tell.
 _LONGER, _MOST, _SCANS = 16.0, 0.8, 4
@@ -99,8 +101,7 @@ def vanished_learning_rate(
     fall = _was_falling(history, losses, at, peak, signal)
     still = fall <= -sigmas
     # The plan of a schedule that went wrong this early speaks for itself.
-    begins = _small_since(history, at, peak, signal) if standing(history).harmed else at
-    early = begins - first <= _EARLY * span
+    early = at - first <= _EARLY * span or _was_small(history, at, peak, signal, first + _EARLY * span)
     if plateau and not (share >= 0.5 and _did_harm(history, still, at)):
         # It cuts only where the loss did not fall for its patience: the plateau came first, unless it cut at once.
         return None
@@ -125,7 +126,7 @@ def vanished_learning_rate(
             f"{_LONGER:g} times the step would lower the loss far more"
         )
     else:
-        summary = f"lr went from {peak:.3g} to {now:.3g} by step {at}"
+        summary = f"lr fell from {peak:.3g} to next to nothing by step {at}, and is {now:.3g}"
     evidence: dict[str, float | int | str] = {
         "vanished_at": at,
         "unused_share": share,
@@ -231,6 +232,12 @@ def _small_since(history: History, at: int, peak: float, signal: str) -> int:
     return min(at, rates.steps[following]) if live and following < len(rates) else at
 
 
+def _was_small(history: History, at: int, peak: float, signal: str, by: float) -> bool:
+    """Whether a rate that went was none to speak of by a step already, and longer steps would have done more since."""
+    begins = _small_since(history, at, peak, signal)
+    return begins <= by and standing(history).harmed and longer_lowers(history, begins, _MOST, _LONGER)
+
+
 def _scheduler(history: History) -> str:
     return str(scheduler(history).get("class", ""))
 
@@ -263,6 +270,8 @@ def _remedy(history: History, at: int, planned: int | None, signal: str, evidenc
             f"step {name} once per epoch (`interval: epoch`) or give it {total}: "
             f"it is counted in epochs ({epochs}) but stepped per batch"
         )
+    if name in _ENDLESS:
+        return f"let {name} fall so slowly that a tenth of the rate is left at the end, after {total}"
     if first.get("interval") == "step":
         return f"give {name} a total of {total}: it ended after {at}"
     return f"stretch {name} over {total}: it ended after {at}"

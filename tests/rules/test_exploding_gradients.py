@@ -71,6 +71,19 @@ def test_sick_a_gradient_that_is_out_of_all_numbers_one_look_after_the_first() -
     assert finding.summary == "the gradient norm was 2.6e+04 at first, and out of all numbers one look later"
 
 
+@pytest.mark.parametrize(
+    ("norm", "loss", "ill"),
+    [("inf", 2e5, True), ("inf", 1.9e5, False), ("nan", 2e25, False)],
+    ids=["far", "near", "0/0"],
+)
+def test_one_look_tells_an_explosion_by_a_loss_that_grew_and_a_norm_beyond_numbers(
+    norm: str, loss: float, ill: bool
+) -> None:
+    broken = [float("nan")] * 20
+    finding = judge([26000.0, float(norm), *broken], [2000.0, loss, *broken], optimizers=SGD)
+    assert (finding is not None) is ill
+
+
 def test_the_remedy_does_not_say_to_clip_where_it_is_clipped() -> None:
     norms, losses = [*CALM, *[1000.0] * 40], [*FALLING, *[20.0] * 40]
     finding = judge(norms, losses, trainer={"gradient_clip_val": 1.0}, optimizers=SGD)

@@ -207,11 +207,15 @@ def test_sick_steps_that_are_rounded_away() -> None:
     assert "rounded away" in finding.remedy
 
 
-@pytest.mark.parametrize(("constant", "stuck"), [(0.9, True), (0.4, False)])
-def test_weights_of_units_that_put_out_the_same_for_every_input_are_not_held_back_by_rounding(
-    constant: float, stuck: bool
+@pytest.mark.parametrize(
+    ("kind", "constant", "stuck"), [("recurrent", 0.9, True), ("recurrent", 0.4, False), ("linear", 0.9, False)]
+)
+def test_weights_of_gates_that_put_out_the_same_for_every_input_are_not_held_back_by_rounding(
+    kind: str, constant: float, stuck: bool
 ) -> None:
+    # A linear layer may put out the same for being unchanged: its weights may have begun at zero.
     history = run(unchanged=["gates.weight_hh_l0", "gates.bias_ih_l0"])
+    history.facts["activations"] = [{"layer": "gates", "class": "LSTM", "kind": kind}]
     reading(history, "constant_share/gates", [constant] * 3)
     assert (frozen_parameters(history) is None) is stuck
 

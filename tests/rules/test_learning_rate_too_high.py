@@ -429,3 +429,20 @@ def test_sick_steps_that_throw_the_validation_loss_about_from_pass_to_pass(
     finding = learning_rate_too_high(reading(reading(history, "skill", [0.1] * 30), "val_loss", passes, 18))
     assert (finding is not None) is ill
     assert finding is None or "the validation loss leaps by" in finding.summary
+
+
+@pytest.mark.parametrize(("error", "ill"), [(0.21, True), (0.22, False), (None, True)])
+def test_a_leap_must_be_beyond_what_other_rows_in_each_pass_would_make_of_it(error: float | None, ill: bool) -> None:
+    # The median leap is 0.9: more than 3 · √2 · 0.21.
+    history = scanned(history_of(BOUNCING, run=COMPLETED, data={"val_samples": 100}), [-0.1] * 30)
+    if error is not None:
+        history.facts["scored"] = {"validation": 100}
+        history.record("eval_error/validation", 299, error)
+    finding = learning_rate_too_high(reading(reading(history, "skill", [0.1] * 30), "val_loss", SWINGING, 18))
+    assert (finding is not None) is ill
+
+
+def test_healthy_passes_that_mostly_cost_nothing_do_not_leap() -> None:
+    history = scanned(history_of(BOUNCING, run=COMPLETED), [-0.1] * 30)
+    passes = [0.0, 1.0, 0.0, 0.0] * 4
+    assert learning_rate_too_high(reading(reading(history, "skill", [0.1] * 30), "val_loss", passes, 18)) is None

@@ -225,15 +225,24 @@ def test_sick_the_same_decay_in_a_run_so_long_that_the_rate_is_all_gone_in_the_e
     assert finding.onset == 10
 
 
-@pytest.mark.parametrize(("factor", "skill", "ill"), [(0.95, 0.0, True), (0.95, 0.7, False), (0.983, 0.0, False)])
+@pytest.mark.parametrize(
+    ("factor", "skill", "longer", "ill"),
+    [(0.95, 0.0, -1e-3, True), (0.95, 0.7, -1e-3, False), (0.983, 0.0, -1e-3, False), (0.95, 0.0, 1e-3, False)],
+    ids=["early", "it does well", "late", "no steps would have helped"],
+)
 def test_sick_a_decay_that_left_no_rate_to_speak_of_early_in_a_run_that_learned_nothing(
-    factor: float, skill: float, ill: bool
+    factor: float, skill: float, longer: float, ill: bool
 ) -> None:
     # Under a tenth after 45 and 135 of 450 steps, and under a thousandth after 135 and 403.
     rates = [0.003 * factor**step for step in range(450)]
     history = run_of(noisy([0.69] * 450, 0.02), rates, planned=450, scheduler="ExponentialLR")
     history.facts["run"] = COMPLETED
-    assert (vanished_learning_rate(reading(history, "skill", [skill] * 45)) is not None) is ill
+    for step in range(0, 450, 50):
+        history.record("scan/1", step, longer / 16)
+        history.record("scan/16", step, longer)
+    finding = vanished_learning_rate(reading(history, "skill", [skill] * 45))
+    assert (finding is not None) is ill
+    assert finding is None or "let ExponentialLR fall so slowly" in finding.remedy
 
 
 @pytest.mark.parametrize(
