@@ -184,6 +184,11 @@ def _skill(history: History) -> float | None:
     errors = history.get("typical_error").finite()
     if errors.values and history.fact("loss_head.loss") in ROBUST:
         skill = max(skill, 1 - _recently(history, errors) ** 2)
+    # What was not learned when predictions were looked at last may be by the time that training rows were scored.
+    scored = history.get("eval_skill/train").finite()
+    since = scored and scored.steps[-1] > skills.steps[-1] and scored.steps[-1] >= _RECENT * history.last_step
+    if since and scored.values[-1] >= POOR:
+        skill = max(skill, scored.values[-1])
     if skills.steps[-1] >= _STALE * history.last_step:
         return skill
     # Where the time for examinations ran out the last ones are old: what was learned by then is still known as long as

@@ -51,6 +51,18 @@ def test_while_a_run_improves_looks_of_its_first_half_tell_nothing_of_now(looks:
     assert standing(history).skill == pytest.approx(skill)
 
 
+@pytest.mark.parametrize(
+    ("scored", "at", "skill"), [(0.7, 199, 0.7), (0.49, 199, 0.46), (0.3, 199, 0.46), (0.7, 150, 0.46)]
+)
+def test_what_was_not_learned_at_the_last_look_may_be_when_rows_are_scored(
+    scored: float, at: int, skill: float
+) -> None:
+    history = run([1.0] * 200, skills=[])
+    history.record("skill", 110, 0.46)
+    history.record("eval_skill/train", at, scored)
+    assert standing(history).skill == pytest.approx(skill)
+
+
 @pytest.mark.parametrize(("loss", "skill"), [("huber", 0.75), ("l1", 0.75), ("mse", 0.0)])
 def test_under_a_robust_loss_the_median_sample_tells(loss: str, skill: float) -> None:
     history = run([1.0] * 40, skills=[0.0] * 4, loss_head={"loss": loss})
