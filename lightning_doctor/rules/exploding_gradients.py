@@ -89,13 +89,11 @@ def _burst(history: History, losses: Series, growth: float) -> Finding | None:
     first, last, steps = norms.values[0], norms.values[broken - 1], norms.steps[broken] - norms.steps[0]
     if steps >= _BRIEF or len(losses) < 2 or losses.values[-1] <= 2 * abs(losses.values[0]):
         return None
+    grown = last / first
     if broken == 1:
         # One number of a gradient tells no growth: the loss must, and no root of zero or the like have made it NaN.
-        grown = losses.values[-1] / abs(losses.values[0]) if losses.values[0] else 0.0
-        if math.isnan(norms.values[broken]) or grown < growth:
-            return None
-    else:
-        grown = last / first
+        rose = losses.values[-1] / abs(losses.values[0]) if losses.values[0] else 0.0
+        grown = 0.0 if math.isnan(norms.values[broken]) else rose
     if grown < growth:
         return None
     return Finding(

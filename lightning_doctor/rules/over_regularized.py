@@ -154,8 +154,8 @@ def _dropped(history: History, modes: tuple[float, float | None] | None, taken: 
     highest = max(rates.values())
     # What a constant prediction costs is known from the labels that were seen: what lies between may be more.
     dearer = 1 + _SURELY * entropy_error(label_counts(history))
-    surely, known_to_be = 1 - (1 - trained) / dearer, 1 - (1 - learned) / dearer
-    confirmed = share >= taken and 1 - surely / known_to_be >= taken
+    trained_at_most, learned_at_most = (1 - (1 - part) / dearer for part in (trained, learned))
+    confirmed = share >= taken and 1 - trained_at_most / learned_at_most >= taken
     if not confirmed and (highest < strong or trained > 0.1):
         return None
     names = [name for name, rate in rates.items() if rate == highest]
